@@ -1,0 +1,158 @@
+"""The Arrow schemas of the store, and what each column means. Every room that reads or writes records agrees here.
+
+Three tables come out of reading a batch of items (one *shard*, written once, named by its task's digest):
+
+  records.parquet     one row per distinct record of the shard, sorted by id
+  items.parquet       one row per item read, with the item's byte accounts
+  quarantine.parquet  one row per region of an item that could not be read
+
+and two describe a *version* of the corpus:
+
+  decisions.parquet   one row per distinct record of the corpus, sorted by (source, id)
+  ledger.parquet      one row per live item: bytes in = kept + dropped + quarantined
+
+Bytes always count an item as it lies at its source: a member of an archive is charged the compressed bytes that it
+takes, split over its records by largest remainder, so that sums are exact integers.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+ID_BYTES = 16  # blake2b-128 of the normalised content: collisions at 10^12 records have probability below 10^-14
+
+ORIGIN = pa.struct(
+    [
+        pa.field("source", pa.string()),  # the source's name in the recipe
+        pa.field("path", pa.string()),  # the item inside the source
+        pa.field("uri", pa.string()),  # where the item lies
+        pa.field("version", pa.string()),
+        pa.field("member", pa.string()),  # path inside archives, outermost first, joined by "!/"; "" if none
+        pa.field("locator", pa.string()),  # JSON: {"bytes":[from,to]} inside the (decompressed) member, or {"key":…}
+        pa.field("bytes", pa.int64()),  # source bytes charged to this occurrence
+        pa.field("media", pa.string()),  # detected type, "text/html"
+        pa.field("encoding", pa.string()),  # as decoded, "utf-8"
+        pa.field("repairs", pa.string()),  # what normalising changed: "nfc,newlines,mojibake"; "" if nothing
+    ]
+)
+
+RECORDS = pa.schema(
+    [
+        pa.field("id", pa.binary(ID_BYTES)),
+        pa.field("kind", pa.string()),  # "text"; later rooms add "chat", "image", "audio"
+        pa.field("text", pa.large_string()),
+        pa.field("meta", pa.string()),  # JSON object: title, subject, date, columns that were not text
+        pa.field("origins", pa.list_(ORIGIN)),  # every place of this shard where the record was seen
+    ]
+)
+
+ITEMS = pa.schema(
+    [
+        pa.field("key", pa.binary(ID_BYTES)),  # what the item was read as: source options, path, version, reader
+        pa.field("source", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("size", pa.int64()),  # bytes in
+        pa.field("digest", pa.string()),  # blake2b-128 of the item's bytes, hex; "" if it could not be read whole
+        pa.field("media", pa.string()),
+        pa.field("structure_bytes", pa.int64()),  # container structure, headers of tables, blank lines
+        pa.field("record_bytes", pa.int64()),  # bytes charged to records
+        pa.field("quarantined_bytes", pa.int64()),
+        pa.field("records", pa.int64()),  # occurrences, before any deduplication
+        pa.field("quarantined", pa.int64()),  # regions
+        pa.field("notes", pa.string()),  # e.g. "suffix .txt, content text/html"
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("member", pa.string()),
+        pa.field("locator", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("reason", pa.string()),  # a code of formats.reasons
+        pa.field("detail", pa.string()),
+    ]
+)
+
+# What a sandboxed parser sends back for a batch of items. `item` is the item's number in the request.
+PARSED_RECORDS = pa.schema(
+    [
+        pa.field("item", pa.int32()),
+        pa.field("id", pa.binary(ID_BYTES)),
+        pa.field("text", pa.large_string()),  # already normalised
+        pa.field("meta", pa.string()),
+        pa.field("member", pa.string()),
+        pa.field("locator", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("media", pa.string()),
+        pa.field("encoding", pa.string()),
+        pa.field("repairs", pa.string()),
+    ]
+)
+PARSED_REGIONS = pa.schema(
+    [
+        pa.field("item", pa.int32()),
+        pa.field("member", pa.string()),
+        pa.field("locator", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+PARSED_ITEMS = pa.schema(
+    [
+        pa.field("item", pa.int32()),
+        pa.field("digest", pa.string()),
+        pa.field("media", pa.string()),
+        pa.field("structure_bytes", pa.int64()),
+        pa.field("notes", pa.string()),
+    ]
+)
+
+SCORES = pa.schema(  # row-aligned with the shard's records.parquet
+    [
+        pa.field("id", pa.binary(ID_BYTES)),
+        pa.field("characters", pa.int64()),
+        pa.field("bytes", pa.int64()),  # UTF-8 length of the text
+        pa.field("words", pa.int64()),
+        pa.field("lines", pa.int64()),
+    ]
+)
+
+DECISIONS = pa.schema(
+    [
+        pa.field("id", pa.binary(ID_BYTES)),
+        pa.field("source", pa.int32()),  # index into the manifest's sources: the first, in recipe order, that has it
+        pa.field("shard", pa.int32()),  # index into the manifest's shards: where the row is that speaks for the record
+        pa.field("row", pa.int32()),
+        pa.field("kept", pa.bool_()),
+        pa.field("reason", pa.string()),  # "" when kept, else why it was dropped
+        pa.field("occurrences", pa.int32()),  # live places where it was seen; all but one of them are duplicates
+    ]
+)
+
+LEDGER = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("media", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("kept_bytes", pa.int64()),
+        pa.field("dropped_bytes", pa.int64()),  # records dropped by a rule, and repeats of a record kept elsewhere
+        pa.field("quarantined_bytes", pa.int64()),
+        pa.field("records", pa.int64()),
+        pa.field("kept", pa.int64()),
+        pa.field("duplicate", pa.int64()),
+        pa.field("dropped", pa.int64()),
+        pa.field("quarantined", pa.int64()),
+        pa.field("notes", pa.string()),
+    ]
+)
