@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -23,7 +23,7 @@ class Silent:
     """For library use and tests."""
 
     @contextmanager
-    def stage(self, title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    def stage(self, title: str, total: int | None, unit: str) -> Generator[Callable[[int], None]]:
         yield lambda _: None
 
     def note(self, text: str) -> None:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def digest_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Generator[None]:
     """Turn a full or read-only disk into an error that says which, where and what to do."""
     try:
         yield
@@ -93,7 +93,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def task_folder(final: Path, **done: Any) -> Iterator[Path]:
+def task_folder(final: Path, **done: Any) -> Generator[Path]:
     """A temporary folder that becomes `final` when the block ends well, with DONE naming every file's digest.
 
     If another process finished the same task first, its folder stays and ours goes: tasks are idempotent.
@@ -142,7 +142,9 @@ def checked(path: Path) -> Path:
     done = read_done(path.parent)
     expected = (done or {}).get("files", {}).get(path.name)
     if expected is None or not path.exists():
-        raise CorruptStore("a file of the workspace is missing", where=str(path), fix=f"delete {path.parent} and prepare again")
+        raise CorruptStore(
+            "a file of the workspace is missing", where=str(path), fix=f"delete {path.parent} and prepare again"
+        )
     if digest_file(path) != expected:
         raise CorruptStore(
             "a file of the workspace has changed since it was written",

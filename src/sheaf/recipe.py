@@ -41,9 +41,12 @@ class SourceSpec(Strict):
         tuple[str, ...], Field(strict=False, description="for http: what to fetch, relative to uri; empty: uri itself")
     ] = ()
     query: Annotated[str | None, Field(description="for SQL: the SELECT whose rows are the records")] = None
-    key: Annotated[str | None, Field(description="for SQL: the column that identifies a row (default: the first)")] = None
+    key: Annotated[str | None, Field(description="for SQL: the column that identifies a row (default: the first)")] = (
+        None
+    )
     text: Annotated[
-        str | None, Field(description="for rows and objects: a column name, or a template such as '{title}\\n\\n{body}'")
+        str | None,
+        Field(description="for rows and objects: a column name, or a template such as '{title}\\n\\n{body}'"),
     ] = None
     license: Annotated[str | None, Field(description="noted in the report and carried with every record")] = None
     password: Secret | None = None
@@ -165,7 +168,9 @@ class Train(Strict):
     batch_tokens: Annotated[int, Field(ge=16, description="tokens of one global batch")] = 16384
     budget: Budget = Budget(epochs=1.0)
     optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: Annotated[float | None, Field(gt=0, strict=False, description="default: by optimizer and size")] = None
+    learning_rate: Annotated[float | None, Field(gt=0, strict=False, description="default: by optimizer and size")] = (
+        None
+    )
     weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.1
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0, strict=False, description="largest norm of the global gradient")] = 1.0

@@ -16,7 +16,7 @@ COLUMNS = ("id", "source", "shard", "offset", "length")
 
 @dataclass(frozen=True)
 class Documents:
-    """id: uint8 (n, 16). source: int32 (n,), index into the corpus' source names, ascending; ids ascend within a source.
+    """id: uint8 (n, 16). source: int32 (n,), index into the corpus' source names; sorted by it, then by id.
     shard: int32 (n,), index of the token file. offset: int64 (n,), first token in that file.
     length: int64 (n,), tokens, the last one is the end-of-text token; always at least 2.
     """
