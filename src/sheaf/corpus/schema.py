@@ -23,6 +23,7 @@ ID_BYTES = 16  # blake2b-128 of the normalised content: collisions at 10^12 reco
 
 ORIGIN = pa.struct(
     [
+        pa.field("item", pa.int32()),  # row of the shard's items.parquet
         pa.field("source", pa.string()),  # the source's name in the recipe
         pa.field("path", pa.string()),  # the item inside the source
         pa.field("uri", pa.string()),  # where the item lies

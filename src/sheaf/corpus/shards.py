@@ -1,0 +1,147 @@
+"""A shard: the records of one batch of items, written once.
+
+`build` turns what the parsers sent back into the three tables of a shard: occurrences of equal records are folded into
+one row that keeps all their origins, rows are sorted by id. All in Arrow and numpy, O(n log n) in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sheaf.corpus.schema import ITEMS, ORIGIN, QUARANTINE, RECORDS
+from sheaf.files import checked
+from sheaf.sources.base import Item
+
+ROW_GROUP = 1024  # rows: reading one record decompresses at most this many
+
+
+@dataclass(frozen=True)
+class ShardTables:
+    records: pa.Table
+    items: pa.Table
+    quarantine: pa.Table
+
+
+def build(
+    items: Sequence[Item], keys: Sequence[bytes], records: pa.Table, regions: pa.Table, about: pa.Table
+) -> ShardTables:
+    """items and keys: what was read, in order; records, regions, about: PARSED_* tables whose `item` counts in it."""
+    listed = _item_columns(items)
+    return ShardTables(
+        records=_fold(records, listed),
+        items=_account(items, keys, records, regions, about),
+        quarantine=_quarantine(regions, listed),
+    )
+
+
+def write(tables: ShardTables, folder: Path) -> None:
+    for name in ("records", "items", "quarantine"):
+        table: pa.Table = getattr(tables, name)
+        pq.write_table(table, folder / f"{name}.parquet", compression="zstd", row_group_size=ROW_GROUP)
+
+
+def read(folder: Path, name: str, columns: list[str] | None = None) -> pa.Table:
+    """One table of a shard, its digest checked. Raises CorruptStore."""
+    return pq.read_table(checked(folder / f"{name}.parquet"), columns=columns)
+
+
+def _item_columns(items: Sequence[Item]) -> dict[str, pa.Array]:
+    return {
+        name: pa.array([getattr(i, name) for i in items], pa.string()) for name in ("source", "path", "uri", "version")
+    }
+
+
+def _fold(records: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
+    item = records["item"].combine_chunks()
+    table = records.append_column("path", listed["path"].take(item))
+    order = pc.sort_indices(
+        table.select(["id", "path", "member", "locator"]).set_column(0, "id", table["id"].cast(pa.binary())),
+        sort_keys=[(name, "ascending") for name in ("id", "path", "member", "locator")],
+    )
+    table = table.take(order).combine_chunks()
+    item = table["item"].combine_chunks()
+    first = _run_starts(table["id"])
+    columns = {"item": item} | {name: column.take(item) for name, column in listed.items()}
+    columns |= {n: _one(table[n]) for n in ("member", "locator", "bytes", "media", "encoding", "repairs")}
+    origins = pa.StructArray.from_arrays([columns[f.name] for f in ORIGIN], fields=list(ORIGIN))
+    offsets = pa.array(np.append(first, len(table)), pa.int32())
+    head = table.take(pa.array(first))
+    return pa.Table.from_arrays(
+        [
+            _one(head["id"]),
+            pa.array(["text"] * len(first), pa.string()),
+            _one(head["text"]),
+            _one(head["meta"]),
+            pa.ListArray.from_arrays(offsets, origins, type=pa.list_(ORIGIN)),
+        ],
+        schema=RECORDS,
+    )
+
+
+def _run_starts(ids: pa.ChunkedArray) -> np.ndarray:
+    """int64: the first row of each run of equal ids in a sorted column."""
+    raw = id_bytes(ids)
+    if len(raw) == 0:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.append(True, raw[1:] != raw[:-1])).astype(np.int64)
+
+
+def id_bytes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column of ids as numpy "S"-free fixed bytes: dtype V16 (n,)."""
+    array = _one(ids)
+    buffer = array.buffers()[1]
+    if len(array) == 0 or buffer is None:
+        return np.zeros(0, "V16")
+    return np.frombuffer(buffer, "V16", len(array) + array.offset)[array.offset :]
+
+
+def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return column
+
+
+def _sum_by_item(item: pa.ChunkedArray, weight: np.ndarray, n: int) -> np.ndarray:
+    # float64 bincount would lose bytes above 2^53 only; np.add.at keeps integers exact at any size
+    total = np.zeros(n, np.int64)
+    np.add.at(total, item.to_numpy(), weight)
+    return total
+
+
+def _account(
+    items: Sequence[Item], keys: Sequence[bytes], records: pa.Table, regions: pa.Table, about: pa.Table
+) -> pa.Table:
+    n = len(items)
+    record_bytes = _sum_by_item(records["item"], records["bytes"].to_numpy(), n)
+    quarantined_bytes = _sum_by_item(regions["item"], regions["bytes"].to_numpy(), n)
+    structure = about["structure_bytes"].to_numpy()
+    return pa.table(
+        {
+            "key": pa.array(keys, pa.binary(16)),
+            **_item_columns(items),
+            "size": record_bytes + quarantined_bytes + structure,
+            "digest": about["digest"],
+            "media": about["media"],
+            "structure_bytes": structure,
+            "record_bytes": record_bytes,
+            "quarantined_bytes": quarantined_bytes,
+            "records": _sum_by_item(records["item"], np.ones(len(records), np.int64), n),
+            "quarantined": _sum_by_item(regions["item"], np.ones(len(regions), np.int64), n),
+            "notes": about["notes"],
+        },
+        schema=ITEMS,
+    )
+
+
+def _quarantine(regions: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
+    item = _one(regions["item"])
+    columns = {name: column.take(item) for name, column in listed.items()}
+    columns |= {n: _one(regions[n]) for n in ("member", "locator", "bytes", "reason", "detail")}
+    return pa.Table.from_arrays([columns[f.name] for f in QUARANTINE], schema=QUARANTINE)

@@ -1,0 +1,79 @@
+"""Where things lie in a workspace. Nothing else knows these names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sheaf.files import disk_errors, read_done
+
+_TEMPORARY = re.compile(r"^\..*\.tmp-(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    root: Path
+
+    def shard(self, digest: str) -> Path:
+        return self.root / "shards" / digest
+
+    def scores(self, shard: str, stage: str) -> Path:
+        return self.root / "scores" / f"{shard}.{stage}"
+
+    def tokenizer(self, digest: str) -> Path:
+        return self.root / "tokenizers" / digest
+
+    def tokens(self, tokenizer: str, shard: str) -> Path:
+        return self.root / "tokens" / tokenizer / shard
+
+    def corpus(self, name: str) -> Path:
+        return self.root / "corpora" / name
+
+    @property
+    def head(self) -> Path:
+        return self.root / "HEAD"
+
+    @property
+    def packs(self) -> Path:
+        return self.root / "packs"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def create(self) -> None:
+        """Make the folder and remove what killed processes of this machine left half-written."""
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            for folder in ("shards", "scores", "tokenizers", "tokens", "corpora", "packs"):
+                (self.root / folder).mkdir(exist_ok=True)
+        for folder in (*self.root.glob("*"), *self.root.glob("tokens/*")):
+            if folder.is_dir():
+                _remove_leftovers(folder)
+
+    def finished_shards(self) -> list[str]:
+        """Names of all complete shards, sorted."""
+        return sorted(p.name for p in (self.root / "shards").iterdir() if read_done(p) is not None)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.iterdir():
+        match = _TEMPORARY.match(path.name)
+        if match and not _alive(int(match.group(1))):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,278 @@
+"""The selecting stage: one decision per distinct record, and the byte account of every item.
+
+It sees ids, scores and origins, never texts. Occurrences of all live shards are sorted by (id, source in recipe order,
+path, member, locator); the first occurrence speaks for the record, the others are duplicates. So the outcome depends
+on the set of occurrences alone, not on shards, workers or order of arrival. Cost: O(n log n) in occurrences, about
+100 bytes each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sheaf.corpus import shards
+from sheaf.corpus.schema import DECISIONS, LEDGER, QUARANTINE
+from sheaf.corpus.workspace import Workspace
+from sheaf.errors import SheafError
+from sheaf.prepare import score
+from sheaf.recipe import Length, Recipe
+from sheaf.sources.base import Refusal
+
+
+@dataclass(frozen=True)
+class Selection:
+    """decisions: sorted by (source, id). ledger: sorted by (source in recipe order, path). quarantine: likewise.
+    text_bytes: int64, UTF-8 bytes of each decision's text. content: digest of what was selected and from where.
+    """
+
+    decisions: pa.Table
+    ledger: pa.Table
+    quarantine: pa.Table
+    text_bytes: np.ndarray
+    content: str
+
+
+def select(
+    workspace: Workspace, live_shards: Sequence[str], live_keys: set[bytes], refusals: Sequence[Refusal], recipe: Recipe
+) -> Selection:
+    """Decide over all records of the live items."""
+    names = [s.name for s in recipe.sources]
+    items = _live_items(workspace, live_shards, live_keys)
+    occurrences = _sorted_occurrences(workspace, live_shards, items, names)
+    ids = shards.id_bytes(occurrences["id"]) if len(occurrences) else np.zeros(0, "V16")
+    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
+    record = np.cumsum(np.isin(np.arange(len(ids)), first)) - 1  # number of the distinct record of each occurrence
+    speaker = occurrences.take(pa.array(first))
+    scores = _scores_of(workspace, live_shards, speaker)
+    reason = length_reasons(scores, recipe.prepare.length)
+    kept = np.array([r == "" for r in reason], bool)
+    outcome = _outcomes(kept[record], np.isin(np.arange(len(ids)), first), recipe.prepare.dedup.exact)
+    ledger = _ledger(items, occurrences, outcome, refusals, names)
+    quarantine = _quarantine(workspace, live_shards, items, refusals, names)
+    decisions = pa.table(
+        {
+            "id": speaker["id"],
+            "source": speaker["source"],
+            "shard": speaker["shard"],
+            "row": speaker["row"],
+            "kept": kept,
+            "reason": pa.array(reason, pa.string()),
+            "occurrences": np.bincount(record, minlength=len(first)).astype(np.int32),
+        }
+    ).cast(DECISIONS)
+    order = pc.sort_indices(
+        decisions.select(["source", "id"]).set_column(1, "id", decisions["id"].cast(pa.binary())),
+        sort_keys=[("source", "ascending"), ("id", "ascending")],
+    )
+    return Selection(
+        decisions=decisions.take(order),
+        ledger=ledger,
+        quarantine=quarantine,
+        text_bytes=scores["bytes"].to_numpy()[order.to_numpy()],
+        content=_content_digest(names, occurrences, outcome, quarantine),
+    )
+
+
+KEPT, DUPLICATE, DROPPED = 0, 1, 2
+
+
+def length_reasons(scores: pa.Table, rule: Length) -> list[str]:
+    """ "" or the reason why a record is dropped, for each row of scores."""
+    characters, words = scores["characters"].to_numpy(), scores["words"].to_numpy()
+    short = (characters < rule.min_characters) | (words < rule.min_words)
+    long = np.zeros_like(short) if rule.max_characters is None else characters > rule.max_characters
+    return np.where(short, "too-short", np.where(long, "too-long", "")).tolist()
+
+
+def _outcomes(record_kept: np.ndarray, speaks: np.ndarray, exact: bool) -> np.ndarray:
+    """int8 per occurrence. Without exact dedup every occurrence of a kept record is kept."""
+    kept = record_kept & speaks if exact else record_kept
+    return np.where(kept, KEPT, np.where(record_kept, DUPLICATE, DROPPED)).astype(np.int8)
+
+
+def _live_items(workspace: Workspace, live_shards: Sequence[str], live_keys: set[bytes]) -> pa.Table:
+    """The items table over all shards, with shard and row, without items that are gone or were read twice."""
+    tables: list[pa.Table] = []
+    seen: set[bytes] = set()
+    for number, shard in enumerate(live_shards):
+        table = shards.read(workspace.shard(shard), "items")
+        keys: list[bytes] = table["key"].to_pylist()
+        mask = [k in live_keys and k not in seen for k in keys]
+        seen.update(keys)
+        table = table.append_column("shard", pa.array(np.full(len(table), number, np.int32)))
+        table = table.append_column("item", pa.array(np.arange(len(table), dtype=np.int32)))
+        tables.append(table.filter(pa.array(mask, pa.bool_())))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _sorted_occurrences(
+    workspace: Workspace, live_shards: Sequence[str], items: pa.Table, names: list[str]
+) -> pa.Table:
+    """One row per live occurrence: id, source (index), shard, row, live (row of `items`), path, member, locator, bytes."""
+    live_of = _live_numbers(items, len(live_shards))
+    tables = [_occurrences(workspace, shard, number, live_of[number]) for number, shard in enumerate(live_shards)]
+    table = pa.concat_tables(tables)
+    source_of_item = pc.index_in(items["source"], pa.array(names)).cast(pa.int32())
+    table = table.append_column("source", source_of_item.take(table["live"]))
+    table = table.append_column("path", items["path"].take(table["live"]))
+    keys = ["id", "source", "path", "member", "locator"]
+    sortable = table.select(keys).set_column(0, "id", table["id"].cast(pa.binary()))
+    return table.take(pc.sort_indices(sortable, sort_keys=[(k, "ascending") for k in keys])).combine_chunks()
+
+
+def _live_numbers(items: pa.Table, n_shards: int) -> list[np.ndarray]:
+    """For each shard: row of its items table → row of the live items, or -1."""
+    shard, item = items["shard"].to_numpy(), items["item"].to_numpy()
+    result: list[np.ndarray] = []
+    for number in range(n_shards):
+        live = np.flatnonzero(shard == number)
+        numbers = np.full(int(item[live].max()) + 1 if len(live) else 0, -1, np.int64)
+        numbers[item[live]] = live
+        result.append(numbers)
+    return result
+
+
+def _occurrences(workspace: Workspace, shard: str, number: int, live_of: np.ndarray) -> pa.Table:
+    table = shards.read(workspace.shard(shard), "records", ["id", "origins"])
+    row = pc.list_parent_indices(table["origins"]).combine_chunks()
+    origins = table["origins"].combine_chunks().flatten()
+    item = origins.field("item").to_numpy()
+    live = np.full(len(item), -1, np.int64)
+    inside = item < len(live_of)
+    live[inside] = live_of[item[inside]]
+    occurrences = pa.table(
+        {
+            "id": table["id"].take(row),
+            "shard": pa.array(np.full(len(item), number, np.int32)),
+            "row": row.cast(pa.int32()),
+            "live": pa.array(live),
+            "member": origins.field("member"),
+            "locator": origins.field("locator"),
+            "bytes": origins.field("bytes"),
+        }
+    )
+    return occurrences.filter(pa.array(live >= 0))
+
+
+def _scores_of(workspace: Workspace, live_shards: Sequence[str], rows: pa.Table) -> pa.Table:
+    """The scores of chosen rows, in their order."""
+    tables = [score.read(workspace, shard) for shard in live_shards]
+    start = np.cumsum([0] + [len(t) for t in tables])
+    at = start[rows["shard"].to_numpy()] + rows["row"].to_numpy()
+    return pa.concat_tables(tables).take(pa.array(at)).combine_chunks()
+
+
+def _ledger(
+    items: pa.Table, occurrences: pa.Table, outcome: np.ndarray, refusals: Sequence[Refusal], names: list[str]
+) -> pa.Table:
+    live, size, n = occurrences["live"].to_numpy(), occurrences["bytes"].to_numpy(), len(items)
+
+    def total(kind: int, weight: np.ndarray) -> np.ndarray:
+        result = np.zeros(n, np.int64)
+        chosen = outcome == kind
+        np.add.at(result, live[chosen], weight[chosen])
+        return result
+
+    one = np.ones(len(live), np.int64)
+    table = pa.table(
+        {
+            **{name: items[name] for name in ("source", "path", "uri", "version", "digest", "media", "size")},
+            "kept_bytes": items["structure_bytes"].to_numpy() + total(KEPT, size),
+            "dropped_bytes": total(DUPLICATE, size) + total(DROPPED, size),
+            "quarantined_bytes": items["quarantined_bytes"],
+            "records": items["records"],
+            "kept": total(KEPT, one),
+            "duplicate": total(DUPLICATE, one),
+            "dropped": total(DROPPED, one),
+            "quarantined": items["quarantined"],
+            "notes": items["notes"],
+        }
+    ).cast(LEDGER)
+    table = pa.concat_tables([table, _refused(refusals)])
+    _check_conservation(table)
+    return _by_source(table, names)
+
+
+def _refused(refusals: Sequence[Refusal]) -> pa.Table:
+    rows = [
+        {
+            **{"source": r.source, "path": r.path, "uri": r.uri, "version": "", "digest": "", "media": ""},
+            **{"size": r.size, "kept_bytes": 0, "dropped_bytes": 0, "quarantined_bytes": r.size},
+            **{"records": 0, "kept": 0, "duplicate": 0, "dropped": 0, "quarantined": 1, "notes": r.reason},
+        }
+        for r in refusals
+    ]
+    return pa.Table.from_pylist(rows, schema=LEDGER)
+
+
+def _check_conservation(ledger: pa.Table) -> None:
+    columns = ("kept_bytes", "dropped_bytes", "quarantined_bytes")
+    out = np.sum([ledger[name].to_numpy() for name in columns], axis=0)
+    wrong = np.flatnonzero(ledger["size"].to_numpy() != out)
+    if len(wrong):
+        row = ledger.slice(int(wrong[0]), 1).to_pylist()[0]
+        raise SheafError(
+            "the ledger does not add up; nothing was committed",
+            where=f"{row['source']}: {row['uri']}",
+            why=f"{row['size']} bytes in, {int(out[wrong[0]])} bytes accounted for",
+            fix="this is a defect of Sheaf: please report it with the item",
+        )
+
+
+def _by_source(table: pa.Table, names: list[str]) -> pa.Table:
+    rank = pc.index_in(table["source"], pa.array(names))
+    extra = [name for name in ("member", "locator") if name in table.column_names]
+    keyed = table.append_column("rank", rank)
+    order = pc.sort_indices(keyed, sort_keys=[(k, "ascending") for k in ("rank", "path", *extra)])
+    return table.take(order)
+
+
+def _quarantine(
+    workspace: Workspace, live_shards: Sequence[str], items: pa.Table, refusals: Sequence[Refusal], names: list[str]
+) -> pa.Table:
+    tables = [shards.read(workspace.shard(shard), "quarantine") for shard in live_shards]
+    live = (
+        set(zip(*(items[c].to_pylist() for c in ("source", "path", "version")), strict=True)) if len(items) else set()
+    )
+    table = pa.concat_tables([*tables, QUARANTINE.empty_table()])
+    rows = zip(*(table[c].to_pylist() for c in ("source", "path", "version")), strict=True)
+    table = table.filter(pa.array([row in live for row in rows], pa.bool_()))
+    refused = [
+        {
+            **{"source": r.source, "path": r.path, "uri": r.uri, "version": "", "member": "", "locator": "{}"},
+            **{"bytes": r.size, "reason": r.reason, "detail": r.detail},
+        }
+        for r in refusals
+    ]
+    return _by_source(pa.concat_tables([table, pa.Table.from_pylist(refused, schema=QUARANTINE)]), names)
+
+
+def _content_digest(names: list[str], occurrences: pa.Table, outcome: np.ndarray, quarantine: pa.Table) -> str:
+    """What was selected, from where, free of machine paths, versions, times and grouping."""
+    h = hashlib.blake2b(digest_size=16)
+    h.update(repr(names).encode())
+    h.update(outcome.tobytes())
+    h.update(shards.id_bytes(occurrences["id"]).tobytes() if len(occurrences) else b"")
+    h.update(occurrences["source"].to_numpy().tobytes())
+    for table, columns in (
+        (occurrences, ("path", "member", "locator")),
+        (quarantine, ("source", "path", "member", "locator", "reason")),
+    ):
+        for name in columns:
+            _hash_strings(h, table[name])
+    return h.hexdigest()
+
+
+def _hash_strings(h: hashlib.blake2b, column: pa.ChunkedArray) -> None:
+    h.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())
+    for chunk in column.chunks:
+        offsets, data = chunk.buffers()[1:]
+        if len(chunk) and data is not None:
+            ends = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+            h.update(memoryview(data)[ends[0] : ends[-1]])
