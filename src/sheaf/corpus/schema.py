@@ -56,6 +56,7 @@ ITEMS = pa.schema(
         pa.field("version", pa.string()),
         pa.field("size", pa.int64()),  # bytes in
         pa.field("digest", pa.string()),  # blake2b-128 of the item's bytes, hex; "" if it could not be read whole
+        pa.field("claimed", pa.string()),  # the content type that the place claimed
         pa.field("media", pa.string()),
         pa.field("structure_bytes", pa.int64()),  # container structure, headers of tables, blank lines
         pa.field("record_bytes", pa.int64()),  # bytes charged to records
@@ -144,6 +145,7 @@ LEDGER = pa.schema(
         pa.field("uri", pa.string()),
         pa.field("version", pa.string()),
         pa.field("digest", pa.string()),
+        pa.field("claimed", pa.string()),
         pa.field("media", pa.string()),
         pa.field("size", pa.int64()),
         pa.field("kept_bytes", pa.int64()),

@@ -128,6 +128,7 @@ def _account(
             **_item_columns(items),
             "size": record_bytes + quarantined_bytes + structure,
             "digest": about["digest"],
+            "claimed": pa.array([i.media for i in items], pa.string()),
             "media": about["media"],
             "structure_bytes": structure,
             "record_bytes": record_bytes,

@@ -1,7 +1,8 @@
 """The encoding stage: a shard's texts become one flat token file with row offsets.
 
 Every row of a shard is encoded, also those not kept now: decisions change in seconds, encoding is the dear part. A
-document's last token is the end-of-text token. tokens.bin: uint16 or uint32, little-endian. offsets.npy: int64 (rows+1,).
+document's last token is the end-of-text token. tokens.bin: uint16 or uint32, little-endian. offsets.npy: int64,
+(rows + 1,).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encode text by the fastest exact path: tiktoken's byte-pair merging with the ids of any byte-level BPE tokenizer.json.
+"""Encode text by the fastest exact path: tiktoken's byte-pair merging, with the ids of a byte-level BPE tokenizer.json.
 
 When is tiktoken exact? The tokenizers library merges only the pairs of its merge list; tiktoken merges whatever
 adjacent pair joins to a token of the lowest rank. Let rank be the position in the merge list, and let T = A+B be the

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from sheaf.corpus import shards
+from sheaf.corpus.reading import parse_options
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import digest_json, digest_of, task_folder
@@ -47,8 +48,10 @@ class Keys:
     def __init__(self, recipe: Recipe) -> None:
         self._prefix = {
             spec.name: digest_json(
-                [READ_VERSION, READER_VERSION, spec.name, source_options(spec)]
-                + [recipe.prepare.mojibake, recipe.prepare.limits.model_dump()]
+                [
+                    *(READ_VERSION, READER_VERSION, spec.name, source_options(spec)),
+                    *(recipe.prepare.mojibake, recipe.prepare.limits.model_dump()),
+                ]
             )
             for spec in recipe.sources
         }
@@ -104,7 +107,7 @@ def read_batch(
     spec = SourceSpec.model_validate(source)
     batch = [Item(spec.name, path, uri, version, size, media) for path, uri, version, size, media in items]
     folder = Workspace(Path(workspace)).shard(shard)
-    reader = _Reader(spec, ParseOptions(text=spec.text, key=_key_columns(spec), mojibake=mojibake))
+    reader = _Reader(spec, parse_options(spec, mojibake=mojibake))
     with Sandbox(Limits.model_validate(limits)) as sandbox:
         reader.read_all(batch, sandbox)
     done = [i for i in range(len(batch)) if i not in reader.deferred]
@@ -113,11 +116,6 @@ def read_batch(
         with task_folder(folder, stage="read", items=len(done)) as out:
             shards.write(tables, out)
     return {"shard": shard if done else None, "deferred": [[batch[i].uri, why] for i, why in reader.deferred.items()]}
-
-
-def _key_columns(spec: SourceSpec) -> tuple[str, ...]:
-    key = source_options(spec).get("key")
-    return tuple(key) if isinstance(key, list) else (key,) if key else ()
 
 
 class _Reader:

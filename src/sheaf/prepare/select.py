@@ -114,7 +114,7 @@ def _live_items(workspace: Workspace, live_shards: Sequence[str], live_keys: set
 def _sorted_occurrences(
     workspace: Workspace, live_shards: Sequence[str], items: pa.Table, names: list[str]
 ) -> pa.Table:
-    """One row per live occurrence: id, source (index), shard, row, live (row of `items`), path, member, locator, bytes."""
+    """One row per live occurrence: id, source (index), shard, row, live (row of items), path, member, locator, bytes."""
     live_of = _live_numbers(items, len(live_shards))
     tables = [_occurrences(workspace, shard, number, live_of[number]) for number, shard in enumerate(live_shards)]
     table = pa.concat_tables(tables)
@@ -182,7 +182,9 @@ def _ledger(
     one = np.ones(len(live), np.int64)
     table = pa.table(
         {
-            **{name: items[name] for name in ("source", "path", "uri", "version", "digest", "media", "size")},
+            **{
+                name: items[name] for name in ("source", "path", "uri", "version", "digest", "claimed", "media", "size")
+            },
             "kept_bytes": items["structure_bytes"].to_numpy() + total(KEPT, size),
             "dropped_bytes": total(DUPLICATE, size) + total(DROPPED, size),
             "quarantined_bytes": items["quarantined_bytes"],
@@ -202,7 +204,15 @@ def _ledger(
 def _refused(refusals: Sequence[Refusal]) -> pa.Table:
     rows = [
         {
-            **{"source": r.source, "path": r.path, "uri": r.uri, "version": "", "digest": "", "media": ""},
+            **{
+                "source": r.source,
+                "path": r.path,
+                "uri": r.uri,
+                "version": "",
+                "digest": "",
+                "claimed": "",
+                "media": "",
+            },
             **{"size": r.size, "kept_bytes": 0, "dropped_bytes": 0, "quarantined_bytes": r.size},
             **{"records": 0, "kept": 0, "duplicate": 0, "dropped": 0, "quarantined": 1, "notes": r.reason},
         }
@@ -236,13 +246,12 @@ def _by_source(table: pa.Table, names: list[str]) -> pa.Table:
 def _quarantine(
     workspace: Workspace, live_shards: Sequence[str], items: pa.Table, refusals: Sequence[Refusal], names: list[str]
 ) -> pa.Table:
-    tables = [shards.read(workspace.shard(shard), "quarantine") for shard in live_shards]
-    live = (
-        set(zip(*(items[c].to_pylist() for c in ("source", "path", "version")), strict=True)) if len(items) else set()
-    )
-    table = pa.concat_tables([*tables, QUARANTINE.empty_table()])
-    rows = zip(*(table[c].to_pylist() for c in ("source", "path", "version")), strict=True)
-    table = table.filter(pa.array([row in live for row in rows], pa.bool_()))
+    live = set(zip(*(items[c].to_pylist() for c in ("shard", "source", "path", "version")), strict=True))
+    tables: list[pa.Table] = []
+    for number, shard in enumerate(live_shards):
+        table = shards.read(workspace.shard(shard), "quarantine")
+        rows = zip(*(table[c].to_pylist() for c in ("source", "path", "version")), strict=True)
+        tables.append(table.filter(pa.array([(number, *row) in live for row in rows], pa.bool_())))
     refused = [
         {
             **{"source": r.source, "path": r.path, "uri": r.uri, "version": "", "member": "", "locator": "{}"},
@@ -250,7 +259,7 @@ def _quarantine(
         }
         for r in refusals
     ]
-    return _by_source(pa.concat_tables([table, pa.Table.from_pylist(refused, schema=QUARANTINE)]), names)
+    return _by_source(pa.concat_tables([*tables, pa.Table.from_pylist(refused, schema=QUARANTINE)]), names)
 
 
 def _content_digest(names: list[str], occurrences: pa.Table, outcome: np.ndarray, quarantine: pa.Table) -> str:

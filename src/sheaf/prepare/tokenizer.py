@@ -25,7 +25,7 @@ from sheaf.recipe import TokenizerSpec
 
 VERSION = 1
 END_OF_TEXT = "<|endoftext|>"
-# Words with a leading blank or sign, numbers in groups of three, signs, line ends, blanks. The same expression gives the
+# Words with a leading blank or sign, numbers in groups of three, signs, line ends, blanks. The expression gives the
 # same pieces in Oniguruma (tokenizers) and Rust's regex (tiktoken) at every code point: a test goes through them all.
 PATTERN = (
     r"'(?:[sdmtSDMT]|ll|LL|ve|VE|re|RE)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -103,7 +103,7 @@ def _adopt(workspace: Workspace, path: Path) -> str:
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every fault of the file
+    except Exception as error:  # the library raises bare Exception for every fault of the file
         raise RecipeError("the tokenizer cannot be read", where=str(path), why=str(error)) from error
     return _store(workspace, tokenizer)
 

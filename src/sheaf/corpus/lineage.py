@@ -1,0 +1,128 @@
+"""From a document back to the places where it was seen, and from a place to its documents.
+
+Nothing is logged for this: every row keeps its origins, and a record that lies in several shards is found in each by
+bisection over sorted ids. Cost: one bisection a shard, one row group read a hit; ids are cached (16 bytes a row).
+`reread` is the proof: it opens the origin's item again, takes it apart in the same sandbox, and gives the text.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sheaf.corpus import shards
+from sheaf.corpus.documents import Documents
+from sheaf.corpus.reading import parse_options
+from sheaf.corpus.version import CorpusVersion, read_rows
+from sheaf.errors import DataRefused, SheafError
+from sheaf.files import checked
+from sheaf.formats.reread import reread as reread_record
+from sheaf.recipe import Limits, SourceSpec
+from sheaf.sources.base import Item, ItemChanged, ItemUnavailable
+from sheaf.sources.registry import open_source
+
+
+class SourceChanged(SheafError):
+    """The item that an origin names is gone or has another version now; it cannot prove anything."""
+
+    exit_code = 3
+
+
+def origins(corpus: CorpusVersion, number: int) -> list[dict[str, Any]]:
+    """Every live place where this document's record was seen: {source, uri, path, version, member, locator, …}."""
+    wanted = np.frombuffer(bytes(corpus.documents.id[number]), "S16")[0]
+    live = _live(corpus)
+    found: list[dict[str, Any]] = []
+    for shard in range(len(corpus.shard_names)):
+        ids = _ids(checked(corpus.shard_path(shard) / "records.parquet"))
+        row = int(np.searchsorted(ids, wanted))
+        if row < len(ids) and ids[row] == wanted:
+            record = read_rows(corpus.shard_path(shard), [row])[0]
+            found += [o for o in record["origins"] if (o["source"], o["path"], o["version"]) in live]
+    rank = {name: i for i, name in enumerate(corpus.source_names)}
+    found.sort(key=lambda o: (rank[o["source"]], o["path"], o["member"], o["locator"]))
+    return [_public(o) for o in found]
+
+
+def reread(corpus: CorpusVersion, origin: dict[str, Any]) -> str:
+    """The normalised text that the origin's bytes give now. Raises SourceChanged if they are not what was read."""
+    spec = _spec(corpus, origin["source"])
+    claimed = _live(corpus).get((origin["source"], origin["path"], origin["version"]), "")
+    item = Item(spec.name, origin["path"], origin["uri"], origin["version"], -1, claimed)
+    options = parse_options(spec, mojibake=corpus.manifest["prepare"]["mojibake"])
+    limits = Limits.model_validate(corpus.manifest["prepare"]["limits"])
+    try:
+        with open_source(spec).open_item(item) as file:
+            text = reread_record(file, item.path, origin["member"], origin["locator"], options, limits, claimed)
+    except (ItemChanged, ItemUnavailable, DataRefused) as error:
+        raise SourceChanged("the origin is not what it was", where=origin["uri"], why=str(error)) from error
+    if text is None:
+        raise SourceChanged("the record is no longer there", where=origin["uri"], why="reading it again gave others")
+    return text
+
+
+def documents_of(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
+    """Numbers of the documents that have an origin whose URI contains or matches (regular expression) the pattern."""
+    wanted = re.compile(pattern)
+    ledger = corpus.ledger()
+    rows = zip(*(ledger[c].to_pylist() for c in ("source", "path", "version", "uri")), strict=True)
+    live = {(s, p, v) for s, p, v, uri in rows if pattern in uri or wanted.search(uri)}
+    ids: set[bytes] = set()
+    for shard in range(len(corpus.shard_names)):
+        ids |= _ids_from(corpus.shard_path(shard), live)
+    return _numbers(corpus.documents, ids)
+
+
+def _ids_from(shard: Path, live: set[tuple[str, str, str]]) -> set[bytes]:
+    items = shards.read(shard, "items", ["source", "path", "version"])
+    rows = zip(*(items[c].to_pylist() for c in ("source", "path", "version")), strict=True)
+    wanted = {i for i, row in enumerate(rows) if row in live}
+    if not wanted:
+        return set()
+    table = shards.read(shard, "records", ["id", "origins"])
+    pairs = zip(table["id"].to_pylist(), table["origins"].to_pylist(), strict=True)
+    return {i for i, places in pairs if any(o["item"] in wanted for o in places)}
+
+
+def _numbers(documents: Documents, ids: set[bytes]) -> NDArray[np.int64]:
+    if not ids:
+        return np.zeros(0, np.int64)
+    have = np.ascontiguousarray(documents.id).view("V16").reshape(-1)
+    wanted = np.frombuffer(b"".join(sorted(ids)), "V16")
+    return np.flatnonzero(np.isin(have.view("S16"), wanted.view("S16"))).astype(np.int64)
+
+
+@lru_cache(maxsize=256)
+def _ids(records: Path) -> NDArray[np.bytes_]:
+    # "S16" sorts byte by byte; it ignores trailing zeros, but on both sides alike and all ids are 16 bytes long
+    return shards.id_bytes(shards.read(records.parent, "records", ["id"])["id"]).view("S16")
+
+
+@lru_cache(maxsize=4)
+def _live_of(root: Path) -> dict[tuple[str, str, str], str]:
+    columns = ["source", "path", "version", "claimed"]
+    ledger = pq.read_table(checked(root / "ledger.parquet"), columns=columns)
+    return {(s, p, v): claimed for s, p, v, claimed in zip(*(ledger[c].to_pylist() for c in columns), strict=True)}
+
+
+def _live(corpus: CorpusVersion) -> dict[tuple[str, str, str], str]:
+    """(source, path, version) of every item of this version → the content type that its place claimed."""
+    return _live_of(corpus.root)
+
+
+def _spec(corpus: CorpusVersion, name: str) -> SourceSpec:
+    return SourceSpec.model_validate(next(s for s in corpus.manifest["sources"] if s["name"] == name))
+
+
+def _public(origin: dict[str, Any]) -> dict[str, Any]:
+    """An origin as `trace` shows it: the contract's fields first, the locator as an object."""
+    names = ("source", "uri", "version", "member", "path", "bytes", "media", "encoding", "repairs")
+    shown = {name: origin[name] for name in names}
+    return {**shown, "locator": orjson.loads(origin["locator"])}

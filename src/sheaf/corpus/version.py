@@ -1,0 +1,251 @@
+"""A version of the corpus: a manifest naming shards, decisions, ledger and tokens. Immutable; HEAD names one.
+
+Opening reads the manifest and maps columns; nothing grows with the corpus. Two digests say what a version is: the
+*corpus digest* (what was selected and from where, plus the tokenizer) and the narrower *fingerprint* (source, id and
+length of the kept documents, plus the tokenizer), on which the order of training depends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sheaf.corpus import shards
+from sheaf.corpus.documents import COLUMNS, Documents
+from sheaf.corpus.workspace import Workspace
+from sheaf.errors import CorruptStore, DataRefused
+from sheaf.files import checked, digest_json, digest_of, task_folder, write_file
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CorpusVersion:
+    """One version, opened for reading. Document numbers are rows of `documents`."""
+
+    workspace: Workspace
+    root: Path
+    manifest: dict[str, Any]
+
+    @staticmethod
+    def open(workspace: Path | Workspace, digest: str | None = None) -> CorpusVersion:
+        """The newest version, or the newest one with this corpus digest. Raises DataRefused if there is none."""
+        store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+        name = _find(store, digest)
+        root = store.corpus(name)
+        manifest: dict[str, Any] = orjson.loads(checked(root / "manifest.json").read_bytes())
+        return CorpusVersion(store, root, manifest)
+
+    @property
+    def digest(self) -> str:
+        return self.manifest["corpus"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def source_names(self) -> list[str]:
+        return [s["name"] for s in self.manifest["sources"]]
+
+    @property
+    def shard_names(self) -> list[str]:
+        return self.manifest["shards"]
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return checked(self.workspace.tokenizer(self.manifest["tokenizer"]) / "tokenizer.json")
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest["vocab_size"]
+
+    @property
+    def end_of_text(self) -> int:
+        return self.manifest["end_of_text"]
+
+    @cached_property
+    def documents(self) -> Documents:
+        for name in COLUMNS:
+            checked(self.root / f"{name}.npy")
+        return Documents.open(self.root)
+
+    def token_files(self) -> list[NDArray[np.unsignedinteger]]:
+        """One read-only map per shard, in the order of `documents.shard`."""
+        folders = [self.workspace.tokens(self.manifest["tokenizer"], shard) for shard in self.shard_names]
+        return [_map_tokens(checked(folder / "tokens.bin"), self.manifest["token_dtype"]) for folder in folders]
+
+    def tokens_by_source(self) -> dict[str, int]:
+        total = np.zeros(len(self.source_names), np.int64)
+        np.add.at(total, self.documents.source, self.documents.length)
+        return dict(zip(self.source_names, total.tolist(), strict=True))
+
+    def text_bytes(self, numbers: NDArray[np.integer]) -> int:
+        """UTF-8 bytes of the texts of these documents, in total."""
+        return int(self._column("bytes")[numbers].sum())
+
+    def texts(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[str]:
+        """The normalised texts of these documents, in the order asked for."""
+        return [row["text"] for row in self.records(numbers)]
+
+    def text(self, number: int) -> str:
+        return self.texts([number])[0]
+
+    def records(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[dict[str, Any]]:
+        """Rows {id, kind, text, meta, origins (of the shard that speaks for it)} of these documents."""
+        wanted = np.asarray(numbers, np.int64)
+        shard, row = self.documents.shard[wanted], self._column("row")[wanted]
+        result: list[dict[str, Any]] = [{}] * len(wanted)
+        for s in np.unique(shard):
+            here = np.flatnonzero(shard == s)
+            for at, record in zip(here, read_rows(self.shard_path(int(s)), row[here]), strict=True):
+                result[at] = record
+        return result
+
+    def shard_path(self, number: int) -> Path:
+        return self.workspace.shard(self.shard_names[number])
+
+    def ledger(self) -> pa.Table:
+        return pq.read_table(checked(self.root / "ledger.parquet"))
+
+    def quarantine(self) -> pa.Table:
+        return pq.read_table(checked(self.root / "quarantine.parquet"))
+
+    def decisions(self) -> pa.Table:
+        return pq.read_table(checked(self.root / "decisions.parquet"))
+
+    def _column(self, name: str) -> NDArray[np.integer]:
+        return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+
+
+def read_rows(shard: Path, rows: Iterable[int]) -> list[dict[str, Any]]:
+    """Rows of a shard's records in the order asked for; only their row groups are read."""
+    wanted = np.asarray(list(rows), np.int64)
+    file = _parquet(checked(shard / "records.parquet"))
+    result: list[dict[str, Any]] = [{}] * len(wanted)
+    group = wanted // shards.ROW_GROUP
+    for g in np.unique(group):
+        here = np.flatnonzero(group == g)
+        table = file.read_row_group(int(g))
+        for at, record in zip(here, table.take(pa.array(wanted[here] % shards.ROW_GROUP)).to_pylist(), strict=True):
+            result[at] = record
+    return result
+
+
+@lru_cache(maxsize=64)
+def _parquet(path: Path) -> Any:
+    return pq.ParquetFile(path)
+
+
+def _map_tokens(path: Path, dtype: str) -> NDArray[np.unsignedinteger]:
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, "r")
+
+
+def _find(store: Workspace, digest: str | None) -> str:
+    head = store.head.read_text().strip() if store.head.exists() else ""
+    if digest is None and head:
+        return head
+    if digest is None:
+        raise DataRefused("there is no corpus yet", where=str(store.root), fix="run `sheaf prepare` first")
+    if head.startswith(f"{digest}."):
+        return head
+    found = sorted(store.root.glob(f"corpora/{digest}.*"), key=lambda p: p.stat().st_mtime_ns)
+    if not found:
+        raise CorruptStore(
+            "the workspace no longer has this version of the corpus",
+            where=str(store.root),
+            why=f"no corpus has the digest {digest}",
+            fix="run `sheaf prepare` with the recipe and the data of that time: it gives the same digest",
+        )
+    return found[-1].name
+
+
+def commit(
+    workspace: Workspace,
+    *,
+    sources: list[dict[str, Any]],
+    prepare: dict[str, Any],
+    live_shards: list[str],
+    key: str,
+    tokenizer: str,
+    encoder: dict[str, Any],
+    content: str,
+    decisions: pa.Table,
+    text_bytes: NDArray[np.int64],
+    ledger: pa.Table,
+    quarantine: pa.Table,
+    exact: bool,
+) -> CorpusVersion:
+    """Write a version and make it HEAD. encoder: vocab_size, end_of_text, token_dtype of the tokenizer."""
+    documents, row, size = _documents(workspace, live_shards, tokenizer, decisions, text_bytes, exact)
+    names = [s["name"] for s in sources]
+    manifest = {
+        "format": FORMAT,
+        "corpus": digest_of(FORMAT, content, tokenizer),
+        "fingerprint": _fingerprint(names, documents, tokenizer),
+        "key": key,
+        "sources": sources,
+        "prepare": prepare,
+        "shards": live_shards,
+        "tokenizer": tokenizer,
+        **encoder,
+        "documents": len(documents),
+        "tokens": int(documents.length.sum()),
+        "tool": f"sheaf {importlib.metadata.version('sheaf')}",
+    }
+    name = f"{manifest['corpus']}.{digest_json(manifest)[:8]}"
+    if not (workspace.corpus(name) / "DONE").exists():
+        with task_folder(workspace.corpus(name), stage="commit") as out:
+            documents.save(out)
+            np.save(out / "row.npy", row, allow_pickle=False)
+            np.save(out / "bytes.npy", size, allow_pickle=False)
+            for table, file in ((decisions, "decisions"), (ledger, "ledger"), (quarantine, "quarantine")):
+                pq.write_table(table, out / f"{file}.parquet", compression="zstd")
+            (out / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+    write_file(workspace.head, f"{name}\n".encode())
+    return CorpusVersion.open(workspace)
+
+
+def _documents(
+    workspace: Workspace,
+    live_shards: list[str],
+    tokenizer: str,
+    decisions: pa.Table,
+    text_bytes: NDArray[np.int64],
+    exact: bool,
+) -> tuple[Documents, NDArray[np.int32], NDArray[np.int64]]:
+    """The kept records as documents (sorted by source, id, like decisions), with their rows and text bytes."""
+    kept = np.flatnonzero(decisions["kept"].to_numpy())
+    if not exact:  # every occurrence trains
+        kept = np.repeat(kept, decisions["occurrences"].to_numpy()[kept])
+    chosen = decisions.take(pa.array(kept)).combine_chunks()
+    shard, row = chosen["shard"].to_numpy(), chosen["row"].to_numpy()
+    offset, length = np.zeros(len(kept), np.int64), np.zeros(len(kept), np.int64)
+    for number in np.unique(shard):
+        here = shard == number
+        bounds = np.load(checked(workspace.tokens(tokenizer, live_shards[number]) / "offsets.npy"), allow_pickle=False)
+        offset[here] = bounds[row[here]]
+        length[here] = bounds[row[here] + 1] - bounds[row[here]]
+    ids = shards.id_bytes(chosen["id"]).view(np.uint8).reshape(-1, 16)
+    documents = Documents(id=ids, source=chosen["source"].to_numpy(), shard=shard, offset=offset, length=length)
+    return documents, row, text_bytes[kept]
+
+
+def _fingerprint(names: list[str], documents: Documents, tokenizer: str) -> str:
+    h = hashlib.blake2b(repr((names, tokenizer)).encode(), digest_size=16)
+    for column in (documents.source, documents.id, documents.length):
+        h.update(np.ascontiguousarray(column).tobytes())
+    return h.hexdigest()

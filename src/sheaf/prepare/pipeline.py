@@ -1,0 +1,300 @@
+"""`prepare`: from the sources of a recipe to a version of the corpus, doing only what is not done yet.
+
+list → read → score → select → tokenise → commit. Each stage asks the workspace which of its tasks' outputs are there
+and gives the engine the others; so a second run does nothing, one new file costs one file, and a killed run goes on
+where it was. Only listing and selecting see everything at once, and they see names and numbers, not texts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sheaf import engine as engines
+from sheaf.console import Console, Silent
+from sheaf.corpus import shards, version
+from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.workspace import Workspace
+from sheaf.engine.base import Engine, Json, Task
+from sheaf.errors import DataRefused, TryAgain
+from sheaf.files import checked, digest_json, read_done
+from sheaf.prepare import encode, read, score, select, tokenizer
+from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.read import Keys, Listed
+from sheaf.recipe import Recipe
+from sheaf.sources.base import Item, Refusal
+from sheaf.sources.registry import open_source
+
+SELECT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the sources hold now."""
+
+    items: list[Listed]
+    refusals: list[Refusal]
+
+    @property
+    def keys(self) -> set[bytes]:
+        return {x.key for x in self.items}
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    console: Console | None = None,
+    new_tokenizer: bool = False,
+) -> dict[str, Any]:
+    """Prepare the corpus of a recipe and return what became of everything, as `sheaf prepare --json` prints it.
+
+    Raises DataRefused if a source is missing or empty or nothing is kept, TryAgain if items could not be had now
+    (what was read is kept and the next run reads only what is missing).
+    """
+    started = time.monotonic()
+    console = console or Silent()
+    workspace = Workspace(Path(recipe.workspace))
+    workspace.create()
+    listing = list_sources(recipe, console)
+    with closing(engines.make(engine, workers)) as pool:
+        known = _known_shards(workspace, listing.keys)
+        read_now = _read(workspace, recipe, listing, known, pool, console)
+        live = [shard for shard, keys in _known_shards(workspace, listing.keys).items() if keys]
+        corpus = _unchanged(workspace, recipe, live, listing, new_tokenizer)
+        if corpus is None:
+            corpus = _derive(workspace, recipe, live, listing, pool, console, new_tokenizer)
+    result = summary(corpus, read_now=read_now, seconds=time.monotonic() - started)
+    _refuse_if_too_much(recipe, result)
+    return result
+
+
+def list_sources(recipe: Recipe, console: Console) -> Listing:
+    """List every source. Raises DataRefused for one that holds nothing at all."""
+    keys = Keys(recipe)
+    items: list[Listed] = []
+    refusals: list[Refusal] = []
+    with console.stage("list", None, "items") as advance:
+        for spec in recipe.sources:
+            before = len(items) + len(refusals)
+            for found in open_source(spec).list_items():
+                if isinstance(found, Item):
+                    items.append(Listed(found, keys.of(found)))
+                else:
+                    refusals.append(found)
+                advance(1)
+            if len(items) + len(refusals) == before:
+                raise DataRefused(
+                    f"the source '{spec.name}' holds nothing",
+                    where=spec.uri,
+                    why="no file or row matches " + (", ".join(spec.include) if spec.query is None else "the query"),
+                    fix="correct its uri, include or query, or take the source out of the recipe",
+                )
+    return Listing(items, refusals)
+
+
+def _known_shards(workspace: Workspace, wanted: set[bytes]) -> dict[str, set[bytes]]:
+    """For each finished shard, in name order, the wanted item keys that it holds."""
+    return {
+        name: wanted.intersection(shards.read(workspace.shard(name), "items", ["key"])["key"].to_pylist())
+        for name in workspace.finished_shards()
+    }
+
+
+def _read(
+    workspace: Workspace, recipe: Recipe, listing: Listing, known: dict[str, set[bytes]], pool: Engine, console: Console
+) -> int:
+    """Read the items that no shard holds; returns how many were read."""
+    have: set[bytes] = set().union(*known.values())
+    new = [x for x in listing.items if x.key not in have]
+    if not new:
+        return 0
+    specs = {s.name: s for s in recipe.sources}
+    tasks = [read.task(workspace, recipe, specs[b[0].item.source], b) for b in read.batches(new)]
+    deferred: list[list[str]] = []
+    with console.stage("read", sum(t.weight for t in tasks), "B") as advance:
+        for _, result in pool.run(tasks, advance):
+            deferred += result["deferred"]
+    if deferred:
+        uri, why = deferred[0]
+        raise TryAgain(
+            f"{len(deferred)} of {len(new)} items could not be had now",
+            where=uri,
+            why=why,
+            fix="run the same command again: what was read is kept, only these are tried again",
+        )
+    return len(new)
+
+
+def _select_key(recipe: Recipe, live: Sequence[str], listing: Listing) -> str:
+    """Digest of all that selecting and what follows depend on."""
+    refused = [[r.source, r.path, r.uri, r.size, r.reason, r.detail] for r in listing.refusals]
+    settings = recipe.prepare.model_dump(mode="json", by_alias=True)
+    names = [s.name for s in recipe.sources]
+    keys = sorted(x.key.hex() for x in listing.items)
+    return digest_json([SELECT_VERSION, score.STAGE, tokenizer.VERSION, names, settings, list(live), keys, refused])
+
+
+def _unchanged(
+    workspace: Workspace, recipe: Recipe, live: Sequence[str], listing: Listing, new_tokenizer: bool
+) -> CorpusVersion | None:
+    """HEAD, if it was made from exactly this."""
+    if new_tokenizer or not workspace.head.exists():
+        return None
+    corpus = CorpusVersion.open(workspace)
+    tokens = [workspace.tokens(corpus.manifest["tokenizer"], shard) for shard in corpus.shard_names]
+    whole = all(read_done(folder) is not None for folder in tokens)
+    own_tokenizer = recipe.prepare.tokenizer.from_ is None  # a given file may have changed: look at it
+    same = corpus.manifest["key"] == _select_key(recipe, live, listing)
+    return corpus if whole and own_tokenizer and same else None
+
+
+def _derive(
+    workspace: Workspace,
+    recipe: Recipe,
+    live: list[str],
+    listing: Listing,
+    pool: Engine,
+    console: Console,
+    new_tokenizer: bool,
+) -> CorpusVersion:
+    """Score, select, tokenise, commit."""
+    if not live:
+        raise DataRefused(
+            "none of the sources' items could be read",
+            why="; ".join(sorted({r.reason for r in listing.refusals})) or "there are no items",
+            fix="`sheaf prepare` lists each refused item; correct the sources",
+        )
+    missing = [s for s in live if read_done(workspace.scores(s, score.STAGE)) is None]
+    _run(pool, console, "score", [score.task(workspace, s) for s in missing])
+    selection = select.select(workspace, live, listing.keys, listing.refusals, recipe)
+    if not pc.any(selection.decisions["kept"]).as_py():
+        raise DataRefused("no record is left to train on", why=_reasons(selection), fix="relax prepare.length")
+    with console.stage("tokenizer", None, "tokens"):
+        chosen = tokenizer.ensure(
+            workspace, recipe.prepare.tokenizer, live, selection.decisions, selection.text_bytes, new=new_tokenizer
+        )
+        encoder = Encoder(checked(workspace.tokenizer(chosen) / "tokenizer.json"))
+    missing = [s for s in live if read_done(workspace.tokens(chosen, s)) is None]
+    _run(pool, console, "encode", [encode.task(workspace, chosen, s) for s in missing])
+    return version.commit(
+        workspace,
+        sources=[s.model_dump(mode="json", by_alias=True) for s in recipe.sources],
+        prepare=recipe.prepare.model_dump(mode="json", by_alias=True),
+        live_shards=live,
+        key=_select_key(recipe, live, listing),
+        tokenizer=chosen,
+        encoder={
+            "vocab_size": encoder.vocab_size,
+            "end_of_text": encoder.end_of_text,
+            "token_dtype": encoder.dtype.__name__,
+        },
+        content=selection.content,
+        decisions=selection.decisions,
+        text_bytes=selection.text_bytes,
+        ledger=selection.ledger,
+        quarantine=selection.quarantine,
+        exact=recipe.prepare.dedup.exact,
+    )
+
+
+def _run(pool: Engine, console: Console, title: str, tasks: Sequence[Task]) -> None:
+    if tasks:
+        with console.stage(title, sum(t.weight for t in tasks), "shards") as advance:
+            _drain(pool.run(tasks, advance))
+
+
+def _drain(results: Iterable[tuple[Task, Json]]) -> None:
+    for _ in results:
+        pass
+
+
+def _reasons(selection: select.Selection) -> str:
+    counts = pc.value_counts(selection.decisions["reason"]).to_pylist()
+    return ", ".join(f"{c['counts']} {c['values'] or 'kept'}" for c in counts)
+
+
+def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str, Any]:
+    """What became of everything: the contract of `prepare --json`, and the same per source."""
+    ledger, decisions = corpus.ledger(), corpus.decisions()
+    total = _sums(ledger)
+    tokens = corpus.tokens_by_source()
+    listed = len(ledger)
+    return {
+        "corpus": corpus.digest,
+        "items": {
+            "seen": listed,
+            "read": read_now,
+            "unchanged": max(_readable(ledger) - read_now, 0),
+            "quarantined": _wholly_quarantined(ledger),
+        },
+        "bytes": {name: total[name] for name in ("in", "kept", "dropped", "quarantined")},
+        "records": {
+            "read": total["records"] + total["regions"],
+            "kept": total["records_kept"],
+            "duplicate": total["duplicate"],
+            "quarantined": total["regions"],
+            "dropped": _dropped(decisions),
+        },
+        "tokens": sum(tokens.values()),
+        "seconds": round(seconds, 3),
+        "documents": len(corpus.documents),
+        "sources": {
+            name: {**_sums(ledger.filter(pc.equal(ledger["source"], name))), "tokens": tokens[name]}
+            for name in corpus.source_names
+        },
+        "quarantine": _by_reason(corpus.quarantine()),
+        "workspace": str(corpus.workspace.root),
+    }
+
+
+def _sums(ledger: pa.Table) -> dict[str, int]:
+    names = {
+        **{"in": "size", "kept": "kept_bytes", "dropped": "dropped_bytes", "quarantined": "quarantined_bytes"},
+        **{"records": "records", "records_kept": "kept", "duplicate": "duplicate", "dropped_records": "dropped"},
+        **{"regions": "quarantined"},
+    }
+    sums: dict[str, int] = {k: int(np.sum(ledger[column].to_numpy())) for k, column in names.items()}
+    return {"items": len(ledger), **sums}
+
+
+def _readable(ledger: pa.Table) -> int:
+    return int(np.sum(np.array(ledger["version"].to_pylist(), object) != ""))
+
+
+def _wholly_quarantined(ledger: pa.Table) -> int:
+    return int(np.sum((ledger["records"].to_numpy() == 0) & (ledger["quarantined"].to_numpy() > 0)))
+
+
+def _dropped(decisions: pa.Table) -> dict[str, int]:
+    """Occurrences dropped, by reason."""
+    dropped = decisions.filter(pc.invert(decisions["kept"]))
+    counts = dropped.group_by("reason").aggregate([("occurrences", "sum")]).to_pylist()
+    return {c["reason"]: c["occurrences_sum"] for c in sorted(counts, key=lambda c: c["reason"])}
+
+
+def _by_reason(quarantine: pa.Table) -> dict[str, dict[str, int]]:
+    counts = quarantine.group_by("reason").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist()
+    return {
+        c["reason"]: {"regions": c["bytes_count"], "bytes": c["bytes_sum"]}
+        for c in sorted(counts, key=lambda c: c["reason"])
+    }
+
+
+def _refuse_if_too_much(recipe: Recipe, result: dict[str, Any]) -> None:
+    share = result["bytes"]["quarantined"] / max(result["bytes"]["in"], 1)
+    if share > recipe.prepare.refuse_above:
+        raise DataRefused(
+            f"{share:.1%} of the bytes were quarantined; the recipe allows {recipe.prepare.refuse_above:.1%}",
+            why=", ".join(f"{reason}: {n['regions']}" for reason, n in result["quarantine"].items()),
+            fix="see `sheaf ledger`; mend the sources, exclude what is broken, or raise prepare.refuse_above",
+        )
