@@ -1,0 +1,289 @@
+"""`prepare` keeps its promises: nothing lost, nothing done twice, one result."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from sheaf import recipe_file
+from sheaf.corpus import lineage
+from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import DataRefused
+from sheaf.prepare.pipeline import prepare
+from sheaf.recipe import Recipe
+
+WORDS = ["lineage", "ledger", "corpus", "token", "shard", "origin", "source", "record", "epoch", "batch", "recipe"]
+
+
+def sentence(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+def make_tree(folder: Path, files: int = 60, seed: int = 1) -> None:
+    """Text, JSONL, gzip and an SQLite table, with repeats across them and one bad line."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+    shared = [f"Shared paragraph {i}. {sentence(rng, 40)}" for i in range(6)]
+    for i in range(files):
+        text = f"File {i}.\n{sentence(rng, rng.randint(5, 400))}\n"
+        (folder / f"{i:03d}.txt").write_text(text)
+    (folder / "copy.txt").write_text(shared[0])
+    with gzip.open(folder / "more.jsonl.gz", "wt") as f:
+        for i, text in enumerate([*shared, sentence(rng, 90), "tiny"]):
+            f.write(orjson.dumps({"text": text, "n": i}).decode() + "\n")
+    lines = [orjson.dumps({"text": sentence(rng, 50)}) for _ in range(30)]
+    lines.insert(7, b'{"text": "broken')
+    (folder / "rows.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    with sqlite3.connect(folder.parent / "help.db") as db:
+        db.execute("CREATE TABLE ticket (id INTEGER PRIMARY KEY, subject TEXT, body TEXT)")
+        rows = [(f"Ticket {i}", sentence(rng, 30)) for i in range(40)]
+        db.executemany("INSERT INTO ticket (subject, body) VALUES (?, ?)", rows)
+
+
+def recipe_for(base: Path, *overrides: str, workspace: str = "workspace") -> Recipe:
+    text = f"""
+    name: test
+    sources:
+      - {{name: files, uri: ./files}}
+      - {{name: tickets, uri: "sqlite:///help.db", query: "SELECT id, subject, body FROM ticket ORDER BY id",
+         text: "{{subject}}\\n\\n{{body}}"}}
+    prepare:
+      tokenizer: {{train: bpe, vocab_size: 400}}
+    workspace: ./{workspace}
+    """
+    return recipe_file.loads(textwrap.dedent(text), base, overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("data")
+    make_tree(base / "files")
+    return base
+
+
+@pytest.fixture(scope="module")
+def prepared(tree: Path) -> dict[str, Any]:
+    return prepare(recipe_for(tree), workers=2)
+
+
+def test_every_byte_of_every_item_is_kept_dropped_or_quarantined(tree: Path, prepared: dict[str, Any]) -> None:
+    corpus = CorpusVersion.open(tree / "workspace")
+    rows = corpus.ledger().to_pylist()
+    sizes = {str(p): p.stat().st_size for p in (tree / "files").iterdir()}
+    assert {r["uri"]: r["size"] for r in rows if r["source"] == "files"} == sizes
+    for r in rows:
+        assert r["kept_bytes"] + r["dropped_bytes"] + r["quarantined_bytes"] == r["size"], r["uri"]
+    counted = prepared["bytes"]
+    assert counted["in"] == counted["kept"] + counted["dropped"] + counted["quarantined"] > 0
+
+
+def test_records_are_accounted_for(prepared: dict[str, Any]) -> None:
+    records = prepared["records"]
+    assert records["read"] == 60 + 1 + 8 + 31 + 40
+    assert records["duplicate"] == 1
+    assert records["dropped"] == {"too-short": 1}
+    assert records["quarantined"] == 1
+    assert prepared["quarantine"]["bad-json"]["regions"] == 1
+    dropped = sum(records["dropped"].values())
+    assert records["read"] == records["kept"] + records["duplicate"] + dropped + records["quarantined"]
+
+
+def test_a_second_run_reads_nothing_and_gives_the_same_version(tree: Path, prepared: dict[str, Any]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (tree / "workspace").rglob("*.parquet")}
+    again = prepare(recipe_for(tree), workers=2)
+    assert again["items"]["read"] == 0
+    assert again["items"]["unchanged"] == prepared["items"]["seen"]
+    assert again["corpus"] == prepared["corpus"]
+    assert {p: p.stat().st_mtime_ns for p in (tree / "workspace").rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_workers_does_not_matter(tree: Path, prepared: dict[str, Any], workers: int) -> None:
+    other = prepare(recipe_for(tree, workspace=f"workspace-{workers}"), workers=workers)
+    assert other["corpus"] == prepared["corpus"]
+
+
+def test_one_new_file_costs_one_file(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=20)
+    first = prepare(recipe_for(tmp_path), workers=2)
+    shards = set((tmp_path / "workspace/shards").iterdir())
+    (tmp_path / "files/new.txt").write_text("A new file. " + "words " * 30)
+    second = prepare(recipe_for(tmp_path), workers=2)
+    assert second["items"]["read"] == 1
+    assert second["records"]["kept"] == first["records"]["kept"] + 1
+    new = set((tmp_path / "workspace/shards").iterdir()) - shards
+    assert len(new) == 1
+    # the tokenizer stays, so only the new shard is encoded; the fresh workspace agrees about the records
+    tokens = sorted((tmp_path / "workspace/tokens").iterdir())
+    assert len(tokens) == 1
+    fresh = prepare(recipe_for(tmp_path, workspace="fresh"), workers=1)
+    assert fresh["records"] == second["records"]
+    # and a new tokenizer makes it the very version that a fresh workspace has
+    assert prepare(recipe_for(tmp_path), workers=1, new_tokenizer=True)["corpus"] == fresh["corpus"]
+
+
+def test_a_deleted_file_leaves_and_its_copy_elsewhere_speaks_for_the_record(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=10)
+    first = prepare(recipe_for(tmp_path), workers=1)
+    (tmp_path / "files/copy.txt").unlink()
+    second = prepare(recipe_for(tmp_path), workers=1)
+    assert second["items"]["seen"] == first["items"]["seen"] - 1
+    assert second["records"]["kept"] == first["records"]["kept"]
+    assert second["records"]["duplicate"] == 0
+    uris = set(CorpusVersion.open(tmp_path / "workspace").ledger()["uri"].to_pylist())
+    assert str(tmp_path / "files/copy.txt") not in uris
+
+
+def test_a_changed_threshold_reads_and_encodes_nothing_again(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=10)
+    prepare(recipe_for(tmp_path), workers=1)
+    before = {
+        p: p.stat().st_mtime_ns for s in ("shards", "scores", "tokens") for p in (tmp_path / "workspace" / s).rglob("*")
+    }
+    changed = prepare(recipe_for(tmp_path, "prepare.length.min_words=20"), workers=1)
+    assert changed["records"]["dropped"]["too-short"] > 1
+    after = {
+        p: p.stat().st_mtime_ns for s in ("shards", "scores", "tokens") for p in (tmp_path / "workspace" / s).rglob("*")
+    }
+    assert after == before
+
+
+def test_another_layout_of_the_folders_gives_the_same_records(
+    tree: Path, prepared: dict[str, Any], tmp_path: Path
+) -> None:
+    names = sorted(p.name for p in (tree / "files").iterdir())
+    random.Random(3).shuffle(names)
+    for i, name in enumerate(names):
+        target = tmp_path / "files" / f"dir{i % 5}" / f"{len(names) - i}-{name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tree / "files" / name, target)
+    shutil.copy(tree / "help.db", tmp_path)
+    moved = prepare(recipe_for(tmp_path), workers=2)
+    assert moved["records"] == prepared["records"]
+    here, there = CorpusVersion.open(tmp_path / "workspace"), CorpusVersion.open(tree / "workspace")
+    assert np.array_equal(here.documents.id, there.documents.id)
+    assert here.fingerprint == there.fingerprint
+
+
+def test_without_exact_dedup_every_occurrence_trains(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=5)
+    once = prepare(recipe_for(tmp_path), workers=1)
+    twice = prepare(recipe_for(tmp_path, "prepare.dedup.exact=false"), workers=1)
+    assert twice["records"]["duplicate"] == 0
+    assert twice["documents"] == once["documents"] + 1
+
+
+def test_killed_at_any_moment_and_run_again_it_gives_the_same_corpus(tree: Path, prepared: dict[str, Any]) -> None:
+    script = textwrap.dedent(
+        """
+        import sys; from pathlib import Path
+        from sheaf import recipe_file; from sheaf.prepare.pipeline import prepare
+        if __name__ == "__main__":
+            prepare(recipe_file.load(Path(sys.argv[1])), workers=2)
+        """
+    )
+    program = tree / "run_prepare.py"
+    program.write_text(script)
+    recipe = tree / "killed.yaml"
+    recipe.write_text(recipe_file.dump(recipe_for(tree, workspace="killed")))
+    finished = 0
+    for delay in (0.6, 1.0, 1.4, 1.8, 2.4, 3.0):
+        process = subprocess.Popen([sys.executable, str(program), str(recipe)], start_new_session=True)
+        try:
+            finished += process.wait(delay) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert finished < 6, "no run was killed: the test proves nothing"
+    assert prepare(recipe_file.load(recipe), workers=2)["corpus"] == prepared["corpus"]
+    assert not list((tree / "killed").rglob(".*.tmp-*"))
+
+
+def test_every_document_is_traced_to_bytes_that_give_its_text(tree: Path, prepared: dict[str, Any]) -> None:
+    corpus = CorpusVersion.open(tree / "workspace")
+    assert len(corpus.documents) == prepared["records"]["kept"]
+    for number in range(0, len(corpus.documents), 7):
+        text = corpus.text(number)
+        places = lineage.origins(corpus, number)
+        assert places
+        for origin in places:
+            assert lineage.reread(corpus, origin) == text
+
+
+def test_a_record_seen_in_two_places_has_two_origins(tree: Path, prepared: dict[str, Any]) -> None:
+    corpus = CorpusVersion.open(tree / "workspace")
+    numbers = lineage.documents_of(corpus, "copy.txt")
+    assert len(numbers) == 1
+    places = lineage.origins(corpus, int(numbers[0]))
+    assert sorted(Path(p["uri"]).name for p in places) == ["copy.txt", "more.jsonl.gz"]
+
+
+def test_an_origin_that_has_changed_proves_nothing(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=3)
+    prepare(recipe_for(tmp_path), workers=1)
+    corpus = CorpusVersion.open(tmp_path / "workspace")
+    number = int(lineage.documents_of(corpus, "001.txt")[0])
+    origin = lineage.origins(corpus, number)[0]
+    (tmp_path / "files/001.txt").write_text("something else altogether, long enough to be kept")
+    with pytest.raises(lineage.SourceChanged):
+        lineage.reread(corpus, origin)
+
+
+def test_tokens_decode_to_the_text(tree: Path, prepared: dict[str, Any]) -> None:
+    from sheaf.prepare.encoder import Encoder
+
+    corpus = CorpusVersion.open(tree / "workspace")
+    encoder, files, documents = Encoder(corpus.tokenizer_path), corpus.token_files(), corpus.documents
+    for n in range(0, len(documents), 11):
+        start = documents.offset[n]
+        ids = files[documents.shard[n]][start : start + documents.length[n]]
+        assert ids[-1] == corpus.end_of_text
+        assert encoder.decode(ids[:-1]) == corpus.text(n)
+    assert corpus.text_bytes(np.arange(len(documents))) == sum(
+        len(t.encode()) for t in corpus.texts(range(len(documents)))
+    )
+
+
+def test_an_empty_source_is_refused_with_its_name(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=1)
+    with pytest.raises(DataRefused, match="'files' holds nothing") as caught:
+        prepare(recipe_for(tmp_path, "sources.files.include=['*.nothing']"), workers=1)
+    assert caught.value.exit_code == 3
+
+
+def test_more_quarantine_than_allowed_is_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=1)
+    (tmp_path / "files/noise.bin").write_bytes(os.urandom(200_000))
+    with pytest.raises(DataRefused, match="quarantined"):
+        prepare(recipe_for(tmp_path, "prepare.refuse_above=0.1"), workers=1)
+
+
+def test_a_flipped_byte_in_the_store_is_named(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=3)
+    prepare(recipe_for(tmp_path), workers=1)
+    victim = next((tmp_path / "workspace/tokens").rglob("tokens.bin"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    code = (
+        "import sys; from pathlib import Path; from sheaf.corpus.version import CorpusVersion; "
+        "CorpusVersion.open(Path(sys.argv[1])).token_files()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "workspace")], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "tokens.bin" in done.stderr
+    assert "has changed since it was written" in done.stderr
+
