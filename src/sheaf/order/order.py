@@ -1,0 +1,301 @@
+"""The order of training: a pure function from a position to the samples of that global step.
+
+(corpus fingerprint, sequence length, global batch, seed, mixture, held-out share) → an endless or finite sequence of
+global steps. Step N is slots [N·batch, (N+1)·batch) of the mixture (`mix`); a slot is a draw of a source; draw k of a
+source with n samples is epoch k // n, and the shuffle of that epoch (`shuffle`) says which sample of the pack
+(`pack`) it is. Nothing is stored and nothing is walked through: step 10 million costs what step 0 costs, some 50 µs.
+
+The held-out split is the same machine with the shuffle off and one pass: the sources in proportion to their size,
+each in the order of its pack, the last step perhaps smaller than a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sheaf.corpus.documents import Documents
+from sheaf.errors import DataRefused, UsageError
+from sheaf.order.balance import check_ranks, sample_cost, split_by_cost
+from sheaf.order.mix import Mixture, resolve_mixture
+from sheaf.order.pack import Pack, packed
+from sheaf.order.shuffle import permute, shuffle_key, unpermute
+from sheaf.recipe import MixtureEntry
+
+Split = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True)
+class SampleRef:
+    """Samples, by slot. source: int32 (n,). epoch: int64 (n,), of that source. index: int64 (n,), in its pack."""
+
+    source: NDArray[np.int32]
+    epoch: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of some samples, sample after sample (r = runs).
+
+    sample: int64 (r,), position of the sample among those asked for. document: int64 (r,), row of Documents.
+    start, length: int64 (r,), the inputs [start, start + length) of that document.
+    """
+
+    sample: NDArray[np.int64]
+    document: NDArray[np.int64]
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of (a part of) a document: `slot` counts from 0 inside the step."""
+
+    document: int
+    step: int
+    slot: int
+    source: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """Made by `Order.build`. All methods are pure; `step` counts from 0."""
+
+    documents: Documents
+    source_names: tuple[str, ...]
+    fingerprint: str
+    sequence_length: int
+    batch: int
+    seed: int
+    entries: dict[str, MixtureEntry]
+    held_out: float
+    split: Split
+    pack: Pack
+    mixture: Mixture
+
+    @staticmethod
+    def build(
+        documents: Documents,
+        source_names: Sequence[str],
+        fingerprint: str,
+        *,
+        sequence_length: int,
+        batch: int,
+        seed: int,
+        mixture: dict[str, MixtureEntry],
+        held_out: float,
+        split: Split = "train",
+        cache: Path | None,
+    ) -> Order:
+        """Pack (or find the pack in the folder `cache`) and resolve the mixture.
+
+        batch: samples of a global step. held_out: share of the documents, by id. Raises DataRefused if there is nothing
+        to train on or not enough for one step; an empty held-out split is an order of 0 steps.
+        """
+        if sequence_length < 1 or batch < 1:
+            raise UsageError(f"a step needs samples and tokens, not {batch} samples of {sequence_length} tokens")
+        names = tuple(source_names)
+        pack = packed(documents, len(names), fingerprint, sequence_length, held_out, split, cache)
+        if split == "held_out":
+            samples_s = pack.source_samples
+            mixed = Mixture(pack.source_tokens.astype(np.float64), pack.source_tokens, samples_s, samples_s)
+        else:
+            mixed = _training_mixture(names, mixture, pack, batch)
+        return Order(
+            documents, names, fingerprint, sequence_length, batch, seed, dict(mixture), held_out, split, pack, mixed
+        )
+
+    @property
+    def steps(self) -> int | None:
+        """Whole steps until all sources are spent, None if they never are. (Held out: the last step may be smaller.)"""
+        if self.mixture.total is None:
+            return None
+        total = self.mixture.total
+        return -(-total // self.batch) if self.split == "held_out" else total // self.batch
+
+    def steps_for(self, epochs: float) -> int:
+        """Steps that draw `epochs` times as many samples as the mixture's sources hold, rounded up, within `steps`."""
+        samples = int(self.pack.source_samples[self.mixture.share_s > 0].sum())
+        steps = math.ceil(epochs * samples / self.batch)
+        return steps if self.steps is None else min(steps, self.steps)
+
+    def samples(self, step: int) -> SampleRef:
+        """The samples of a global step, by slot. Raises IndexError beyond the last step."""
+        return self.samples_of_slots(*self.slot_range(step, step + 1))
+
+    def slot_range(self, step_from: int, step_to: int) -> tuple[int, int]:
+        """The slots of steps [step_from, step_to). Raises IndexError beyond the last step."""
+        if step_from < 0 or (self.steps is not None and step_to > self.steps):
+            raise IndexError(f"steps {step_from} to {step_to} lie outside the order, which has {self.steps}")
+        end = step_to * self.batch
+        return step_from * self.batch, end if self.mixture.total is None else min(end, self.mixture.total)
+
+    def samples_of_slots(self, slot_from: int, slot_to: int) -> SampleRef:
+        """The samples of any range of slots: many steps at once cost less than one by one."""
+        source, draw = self.mixture.draws(slot_from, slot_to)
+        samples_n = self.pack.source_samples[source]
+        epoch = draw // samples_n
+        index = draw - epoch * samples_n
+        if self.split == "train":
+            for at, s, e in _groups(source, epoch):
+                index[at] = permute(index[at], int(self.pack.source_samples[s]), self._key(s, e))
+        return SampleRef(source, epoch, index)
+
+    def rows(self, samples: SampleRef) -> NDArray[np.int64]:
+        """Rows of the pack: int64 (n,)."""
+        return self.pack.source_first_sample[samples.source] + samples.index
+
+    def runs(self, samples: SampleRef) -> Runs:
+        """The runs of these samples, in their order."""
+        rows = self.rows(samples)
+        first = self.pack.sample_first_run[rows]
+        count = self.pack.sample_first_run[rows + 1] - first
+        sample = np.repeat(np.arange(len(rows)), count)
+        run = np.arange(len(sample)) + np.repeat(first - (np.cumsum(count) - count), count)
+        length = self.pack.run_length[run].astype(np.int64)
+        return Runs(sample, self.pack.run_document[run], self.pack.run_start[run], length)
+
+    def valid_tokens(self, step: int) -> int:
+        """Predictions in the global step: what its loss is divided by."""
+        return int(self.pack.sample_tokens[self.rows(self.samples(step))].sum(dtype=np.int64))
+
+    def digest(self, step: int) -> str:
+        """blake2b-128 of what the step holds: the set of its samples, each the set of its (record id, start, length).
+
+        Independent of the order inside the step, of ranks, shards and file names; equal digests mean equal batches.
+        """
+        return digest_of_samples(self.documents, self.runs(self.samples(step)))
+
+    def split_ranks(self, step: int, world: int) -> list[NDArray[np.int64]]:
+        """For each rank its slots in the step, rising: balanced by cost, their number equal within one.
+
+        Raises EmptyStep if a whole step has fewer samples than ranks; held out, a rank may get none of the last step.
+        """
+        check_ranks(self.batch, world)
+        return self.split_rows(self.rows(self.samples(step)), world)
+
+    def split_rows(self, rows: NDArray[np.int64], world: int) -> list[NDArray[np.int64]]:
+        """As split_ranks, for the rows of a step's samples."""
+        return split_by_cost(sample_cost(self.pack.sample_tokens[rows], self.pack.sample_squares[rows]), world)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """All that is needed to go on at this step, as small JSON; and all that must not change meanwhile."""
+        return {
+            "order": 1,
+            "step": step,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "sequence_length": self.sequence_length,
+            "batch": self.batch,
+            "held_out": self.held_out,
+            "split": self.split,
+            "sources": list(self.source_names),
+            "mixture": {name: [e.weight, e.max_epochs] for name, e in sorted(self.entries.items())},
+        }
+
+    def check(self, state: dict[str, Any]) -> int:
+        """The step of a state, if it is of this very order; else a UsageError naming what differs."""
+        now = self.state(0)
+        differing = [key for key in now if key != "step" and state.get(key) != now[key]]
+        if differing or type(state.get("step")) is not int or state["step"] < 0:
+            raise UsageError(
+                "the position belongs to another order of the data: going on would repeat or skip samples",
+                where=", ".join(differing) or "step",
+                why="; ".join(f"{key} was {state.get(key)!r}, is {now[key]!r}" for key in differing)
+                or f"the step is {state.get('step')!r}",
+                fix="go on with the corpus and settings of the run, or start a new run",
+            )
+        return state["step"]
+
+    def steps_of(self, documents: Sequence[int] | NDArray[np.int64], steps: int) -> list[Use]:
+        """Every use of these documents (rows of Documents) in the first `steps` steps, by step, then slot.
+
+        A sample with several runs of one document is one use of it. Cost: one pass over the runs, not over the steps.
+        """
+        end = self.slot_range(0, steps)[1]
+        counts = self.mixture.counts(end)
+        run = np.flatnonzero(np.isin(self.pack.run_document, np.asarray(documents, np.int64)))
+        row = np.searchsorted(self.pack.sample_first_run, run, side="right") - 1
+        uses: list[Use] = []
+        for s in range(len(self.source_names)):
+            mine = (row >= self.pack.source_first_sample[s]) & (row < self.pack.source_first_sample[s + 1])
+            if not mine.any():
+                continue
+            pairs = np.unique(np.stack([row[mine], self.pack.run_document[run[mine]]]), axis=1)
+            uses += self._uses(s, pairs[0] - self.pack.source_first_sample[s], pairs[1], end, int(counts[s]))
+        return sorted(uses, key=lambda use: (use.step, use.slot, use.document))
+
+    def _uses(
+        self, source: int, index: NDArray[np.int64], document: NDArray[np.int64], end: int, draws: int
+    ) -> list[Use]:
+        n = int(self.pack.source_samples[source])
+        uses: list[Use] = []
+        for epoch in range(-(-draws // n)):
+            place = unpermute(index, n, self._key(source, epoch)) if self.split == "train" else index
+            draw = epoch * n + place
+            drawn = draw < draws
+            slot = self.mixture.slots(np.full(int(drawn.sum()), source, np.int32), draw[drawn])
+            assert not len(slot) or int(slot.max()) < end
+            uses += [
+                Use(int(d), int(at) // self.batch, int(at) % self.batch, source, epoch)
+                for d, at in zip(document[drawn], slot, strict=True)
+            ]
+        return uses
+
+    def _key(self, source: int, epoch: int) -> int:
+        return shuffle_key(self.seed, self.source_names[source], epoch)
+
+
+def digest_of_samples(documents: Documents, runs: Runs) -> str:
+    """The digest of a set of samples; see Order.digest. `runs` are by sample, as Order.runs gives them."""
+    row = np.empty((len(runs.document), 32), np.uint8)
+    row[:, :16] = documents.id[runs.document]
+    row[:, 16:24] = runs.start.astype(">i8").view(np.uint8).reshape(-1, 8)
+    row[:, 24:] = runs.length.astype(">i8").view(np.uint8).reshape(-1, 8)
+    data = row.tobytes()
+    border = np.flatnonzero(np.diff(runs.sample, prepend=-1, append=-1))
+    samples = [
+        b"".join(sorted(data[32 * i : 32 * i + 32] for i in range(a, b)))
+        for a, b in zip(border[:-1].tolist(), border[1:].tolist(), strict=True)
+    ]
+    h = hashlib.blake2b(digest_size=16)
+    for sample in sorted(samples):
+        h.update(len(sample).to_bytes(8, "big"))
+        h.update(sample)
+    return h.hexdigest()
+
+
+def _training_mixture(names: tuple[str, ...], mixture: dict[str, MixtureEntry], pack: Pack, batch: int) -> Mixture:
+    if not len(pack.sample_tokens):
+        raise DataRefused(
+            "there is nothing to train on",
+            why="no document is left, or all of them are held out",
+            fix="look at the ledger for what was dropped, or lower train.held_out",
+        )
+    mixed = resolve_mixture(names, mixture, pack.source_tokens, pack.source_samples)
+    if mixed.total is not None and mixed.total < batch:
+        raise DataRefused(
+            "there is too little data for one step",
+            why=f"max_epochs leaves {mixed.total} samples, a global batch takes {batch}",
+            fix="raise max_epochs, or lower train.batch_tokens or train.sequence_length",
+        )
+    return mixed
+
+
+def _groups(source: NDArray[np.int32], epoch: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], int, int]]:
+    """Positions by (source, epoch)."""
+    by = np.lexsort((epoch, source))
+    changes = (np.diff(source[by]) != 0) | (np.diff(epoch[by]) != 0)
+    return [(at, int(source[at[0]]), int(epoch[at[0]])) for at in np.split(by, np.flatnonzero(changes) + 1) if len(at)]

@@ -1,0 +1,252 @@
+"""Pack documents into samples of at most T input tokens, without cutting any that fits: windowed best fit.
+
+A document of L tokens gives L − 1 inputs (each predicts the next token). What exceeds T is first cut into whole runs
+of T, each a sample of its own; the remaining *pieces* are placed window by window, the longest first, each into the
+open sample with the least room that still holds it (best-fit decreasing; Johnson 1974; for language models Ding et
+al., "Fewer Truncations Improve Language Modeling", ICML 2024). Open samples stay open for all later windows, so that
+nothing is wasted where windows meet. Windows, rather than one sort of everything, keep short documents spread over
+all samples.
+
+The open samples lie in stacks by room left; a binary tree over the T stacks finds the smallest sufficient one in
+O(log T). Cost: about 0.1 µs a document; memory 20 bytes a run and 20 a sample, written once and memory-mapped.
+
+Deterministic: a function of the documents' ids, lengths, T and the held-out fraction alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sheaf.corpus.documents import Documents
+from sheaf.files import checked, digest_of, read_done, task_folder
+from sheaf.order.held_out import held_out
+from sheaf.order.kernel import kernel
+
+VERSION = 1  # raise it whenever the same input would be packed otherwise
+WINDOW = 4096  # pieces: larger windows gain under 0.01% on lognormal lengths
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Samples of all sources as rows, those of source s in [source_first_sample[s], source_first_sample[s + 1]).
+
+    Run i: inputs [run_start[i], run_start[i] + run_length[i]) of document run_document[i] (a row of Documents).
+    Sample j: runs [sample_first_run[j], sample_first_run[j + 1]), by document, then start; sample_tokens[j]
+    predictions; sample_squares[j], the sum of its runs' squared lengths, is what attention costs.
+    """
+
+    run_document: NDArray[np.int64]
+    run_start: NDArray[np.int64]
+    run_length: NDArray[np.int32]
+    sample_first_run: NDArray[np.int64]
+    sample_tokens: NDArray[np.int32]
+    sample_squares: NDArray[np.int64]
+    source_first_sample: NDArray[np.int64]
+    source_tokens: NDArray[np.int64]
+
+    @property
+    def source_samples(self) -> NDArray[np.int64]:
+        return np.diff(self.source_first_sample)
+
+
+def packed(
+    documents: Documents,
+    sources: int,
+    fingerprint: str,
+    sequence_length: int,
+    fraction: float,
+    split: str,
+    cache: Path | None,
+) -> Pack:
+    """The pack of one split ("train" or "held_out"): from the cache folder if it is there, else made and kept there."""
+
+    def make() -> Pack:
+        held = held_out(documents.id, fraction)
+        return pack_documents(documents, held if split == "held_out" else ~held, sources, sequence_length)
+
+    if cache is None:
+        return make()
+    folder = cache / digest_of("pack", VERSION, WINDOW, fingerprint, sequence_length, fraction, split)
+    return _cached(folder, make)
+
+
+def pack_documents(documents: Documents, chosen: NDArray[np.bool_], sources: int, sequence_length: int) -> Pack:
+    """Pack the chosen documents (bool, by row), each source by itself. `sources`: how many there are."""
+    border = np.searchsorted(documents.source, np.arange(sources + 1))
+    parts = [
+        _pack_source(a + np.flatnonzero(chosen[a:b]), documents.length, sequence_length)
+        for a, b in itertools.pairwise(border.tolist())
+    ]
+    runs = [len(p.run_document) for p in parts]
+    first_run = [p.sample_first_run[:-1] + base for p, base in zip(parts, np.cumsum([0, *runs]), strict=False)]
+    return Pack(
+        run_document=np.concatenate([p.run_document for p in parts]),
+        run_start=np.concatenate([p.run_start for p in parts]),
+        run_length=np.concatenate([p.run_length for p in parts]),
+        sample_first_run=np.concatenate([*first_run, [sum(runs)]]).astype(np.int64),
+        sample_tokens=np.concatenate([p.sample_tokens for p in parts]),
+        sample_squares=np.concatenate([p.sample_squares for p in parts]),
+        source_first_sample=np.cumsum([0, *(len(p.sample_tokens) for p in parts)]).astype(np.int64),
+        source_tokens=np.array([p.sample_tokens.sum(dtype=np.int64) for p in parts], np.int64),
+    )
+
+
+def _cached(folder: Path, make: Callable[[], Pack]) -> Pack:
+    names = [f.name for f in fields(Pack)]
+    if read_done(folder) is None:
+        pack = make()
+        with task_folder(folder, task="pack") as temporary:
+            for name in names:
+                np.save(temporary / f"{name}.npy", getattr(pack, name), allow_pickle=False)
+    return Pack(*(np.load(checked(folder / f"{name}.npy"), mmap_mode="r", allow_pickle=False) for name in names))
+
+
+def _pack_source(document: NDArray[np.int64], length: NDArray[np.int64], capacity: int) -> Pack:
+    inputs = np.asarray(length[document], np.int64) - 1
+    pieces = int((-(-inputs // capacity)).sum())
+    piece_document, piece_start = np.empty(pieces, np.int64), np.empty(pieces, np.int64)
+    piece_length, piece_sample = np.empty(pieces, np.int32), np.empty(pieces, np.int64)
+    samples = _place(document, inputs, capacity, WINDOW, piece_document, piece_start, piece_length, piece_sample)
+    first_run, by_sample, tokens, squares = _group(piece_sample, piece_length, samples)
+    return Pack(
+        run_document=piece_document[by_sample],
+        run_start=piece_start[by_sample],
+        run_length=piece_length[by_sample],
+        sample_first_run=first_run,
+        sample_tokens=tokens,
+        sample_squares=squares,
+        source_first_sample=np.array([0, samples], np.int64),
+        source_tokens=tokens.sum(dtype=np.int64, keepdims=True),
+    )
+
+
+@kernel
+def _mark(tree: NDArray[np.bool_], leaf: int, full: bool) -> None:
+    """Set a leaf of the tree (root at 1, children of i at 2i and 2i + 1): a node is true if a leaf under it is."""
+    tree[leaf] = full
+    while leaf > 1:
+        leaf //= 2
+        now = tree[2 * leaf] or tree[2 * leaf + 1]
+        if tree[leaf] == now:
+            return
+        tree[leaf] = now
+
+
+@kernel
+def _at_least(tree: NDArray[np.bool_], leaf: int, leaves: int) -> int:
+    """The first true leaf at or after this one, or 0."""
+    node = leaf
+    while not tree[node]:
+        while node % 2 == 1:  # a right child: nothing further right under its parent
+            node //= 2
+            if node == 0:
+                return 0
+        node += 1
+    while node < leaves:
+        node = 2 * node if tree[2 * node] else 2 * node + 1
+    return node
+
+
+@kernel
+def _place(
+    document: NDArray[np.int64],
+    inputs: NDArray[np.int64],
+    capacity: int,
+    window: int,
+    piece_document: NDArray[np.int64],
+    piece_start: NDArray[np.int64],
+    piece_length: NDArray[np.int32],
+    piece_sample: NDArray[np.int64],
+) -> int:
+    """Fill the pieces in document order with the sample each goes to; returns the number of samples."""
+    leaves = 1
+    while leaves <= capacity:
+        leaves *= 2
+    tree = np.zeros(2 * leaves, np.bool_)
+    top = np.full(capacity + 1, -1, np.int64)  # by room left: the newest open sample
+    below = np.empty(len(piece_document), np.int64)  # by sample: the next one in its stack
+    held = np.empty(window, np.int64)
+    pieces, samples, count = 0, 0, 0
+    for d in range(len(document)):
+        start = 0
+        while start < inputs[d]:
+            length = min(inputs[d] - start, capacity)
+            piece_document[pieces], piece_start[pieces], piece_length[pieces] = document[d], start, length
+            if length == capacity:
+                piece_sample[pieces] = samples
+                samples += 1
+            else:
+                held[count] = pieces
+                count += 1
+            pieces += 1
+            start += length
+        if count == window or d == len(document) - 1:
+            samples = _fit(held[:count], piece_length, piece_sample, samples, tree, top, below)
+            count = 0
+    return samples
+
+
+@kernel
+def _fit(
+    held: NDArray[np.int64],
+    piece_length: NDArray[np.int32],
+    piece_sample: NDArray[np.int64],
+    samples: int,
+    tree: NDArray[np.bool_],
+    top: NDArray[np.int64],
+    below: NDArray[np.int64],
+) -> int:
+    """Place the pieces of one window, the longest first (equal ones in order); returns the number of samples so far."""
+    capacity, leaves = len(top) - 1, len(tree) // 2
+    waiting = np.empty(len(held), np.int64)
+    for i in range(len(held)):
+        waiting[i] = ((capacity - np.int64(piece_length[held[i]])) << 40) | i
+    waiting.sort()
+    for key in waiting:
+        piece = held[key & ((1 << 40) - 1)]
+        length = np.int64(piece_length[piece])
+        leaf = _at_least(tree, leaves + length, leaves)
+        if leaf == 0:
+            sample, room = samples, capacity - length
+            samples += 1
+        else:
+            old = leaf - leaves
+            sample, room = top[old], old - length
+            top[old] = below[sample]
+            if top[old] < 0:
+                _mark(tree, leaf, False)
+        piece_sample[piece] = sample
+        if room > 0:
+            below[sample] = top[room]
+            if top[room] < 0:
+                _mark(tree, leaves + room, True)
+            top[room] = sample
+    return samples
+
+
+@kernel
+def _group(
+    piece_sample: NDArray[np.int64], piece_length: NDArray[np.int32], samples: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """A counting sort of the pieces by sample, keeping the document order inside a sample; and the samples' sums."""
+    first = np.zeros(samples + 1, np.int64)
+    tokens, squares = np.zeros(samples, np.int32), np.zeros(samples, np.int64)
+    for i in range(len(piece_sample)):
+        length = np.int64(piece_length[i])
+        first[piece_sample[i] + 1] += 1
+        tokens[piece_sample[i]] += length
+        squares[piece_sample[i]] += length * length
+    for j in range(samples):
+        first[j + 1] += first[j]
+    following = first[:-1].copy()
+    order = np.empty(len(piece_sample), np.int64)
+    for i in range(len(piece_sample)):
+        order[following[piece_sample[i]]] = i
+        following[piece_sample[i]] += 1
+    return first, order, tokens, squares
