@@ -1,0 +1,26 @@
+"""Where tasks run: processes of this machine for now. Engines are named, so that a recipe or a flag can choose one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from sheaf.engine.base import Engine, Json, Task
+from sheaf.engine.local import LocalEngine
+from sheaf.errors import UsageError
+
+__all__ = ["Engine", "Json", "Task", "make"]
+
+ENGINES: dict[str, Callable[[int | None], Engine]] = {"local": LocalEngine}
+
+
+def make(name: str = "local", workers: int | None = None) -> Engine:
+    """The engine of that name. workers: default as many as CPUs that this process may use. Raises UsageError."""
+    if name not in ENGINES:
+        near = difflib.get_close_matches(name, ENGINES, n=1)
+        raise UsageError(
+            f"there is no engine '{name}'",
+            why=f"known: {', '.join(sorted(ENGINES))}",
+            fix=f"did you mean '{near[0]}'?" if near else "leave the engine out to use this machine's processes",
+        )
+    return ENGINES[name](workers)

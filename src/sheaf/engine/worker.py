@@ -1,0 +1,88 @@
+"""A worker process of the local engine: reads tasks as JSON lines, runs them one by one, answers with JSON lines.
+
+The parent starts it with a fresh interpreter and talks over two pipes; no code and no pickle crosses them, only the
+names of functions. Standard output of the task goes to stderr, so that nothing it prints can be taken for an answer.
+Cost: 35 ms and 15 MB until the first task's own imports; torch is not among ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+from sheaf.errors import SheafError
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(parent: int, prefixes: Sequence[str]) -> None:
+    """Serve tasks until the parent closes the pipe, ends, or sends SIGTERM."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then sends SIGTERM
+    signal.signal(signal.SIGTERM, _leave)
+    requests, answers = _take_pipes()
+    for line in requests:
+        request = json.loads(line)
+        answers.write(encode(_answer(request["function"], request["arguments"], prefixes)))
+        answers.flush()
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends in any way, SIGKILL included."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it ended before we could ask
+        os._exit(0)
+
+
+def encode(value: Any) -> bytes:
+    """One JSON line. Raises ValueError or TypeError for what JSON cannot say exactly (NaN, tuples, integer keys)."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    if json.loads(text) != value:
+        raise ValueError("it changes when written as JSON (a tuple, or a key that is not a string)")
+    return text.encode() + b"\n"
+
+
+def resolve(name: str, prefixes: Sequence[str]) -> Callable[..., Any]:
+    """The function that "module:function" names; the module must be one of the prefixes or lie under one."""
+    module, _, function = name.partition(":")
+    if not any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes):
+        raise ValueError(f"'{name}' is not a task: only functions under {', '.join(prefixes)} are")
+    return getattr(importlib.import_module(module), function)
+
+
+def _answer(name: str, arguments: dict[str, Any], prefixes: Sequence[str]) -> dict[str, Any]:
+    try:
+        result = resolve(name, prefixes)(**arguments)
+        if not isinstance(result, dict):
+            raise TypeError(f"a task returns a JSON object, {name} returned {type(result).__name__}")
+        encode(result)
+    except SheafError as error:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        words = [error.what, error.where, error.why, error.fix]
+        return {"sheaf": kinds, "words": words, "traceback": traceback.format_exc()}
+    except Exception as error:  # noqa: BLE001  (whatever a task raises is told to the parent, which raises it)
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    return {"result": result}
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Keep the two pipes for ourselves; descriptors 0 and 1 become /dev/null and stderr for the tasks."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _leave(signum: int, _frame: object) -> None:
+    # An exception, so that the task's `finally` blocks remove its temporary files.
+    sys.exit(128 + signum)
