@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,20 @@ class Encoder:
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._library.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def spans(self, ids: NDArray[np.integer]) -> NDArray[np.int64] | None:
+        """Where each token's UTF-8 bytes end in the text, int64 (tokens,); None if tokens are no pieces of the bytes."""
+        if self._fast is None:
+            return None
+        return np.cumsum(self._bytes_of_id[ids])
+
+    @cached_property
+    def _bytes_of_id(self) -> NDArray[np.int64]:
+        """Bytes of each token's text; special tokens stand for none."""
+        sizes = np.zeros(self.vocab_size, np.int64)
+        assert self._fast is not None
+        sizes[self._id_of_rank] = [len(self._fast.decode_single_token_bytes(r)) for r in range(len(self._id_of_rank))]
+        return sizes
 
     def _find_end_of_text(self, path: Path) -> int:
         vocab: dict[str, int] = self._library.get_vocab(with_added_tokens=True)

@@ -114,7 +114,7 @@ def _live_items(workspace: Workspace, live_shards: Sequence[str], live_keys: set
 def _sorted_occurrences(
     workspace: Workspace, live_shards: Sequence[str], items: pa.Table, names: list[str]
 ) -> pa.Table:
-    """One row per live occurrence: id, source (index), shard, row, live (row of items), path, member, locator, bytes."""
+    """One row per live occurrence: id, source (index), shard, row, live (row of items), path, member, locator, …"""
     live_of = _live_numbers(items, len(live_shards))
     tables = [_occurrences(workspace, shard, number, live_of[number]) for number, shard in enumerate(live_shards)]
     table = pa.concat_tables(tables)
