@@ -1,0 +1,214 @@
+"""Sheaf in Python: what the command line does, as functions and two objects, so that a part can be used alone.
+
+Nothing here computes: every function finds its place (a recipe, a workspace, a run) and calls the room that does the
+work. Rooms are imported when they are called, so that asking for a ledger never waits for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from sheaf.console import Console, Silent
+from sheaf.corpus.version import CorpusVersion
+from sheaf.recipe import MixtureEntry, Recipe
+from sheaf.runs import find_run
+
+if TYPE_CHECKING:
+    pass
+
+Json = dict[str, Any]
+
+
+def load(recipe: Recipe | str | Path = "sheaf.yaml", overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file. overrides: `key=value` words, as on the command line. Raises RecipeError with file:line."""
+    from sheaf.recipe_file import load as load_file
+
+    return recipe if isinstance(recipe, Recipe) else load_file(Path(recipe), list(overrides))
+
+
+def prepare(
+    recipe: Recipe | str | Path, *, workers: int | None = None, engine: str = "local", console: Console | None = None
+) -> Corpus:
+    """Gather, select and tokenise what the recipe names; what was done before is not done again."""
+    from sheaf.prepare.pipeline import prepare as run_pipeline
+
+    recipe = load(recipe)
+    result = run_pipeline(recipe, workers=workers, engine=engine, console=console or Silent())
+    return Corpus.open(Path(recipe.workspace), result["corpus"])
+
+
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    nproc: int = 1,
+    workers: int | None = None,
+    engine: str = "local",
+    console: Console | None = None,
+) -> Run:
+    """Prepare, then train. nproc: data-parallel processes on this machine; workers: processes of the preparation."""
+    from sheaf.train.launch import train as launch
+
+    recipe = load(recipe)
+    corpus = prepare(recipe, workers=workers, engine=engine, console=console)
+    result = launch(recipe, corpus, nproc=nproc, console=console or Silent())
+    return Run(Path(result["run"]), result)
+
+
+def resume(run: Run | str | Path | None = None, *, nproc: int = 1, console: Console | None = None) -> Run:
+    """Go on from the newest checkpoint of a run (default: the newest run here), on any number of processes."""
+    from sheaf.train.launch import resume as launch
+
+    path = open_run(run).path
+    return Run(path, launch(path, nproc=nproc, console=console or Silent()))
+
+
+def trace(run: Run | str | Path | None = None, *, step: int, sample: int | None = None) -> Json:
+    """What a step was made of, down to source bytes: {"step", "samples": [{"sample", "documents": […]}]}."""
+    return open_run(run).trace(step=step, sample=sample)
+
+
+def open_run(run: Run | str | Path | None = None) -> Run:
+    """A run by its folder or its name; None is the newest run of the workspace that ./sheaf.yaml names."""
+    return run if isinstance(run, Run) else Run(find_run(run))
+
+
+class Corpus(CorpusVersion):
+    """An immutable version of the prepared data. Documents, texts, ledger, origins: see CorpusVersion."""
+
+    @staticmethod
+    def open(workspace: Path | str | Any, digest: str | None = None) -> Corpus:
+        version = CorpusVersion.open(Path(workspace) if isinstance(workspace, str) else workspace, digest)
+        return Corpus(version.workspace, version.root, version.manifest)
+
+    def loader(
+        self,
+        sequence_length: int = 2048,
+        batch: int = 8,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        mixture: Mapping[str, MixtureEntry | float] | None = None,
+        held_out: float = 0.0,
+        start: int = 0,
+    ) -> Loader:
+        """Batches for any training loop: rank `rank` of `world` gets its part of every global step, from `start` on.
+
+        sequence_length: tokens of a sample. batch: samples of a *global* step, whatever the world. mixture: weight of
+        each source (or {weight, max_epochs}); without one, sources count by their size, again and again. held_out:
+        share of the records, by id, that is never drawn. Yields `order.loader.Batch` (numpy); `.torch()` gives dicts of
+        tensors. The same arguments give the same global steps on any number of ranks.
+        """
+        from sheaf.order.loader import Loader
+        from sheaf.order.order import Order
+
+        entries = {
+            name: entry if isinstance(entry, MixtureEntry) else MixtureEntry(weight=entry)
+            for name, entry in (mixture or {}).items()
+        }
+        order = Order.build(
+            self.documents,
+            self.source_names,
+            self.fingerprint,
+            sequence_length=sequence_length,
+            batch=batch,
+            seed=seed,
+            mixture=entries,
+            held_out=held_out,
+            cache=self.workspace.packs,
+        )
+        return Loader(order, self.token_files(), rank=rank, world=world, start=start)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. result: what `train` or `resume` answered in this process, else empty."""
+
+    path: Path
+    result: Json | None = None
+
+    def corpus(self) -> Corpus:
+        """The version of the corpus that the run was started on."""
+        record = orjson.loads((self.path / "run.json").read_bytes())
+        return Corpus.open(self.path.resolve().parent.parent, record["corpus"])
+
+    def journal(self) -> list[Json]:
+        """One entry a step, also while the run goes on."""
+        from sheaf.train.journal import read
+
+        return read(self.path)
+
+    def trace(self, *, step: int, sample: int | None = None) -> Json:
+        """Step → samples → documents → origins. Raises UsageError if the run has no such step or sample."""
+        from sheaf.corpus.lineage import trace_run
+
+        return trace_run(self.path, step, sample)
+
+    def trace_item(self, uri: str) -> Json:
+        """Source item → the steps that saw its records."""
+        from sheaf.corpus.lineage import trace_item
+
+        return trace_item(self.path, uri)
+
+    def evaluate(self) -> Json:
+        """Loss and bits per byte on the held-out records, with the newest checkpoint."""
+        from sheaf.train.evaluate import evaluate_run
+
+        return evaluate_run(self.path)
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+        step: int | None = None,
+    ) -> Iterator[str]:
+        """Continue the prompt: pieces of text as they are drawn, until the end of text or max_tokens."""
+        from tokenizers import Tokenizer
+        from tokenizers.decoders import DecodeStream
+
+        from sheaf.model.generate import generate
+        from sheaf.train.checkpoint import load_model
+
+        model, _ = load_model(self.path, step)
+        corpus = self.corpus()
+        tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+        # A document begins after the end of the one before: that is what the model knows about an empty page.
+        ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [corpus.end_of_text]
+        stream = DecodeStream(skip_special_tokens=True)
+        for token in generate(
+            model,
+            ids,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop_ids=[corpus.end_of_text],
+        ):
+            piece = stream.step(tokenizer, token)
+            if piece:
+                yield piece
+
+    def export(self, to: Path | None = None, *, step: int | None = None, dtype: str = "bf16") -> Path:
+        """Write the model, its config and its tokenizer as a folder that transformers loads; returns the folder."""
+        from sheaf.model.pretrained import export_folder
+        from sheaf.train.checkpoint import load_model
+
+        model, _ = load_model(self.path, step)
+        corpus = self.corpus()
+        folder = to or self.path / "export"
+        export_folder(model, folder, corpus.tokenizer_path, corpus.end_of_text, dtype)
+        return folder
+
+    def report(self) -> Path:
+        """Write the run's report, one HTML file that needs nothing else, and say where."""
+        from sheaf.report.build import write_report
+
+        return write_report(self.path)

@@ -1,0 +1,291 @@
+"""The command line: a verb is a function that parses, calls, and says what to print. No work is done here.
+
+Data goes to stdout, messages and progress to stderr; `--json` on every verb. How a verb is run, its outcome printed
+and its errors told is in `shell.py`, what a person sees in `show.py`. Cost: `sheaf --help` loads neither pydantic nor
+torch; a verb loads what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from sheaf import __version__
+from sheaf.console import printable
+from sheaf.errors import UsageError
+from sheaf.shell import Common, Outcome, command_line, run, write
+
+if TYPE_CHECKING:
+    from sheaf.recipe import Recipe
+
+RECIPE = "sheaf.yaml"
+DEFAULT = Common()
+
+app = App(
+    name="sheaf",
+    help="From scattered data to a trained model: one recipe, one command, every training token traceable.",
+    help_epilogue="First steps: `sheaf demo`, or `sheaf init FOLDER` and then `sheaf train`.",
+    help_format="plaintext",
+    version=__version__,
+)
+
+Overrides = Annotated[str, Parameter(help="Keys of the recipe to change, as in `train.seed=8`.", show_default=False)]
+RecipeFile = Annotated[str, Parameter(help="The recipe file.")]
+RunFolder = Annotated[str | None, Parameter(help="A run's folder or name; default: the newest run here.")]
+Workers = Annotated[int | None, Parameter(help="Processes of the preparation; default: one a core.")]
+Processes = Annotated[int, Parameter(help="Data-parallel training processes on this machine.")]
+Strict = Annotated[bool, Parameter(negative=(), help="End with 5 if something was quarantined.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `sheaf` command. Returns the exit code."""
+    return run(app, sys.argv[1:] if argv is None else argv)
+
+
+@app.command
+def init(
+    folder: Path = Path(),
+    /,
+    *,
+    to: Annotated[Path, Parameter(help="Where to write the recipe.")] = Path(RECIPE),
+    force: Annotated[bool, Parameter(negative=(), help="Overwrite a recipe that is there.")] = False,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Look at a folder and write a commented recipe for it."""
+    from sheaf import init as room
+    from sheaf import show
+
+    return Outcome(
+        room.init(folder, to, force=force), show.init, command_line("sheaf prepare", *_unless_default(str(to)))
+    )
+
+
+@app.command
+def prepare(
+    recipe: RecipeFile = RECIPE,
+    /,
+    *overrides: Overrides,
+    workers: Workers = None,
+    strict: Strict = False,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Gather the sources: read, select, tokenise, and account for every byte."""
+    from sheaf import show
+    from sheaf.prepare.pipeline import prepare as run_pipeline
+
+    recipe, words = _split(recipe, overrides)
+    data = run_pipeline(_load(recipe, words), workers=workers, console=common.console())
+    following = command_line("sheaf train", *_unless_default(recipe), *words)
+    return Outcome(data, show.prepared, following, _strictly(strict, data))
+
+
+@app.command
+def train(
+    recipe: RecipeFile = RECIPE,
+    /,
+    *overrides: Overrides,
+    nproc: Processes = 1,
+    workers: Workers = None,
+    strict: Strict = False,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Prepare what is not prepared yet, then train."""
+    from sheaf import show
+    from sheaf.corpus.version import CorpusVersion
+    from sheaf.prepare.pipeline import prepare as run_pipeline
+    from sheaf.train.launch import train as launch
+
+    recipe, words = _split(recipe, overrides)
+    loaded, console = _load(recipe, words), common.console()
+    prepared = run_pipeline(loaded, workers=workers, console=console)
+    if not common.json and not common.quiet:
+        write(sys.stderr, show.render(show.prepared(prepared), sys.stderr))
+    corpus = CorpusVersion.open(Path(loaded.workspace), prepared["corpus"])
+    trained = launch(loaded, corpus, nproc=nproc, console=console)
+    following = command_line("sheaf generate", trained["run"])
+    return Outcome({**trained, "prepare": prepared}, show.trained, following, _strictly(strict, prepared))
+
+
+@app.command
+def resume(run: RunFolder = None, /, *, nproc: Processes = 1, common: Common = DEFAULT) -> Outcome:
+    """Go on with a run from its newest checkpoint, on any number of processes."""
+    from sheaf import api, show
+
+    done = api.resume(run, nproc=nproc, console=common.console())
+    return Outcome(done.result or {}, show.trained, command_line("sheaf generate", done.path))
+
+
+@app.command
+def evaluate(run: RunFolder = None, /, *, common: Common = DEFAULT) -> Outcome:
+    """Measure a run's newest checkpoint on the held-out records."""
+    from sheaf import api, show
+
+    opened = api.open_run(run)
+    return Outcome(
+        {"run": str(opened.path), **opened.evaluate()}, show.pairs, command_line("sheaf generate", opened.path)
+    )
+
+
+@app.command
+def generate(
+    run: RunFolder = None,
+    /,
+    *,
+    prompt: Annotated[str, Parameter(help="Text to continue; default: from nothing.")] = "",
+    max_tokens: Annotated[int, Parameter(help="At most so many new tokens.")] = 128,
+    temperature: Annotated[float, Parameter(help="0 takes the likeliest token each time.")] = 0.8,
+    top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens of this total probability.")] = 0.95,
+    seed: Annotated[int, Parameter(help="The same seed draws the same text.")] = 0,
+    step: Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")] = None,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Continue a text with a run's model."""
+    from sheaf import api, show
+
+    opened = api.open_run(run)
+    pieces = opened.generate(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, step=step)
+    text: list[str] = []
+    for piece in pieces:
+        text.append(piece)
+        if not common.json:  # as it comes: the first word should not wait for the last
+            write(sys.stdout, printable(piece if len(text) > 1 else prompt + piece))
+    data = {"run": str(opened.path), "prompt": prompt, "text": "".join(text)}
+    return Outcome(data, show.end_of_line, command_line("sheaf trace", opened.path, "--step", "0"))
+
+
+@app.command
+def trace(
+    run: RunFolder = None,
+    /,
+    *,
+    step: Annotated[int | None, Parameter(help="Which step's samples to lead back to their sources.")] = None,
+    sample: Annotated[int | None, Parameter(help="Only this sample of the step.")] = None,
+    item: Annotated[str | None, Parameter(help="Which source item to lead forward to the steps that saw it.")] = None,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Lead a step back to source bytes, or a source item forward to the steps that saw it."""
+    from sheaf import api, show
+
+    if (step is None) == (item is None):
+        raise UsageError("trace wants a step or an item", fix="sheaf trace --step 0, or sheaf trace --item URI")
+    opened = api.open_run(run)
+    if step is not None:
+        return Outcome(opened.trace(step=step, sample=sample), show.traced, command_line("sheaf report", opened.path))
+    return Outcome(opened.trace_item(item or ""), show.pairs, command_line("sheaf report", opened.path))
+
+
+@app.command
+def report(run: RunFolder = None, /, *, common: Common = DEFAULT) -> Outcome:
+    """Write a run's report: one HTML file."""
+    from sheaf import api, show
+
+    opened = api.open_run(run)
+    path = opened.report()
+    return Outcome(
+        {"run": str(opened.path), "report": str(path)}, show.report, command_line("sheaf export", opened.path)
+    )
+
+
+@app.command
+def export(
+    run: RunFolder = None,
+    /,
+    *,
+    to: Annotated[Path | None, Parameter(help="Folder to write; default: RUN/export.")] = None,
+    step: Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")] = None,
+    dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="Of the weights written.")] = "bf16",
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Write the model as a folder that transformers loads."""
+    from sheaf import api, show
+
+    opened = api.open_run(run)
+    folder = opened.export(to, step=step, dtype=dtype)
+    data = {"run": str(opened.path), "folder": str(folder), "files": sorted(p.name for p in folder.iterdir())}
+    return Outcome(data, show.exported, command_line("sheaf generate", opened.path))
+
+
+@app.command
+def ledger(
+    recipe: RecipeFile = RECIPE,
+    /,
+    *overrides: Overrides,
+    item: Annotated[str | None, Parameter(help="Only items whose URI or path matches (* and ? as in a shell).")] = None,
+    corpus: Annotated[str | None, Parameter(help="Digest of an older version; default: the newest.")] = None,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Show what became of the items: per source and reason, or one by one with --item."""
+    from sheaf import show
+    from sheaf.corpus.ledger import items_of, summary
+    from sheaf.corpus.version import CorpusVersion
+
+    recipe, words = _split(recipe, overrides)
+    version = CorpusVersion.open(Path(_load(recipe, words).workspace), corpus)
+    if item is not None:
+        return Outcome(
+            items_of(version, item), show.ledger_items, command_line("sheaf ledger", *_unless_default(recipe))
+        )
+    return Outcome(summary(version), show.ledger, command_line("sheaf train", *_unless_default(recipe)))
+
+
+@app.command
+def doctor(
+    *,
+    workspace: Annotated[Path, Parameter(help="The folder whose disk is looked at.")] = Path("workspace"),
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Try what the work needs on this machine; ends with 4 if something cannot work."""
+    from sheaf import doctor as room
+    from sheaf import show
+
+    data = room.summary(room.examine(workspace), common.console())
+    return Outcome(data, show.doctor, "sheaf demo" if not data["fail"] else "", 4 if data["fail"] else 0)
+
+
+@app.command
+def demo(
+    folder: Annotated[Path, Parameter(help="Where to work; it is made.")] = Path("sheaf-demo"),
+    /,
+    *,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Collect real text from this machine, scatter it, and go all the way to a traced model."""
+    from sheaf import show
+    from sheaf.demo.main import run_demo
+
+    data = run_demo(folder, console=common.console())
+    return Outcome(data, show.demo, command_line("sheaf generate", data.get("run", "")))
+
+
+@app.command
+def schema(*, common: Common = DEFAULT) -> Outcome:
+    """Print the JSON schema of the recipe."""
+    from sheaf.recipe_file import json_schema
+
+    return Outcome(json_schema(), None, "sheaf init")
+
+
+def _load(recipe: str, words: Sequence[str]) -> Recipe:
+    from sheaf.recipe_file import load
+
+    return load(Path(recipe), list(words))
+
+
+def _split(recipe: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """`sheaf train train.seed=8`: a first word with a = that is no file is an override of the recipe here."""
+    if "=" in recipe and not Path(recipe).exists():
+        return RECIPE, [recipe, *overrides]
+    return recipe, list(overrides)
+
+
+def _unless_default(recipe: str) -> list[str]:
+    return [] if recipe == RECIPE else [recipe]
+
+
+def _strictly(strict: bool, prepared: dict[str, Any]) -> int:
+    """Any quarantined region counts; an item refused whole is one of them."""
+    return 5 if strict and prepared["records"]["quarantined"] else 0

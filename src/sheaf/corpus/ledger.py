@@ -1,0 +1,87 @@
+"""The ledger, read for people: what became of the items of a corpus version, by source and reason, or one by one."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sheaf.corpus.version import CorpusVersion
+
+Json = dict[str, Any]
+
+SUMS = {
+    **{"in": "size", "kept": "kept_bytes", "dropped": "dropped_bytes", "quarantined": "quarantined_bytes"},
+    **{"records": "records", "records_kept": "kept", "duplicate": "duplicate", "dropped_records": "dropped"},
+    **{"regions": "quarantined"},
+}
+
+
+def summary(corpus: CorpusVersion) -> Json:
+    """{"corpus", "bytes": {"in","kept","dropped","quarantined"}, "sources": {NAME: sums}, "reasons": {NAME:
+    {"dropped" | "quarantined": {REASON: {"count", "bytes" of quarantined regions}}}}}.
+    """
+    ledger = corpus.ledger()
+    tokens = corpus.tokens_by_source()
+    sources = {
+        name: {**_sums(ledger.filter(pc.equal(ledger["source"], name))), "tokens": tokens[name]}
+        for name in corpus.source_names
+    }
+    total = _sums(ledger)
+    return {
+        "corpus": corpus.digest,
+        "bytes": {name: total[name] for name in ("in", "kept", "dropped", "quarantined")},
+        "sources": sources,
+        "reasons": {name: _reasons(corpus, number, name) for number, name in enumerate(corpus.source_names)},
+    }
+
+
+def items_of(corpus: CorpusVersion, pattern: str) -> Json:
+    """The ledger lines of the items whose URI or path matches, each with its quarantined regions.
+
+    pattern: a shell pattern (* and ?), or any part of the URI.
+    """
+    ledger, quarantine = corpus.ledger(), corpus.quarantine()
+    items = ledger.filter(_matching(ledger, pattern)).to_pylist()
+    regions: dict[tuple[str, str], list[Json]] = {}
+    for row in quarantine.filter(_matching(quarantine, pattern)).to_pylist():
+        shown = {k: row[k] for k in ("member", "locator", "bytes", "reason", "detail")}
+        regions.setdefault((row["source"], row["path"]), []).append(shown)
+    return {
+        "corpus": corpus.digest,
+        "items": [{**item, "regions": regions.get((item["source"], item["path"]), [])} for item in items],
+    }
+
+
+def _matching(table: pa.Table, pattern: str) -> pa.Array:
+    names = zip(table["uri"].to_pylist(), table["path"].to_pylist(), strict=True)
+    return pa.array(
+        [pattern in uri or fnmatchcase(uri, pattern) or fnmatchcase(path, pattern) for uri, path in names], pa.bool_()
+    )
+
+
+def _sums(ledger: pa.Table) -> Json:
+    sums = {name: int(np.sum(ledger[column].to_numpy())) for name, column in SUMS.items()}
+    return {"items": len(ledger), **sums}
+
+
+def _reasons(corpus: CorpusVersion, number: int, name: str) -> Json:
+    """Records dropped by a rule (records are counted once, where they belong), and regions quarantined."""
+    decisions = corpus.decisions()
+    dropped = decisions.filter(pc.and_(pc.equal(decisions["source"], number), pc.invert(decisions["kept"])))
+    quarantine = corpus.quarantine()
+    regions = quarantine.filter(pc.equal(quarantine["source"], name))
+    found = {
+        "dropped": {
+            row["reason"]: {"count": row["reason_count"]}
+            for row in dropped.group_by("reason").aggregate([("reason", "count")]).to_pylist()
+        },
+        "quarantined": {
+            row["reason"]: {"count": row["reason_count"], "bytes": row["bytes_sum"]}
+            for row in regions.group_by("reason").aggregate([("reason", "count"), ("bytes", "sum")]).to_pylist()
+        },
+    }
+    return {what: dict(sorted(by_reason.items())) for what, by_reason in found.items() if by_reason}

@@ -1,0 +1,236 @@
+"""What a person sees of a verb's data: tables and lines for a terminal, the same as plain text elsewhere.
+
+Each function takes the object that `--json` prints and returns things that rich can draw. Every string of it goes
+through `_text`: names and texts of documents are hostile, so they are never read as markup and every control character
+is shown as an escape. Off a terminal lines are not folded: `grep` sees whole ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sheaf.console import duration, is_terminal, printable, size
+
+Json = dict[str, Any]
+Parts = Sequence[RenderableType]
+PIPE_WIDTH = 10_000  # columns off a terminal: as good as no limit
+EXCERPT = 300  # characters of a document that `trace` shows
+
+
+def render(parts: Iterable[RenderableType], stream: TextIO) -> str:
+    """Draw for this stream: colours and its width on a terminal, plain and unfolded elsewhere."""
+    terminal = is_terminal(stream)
+    console = Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_terminal=terminal,
+        width=None if terminal else PIPE_WIDTH,
+    )
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, Text))
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
+
+
+def init(data: Json) -> Parts:
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in data["kinds"].items())
+    lines = [_line(f"{data['recipe']}: {kinds or 'no files'}")]
+    if data["databases"]:
+        lines.append(_line(f"{len(data['databases'])} SQLite files: look at the queries proposed"))
+    lines += [_line(f"left out: {n:,} × {what}") for what, n in data["unread"].items()]
+    return lines
+
+
+def prepared(data: Json) -> Parts:
+    """The contract of `prepare --json`: sources, what became of them, and why something was not kept."""
+    records, items = data["records"], data["items"]
+    reasons = {f"dropped: {r}": n for r, n in records["dropped"].items()}
+    reasons |= {f"quarantined: {r}": f"{n['regions']:,} ({size(n['bytes'])})" for r, n in data["quarantine"].items()}
+    head = (
+        f"corpus {data['corpus'][:12]}: {records['kept']:,} records, {data['tokens']:,} tokens "
+        f"in {duration(data['seconds'])}; {items['read']:,} items read, {items['unchanged']:,} unchanged"
+    )
+    return [_sources(data["sources"], data["bytes"]), *([_reasons(reasons)] if reasons else []), _line(head)]
+
+
+def ledger(data: Json) -> Parts:
+    parts: list[RenderableType] = [_sources(data["sources"], data["bytes"])]
+    rows = [
+        (source, what, reason, f"{n['count']:,}", size(n["bytes"]) if "bytes" in n else "")
+        for source, by_what in data["reasons"].items()
+        for what, by_reason in by_what.items()
+        for reason, n in by_reason.items()
+    ]
+    if rows:
+        parts.append(_table(["source", "what became of it", "reason", ">count", ">bytes"], rows))
+    return [*parts, _line(f"corpus {data['corpus']}")]
+
+
+def ledger_items(data: Json) -> Parts:
+    parts: list[RenderableType] = []
+    for item in data["items"]:
+        parts.append(_line(item["uri"], style="bold"))
+        parts.append(
+            _line(
+                f"  {size(item['size'])} in = {size(item['kept_bytes'])} kept + {size(item['dropped_bytes'])} dropped "
+                f"+ {size(item['quarantined_bytes'])} quarantined; {item['kept']:,} records kept, "
+                f"{item['duplicate']:,} duplicate, {item['dropped']:,} dropped"
+            )
+        )
+        if item["notes"]:
+            parts.append(_line(f"  {item['notes']}"))
+        for region in item["regions"]:
+            place = " ".join(x for x in (region["member"], region["locator"]) if x)
+            parts.append(_line(f"  quarantined {size(region['bytes'])} {place}: {region['reason']} {region['detail']}"))
+    return parts or [_line("no item matches")]
+
+
+def trained(data: Json) -> Parts:
+    """The contract of `train --json`."""
+    shown = {
+        "run": data["run"],
+        "steps": f"{data['steps']:,}",
+        "loss": _number(data["loss"]),
+        "held-out loss": _number(data["validation_loss"]),
+        "tokens/s": _number(data["tokens_per_second"]),
+        "peak memory": size(data["peak_memory_bytes"] or 0),
+        "checkpoint": data["checkpoint"],
+    }
+    if data.get("bits_per_byte") is not None:
+        shown["held-out bits per byte"] = _number(data["bits_per_byte"])
+    return [_pairs(shown)]
+
+
+def traced(data: Json) -> Parts:
+    """The contract of `trace --step`: sample → document → origin → excerpt."""
+    parts: list[RenderableType] = [_line(f"step {data['step']}: {len(data['samples'])} samples", style="bold")]
+    for sample in data["samples"]:
+        parts.append(_line(f"sample {sample['sample']}", style="bold"))
+        for document in sample["documents"]:
+            start, end = document["tokens"]
+            parts.append(_line(f"  record {document['record']}, tokens {start:,} to {end:,}"))
+            parts += [_line(f"    from {_origin(origin)}") for origin in document["origins"]]
+            parts.append(_line(f"    | {_excerpt(document['text'])}", style="dim"))
+    return parts
+
+
+def pairs(data: Json) -> Parts:
+    """Any flat object; what is nested is counted."""
+    return [_pairs({k: v if not isinstance(v, (list, dict)) else _count(v) for k, v in data.items()})]
+
+
+def item_traced(data: Json) -> Parts:
+    """Where a source item went: its records and the steps that saw them."""
+    return pairs(data)
+
+
+def report(data: Json) -> Parts:
+    return [_line(data["report"])]
+
+
+def exported(data: Json) -> Parts:
+    return [_line(f"{data['folder']}: {', '.join(data['files'])}")]
+
+
+def doctor(data: Json) -> Parts:
+    colours = {"ok": "green", "warn": "yellow", "fail": "red bold"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for check in data["checks"]:
+        detail = check["detail"] + (f"; {check['fix']}" if check["fix"] else "")
+        table.add_row(Text(check["status"], style=colours[check["status"]]), _text(check["id"]), _text(detail))
+    return [table, _line(f"{data['ok']} ok, {data['warn']} warnings, {data['fail']} failures")]
+
+
+def end_of_line(data: Json) -> Parts:
+    """After a text that was printed as it came."""
+    return [Text("")]
+
+
+def _sources(sources: Mapping[str, Json], bytes_of_all: Json) -> Table:
+    """One row a source and one of their sum."""
+    counts = ("items", "records_kept", "duplicate", "tokens")
+    total = {**{k: sum(s[k] for s in sources.values()) for k in counts}, **bytes_of_all}
+    columns = [
+        "source",
+        ">items",
+        ">bytes in",
+        ">kept",
+        ">dropped",
+        ">quarantined",
+        ">records",
+        ">duplicates",
+        ">tokens",
+    ]
+    rows = [
+        (
+            name,
+            f"{s['items']:,}",
+            *(size(s[k]) for k in ("in", "kept", "dropped", "quarantined")),
+            *(f"{s[k]:,}" for k in ("records_kept", "duplicate", "tokens")),
+        )
+        for name, s in (*sources.items(), ("all", total))
+    ]
+    return _table(columns, rows)
+
+
+def _reasons(reasons: Mapping[str, object]) -> Table:
+    return _table(
+        ["not kept", ">records"], [(k, f"{v:,}" if isinstance(v, int) else str(v)) for k, v in reasons.items()]
+    )
+
+
+def _table(columns: list[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Columns whose name begins with > hold numbers, aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    return table
+
+
+def _pairs(shown: Mapping[str, object]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in shown.items():
+        table.add_row(_text(key), _text(_number(value) if isinstance(value, float) else str(value)))
+    return table
+
+
+def _origin(origin: Json) -> str:
+    member = f" ! {origin['member']}" if origin.get("member") else ""
+    locator = origin.get("locator") or {}
+    place = ", ".join(f"{k} {v}" for k, v in locator.items())
+    return f"{origin['source']}: {origin['uri']}{member}" + (f" ({place})" if place else "")
+
+
+def _excerpt(text: str) -> str:
+    short = " ".join(text[: 2 * EXCERPT].split())[:EXCERPT]
+    return short + (" …" if len(text) > len(short) else "")
+
+
+def _count(value: list[Any] | dict[str, Any]) -> str:
+    return f"{len(value):,}"
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, (int, float)):
+        return "not measured" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _text(value: object) -> Text:
+    return Text(printable(str(value)))
+
+
+def _line(value: str, style: str = "") -> Text:
+    return Text(printable(value).replace("\n", "\\n"), style=style)
