@@ -63,6 +63,7 @@ def _half(data: bytes) -> bytes:
 def _garbled(text: str) -> bytes:
     """Text that a failing disk gave back: bytes that no encoding of text has, all over it."""
     data = bytearray(text.encode()[:20_000])
+    data = data[: len(data) - 1 + len(data) % 2]  # an odd number of bytes is no UTF-16 either
     for at in range(0, len(data), 7):
         data[at] = (0x00, 0xFF, 0x81, 0x01, 0xFE)[at // 7 % 5]
     return bytes(data)

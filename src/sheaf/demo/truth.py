@@ -89,8 +89,8 @@ def _planted(value: dict[str, Any]) -> Planted:
 
 
 def key_of(text: str) -> str:
-    """The name of a text in the normal form: the digest that its record id should be."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    """The id that a record with this text should have: blake2b-128 of its kind and normal form."""
+    return hashlib.blake2b(b"text\0" + text.encode(), digest_size=16).hexdigest()
 
 
 def compare(truth: Truth, root: Path) -> list[str]:

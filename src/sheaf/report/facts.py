@@ -1,0 +1,232 @@
+"""The figures of the report: from a corpus version and from a run's journal. Reads, computes, draws nothing."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sheaf.corpus.version import CorpusVersion
+from sheaf.formats.reasons import REASONS
+from sheaf.train import journal
+from sheaf.train.run import Run
+from sheaf.train.setup import order_of
+
+EXAMPLES = 3  # regions shown of each reason
+EXCERPT = 160  # characters of a document that the report quotes
+_PACKAGES = ("sheaf", "torch", "numpy", "numba", "pyarrow", "tokenizers", "tiktoken", "pydantic")
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """A source's line in the ledger, in sums. Bytes count items as they lie at their source."""
+
+    name: str
+    uri: str
+    license: str
+    items: int
+    bytes_in: int
+    kept_bytes: int
+    dropped_bytes: int
+    quarantined_bytes: int
+    records: int
+    kept: int
+    duplicate: int
+    dropped: int
+    quarantined: int
+    tokens: int
+    share: float
+
+
+@dataclass(frozen=True)
+class ReasonFacts:
+    """All regions of one reason. examples: rows of quarantine.parquet."""
+
+    reason: str
+    meaning: str
+    regions: int
+    bytes: int
+    examples: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A record that was seen often."""
+
+    occurrences: int
+    text: str
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    digest: str
+    documents: int
+    vocab_size: int
+    sources: list[SourceFacts]
+    total: SourceFacts
+    reasons: list[ReasonFacts]
+    dropped: dict[str, int]
+    repeats: list[Repeat]
+    recipe_prepare: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EpochFacts:
+    """What the mixture has drawn of a source so far."""
+
+    name: str
+    weight: float
+    samples: int
+    drawn: int
+    epochs: float
+    most: float | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """steps, evaluations: lines of the journals. seconds: where the time went, by name; their sum is the time of the
+    steps and of what stood between them."""
+
+    name: str
+    started: str
+    ranks: int
+    settings: dict[str, Any]
+    recipe: str
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    seconds: dict[str, float]
+    epochs: list[EpochFacts]
+    result: dict[str, Any]
+    versions: dict[str, str]
+
+
+def corpus_facts(corpus: CorpusVersion) -> CorpusFacts:
+    ledger, decisions = corpus.ledger(), corpus.decisions()
+    tokens = corpus.tokens_by_source()
+    every = sum(tokens.values())
+    sources = [
+        _source_facts(spec, ledger.filter(pc.equal(ledger["source"], spec["name"])), tokens[spec["name"]], every)
+        for spec in corpus.manifest["sources"]
+    ]
+    return CorpusFacts(
+        digest=corpus.digest,
+        documents=len(corpus.documents),
+        vocab_size=corpus.vocab_size,
+        sources=sources,
+        total=_source_facts({"name": "all", "uri": ""}, ledger, every, every),
+        reasons=_reasons(corpus.quarantine()),
+        dropped=_dropped(decisions),
+        repeats=_repeats(corpus, decisions),
+        recipe_prepare=corpus.manifest["prepare"],
+    )
+
+
+def run_facts(run: Run, corpus: CorpusVersion) -> RunFacts:
+    steps, evaluations = journal.read(run.folder), journal.read_evaluations(run.folder)
+    recipe = run.folder / "recipe.yaml"
+    return RunFacts(
+        name=run.folder.name,
+        started=run.record["started"],
+        ranks=run.ranks,
+        settings=run.record["settings"],
+        recipe=recipe.read_text() if recipe.exists() else "",
+        steps=steps,
+        evaluations=evaluations,
+        seconds=time_spent(steps, evaluations),
+        epochs=_epochs(run, corpus, len(steps)),
+        result=run.result or {},
+        versions={**versions(), **run.record["versions"]},
+    )
+
+
+def time_spent(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds by name: every `…_seconds` of the journal's steps, what is left of `seconds`, and the evaluations."""
+    names = sorted({key for step in steps for key in step if key.endswith("_seconds")})
+    parts = {name.removesuffix("_seconds"): sum(float(s.get(name, 0.0)) for s in steps) for name in names}
+    whole = sum(float(s.get("seconds", 0.0)) for s in steps)
+    result = {"computing": max(0.0, whole - sum(parts.values())), **parts}
+    if evaluations:
+        result["evaluation"] = sum(float(e.get("seconds", 0.0)) for e in evaluations)
+    return {name: value for name, value in result.items() if value > 0}
+
+
+def versions() -> dict[str, str]:
+    """Of this machine and of what the figures depend on."""
+    found = {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _source_facts(spec: dict[str, Any], ledger: pa.Table, tokens: int, every: int) -> SourceFacts:
+    def total(column: str) -> int:
+        return int(np.sum(ledger[column].to_numpy()))
+
+    return SourceFacts(
+        name=spec["name"],
+        uri=spec["uri"],
+        license=spec.get("license") or "",
+        items=len(ledger),
+        bytes_in=total("size"),
+        kept_bytes=total("kept_bytes"),
+        dropped_bytes=total("dropped_bytes"),
+        quarantined_bytes=total("quarantined_bytes"),
+        records=total("records"),
+        kept=total("kept"),
+        duplicate=total("duplicate"),
+        dropped=total("dropped"),
+        quarantined=total("quarantined"),
+        tokens=tokens,
+        share=tokens / every if every else 0.0,
+    )
+
+
+def _reasons(quarantine: pa.Table) -> list[ReasonFacts]:
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in quarantine.to_pylist():
+        by_reason.setdefault(row["reason"], []).append(row)
+    found = [
+        ReasonFacts(reason, REASONS.get(reason, ""), len(rows), sum(r["bytes"] for r in rows), rows[:EXAMPLES])
+        for reason, rows in by_reason.items()
+    ]
+    return sorted(found, key=lambda r: (-r.bytes, r.reason))
+
+
+def _dropped(decisions: pa.Table) -> dict[str, int]:
+    """Occurrences of records that a rule dropped, by reason."""
+    dropped = decisions.filter(pc.invert(decisions["kept"]))
+    rows = dropped.group_by("reason").aggregate([("occurrences", "sum")]).to_pylist()
+    return {row["reason"]: row["occurrences_sum"] for row in sorted(rows, key=lambda row: row["reason"])}
+
+
+def _repeats(corpus: CorpusVersion, decisions: pa.Table) -> list[Repeat]:
+    """The most repeated of the kept records. Empty where repeats are kept: then rows are not documents."""
+    if not corpus.manifest["prepare"]["dedup"]["exact"]:
+        return []
+    occurrences = decisions.filter(decisions["kept"])["occurrences"].to_numpy()
+    often = np.argsort(-occurrences, kind="stable")[:5]
+    often = often[occurrences[often] > 1]
+    return [Repeat(int(occurrences[n]), t[:EXCERPT]) for n, t in zip(often, corpus.texts(often), strict=True)]
+
+
+def _epochs(run: Run, corpus: CorpusVersion, steps: int) -> list[EpochFacts]:
+    """How often each source has been gone through after these steps."""
+    order = order_of(run.recipe, corpus, "train")
+    drawn = order.mixture.counts(steps * order.batch)
+    result: list[EpochFacts] = []
+    for number, name in enumerate(corpus.source_names):
+        entry, samples = order.entries.get(name), int(order.pack.source_samples[number])
+        weight = entry.weight if entry else 1.0
+        most = entry.max_epochs if entry else None
+        drawn_here = int(drawn[number])
+        result.append(EpochFacts(name, weight, samples, drawn_here, drawn_here / samples if samples else 0.0, most))
+    return result
