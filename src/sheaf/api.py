@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -20,6 +20,9 @@ from sheaf.runs import find_run
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    from sheaf.order.loader import Loader
 
 Json = dict[str, Any]
 
@@ -196,15 +199,20 @@ class Run:
             if piece:
                 yield piece
 
-    def export(self, to: Path | None = None, *, step: int | None = None, dtype: str = "bf16") -> Path:
+    def export(
+        self, to: Path | None = None, *, step: int | None = None, dtype: Literal["bf16", "fp32"] = "fp32"
+    ) -> Path:
         """Write the model, its config and its tokenizer as a folder that transformers loads; returns the folder."""
+        import torch
+
         from sheaf.model.pretrained import export_folder
         from sheaf.train.checkpoint import load_model
 
         model, _ = load_model(self.path, step)
         corpus = self.corpus()
+        kind = torch.float32 if dtype == "fp32" else torch.bfloat16
         folder = to or self.path / "export"
-        export_folder(model, folder, corpus.tokenizer_path, corpus.end_of_text, dtype)
+        export_folder(model, folder, corpus.tokenizer_path, corpus.end_of_text, kind)
         return folder
 
     def report(self) -> Path:

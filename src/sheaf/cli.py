@@ -197,7 +197,7 @@ def export(
     *,
     to: Annotated[Path | None, Parameter(help="Folder to write; default: RUN/export.")] = None,
     step: Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")] = None,
-    dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="Of the weights written.")] = "bf16",
+    dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="Of the weights written.")] = "fp32",
     common: Common = DEFAULT,
 ) -> Outcome:
     """Write the model as a folder that transformers loads."""
