@@ -15,6 +15,7 @@ import gettext
 import gzip
 import hashlib
 import os
+import re
 import sysconfig
 import unicodedata
 import warnings
@@ -23,9 +24,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftfy import fix_encoding
+
 LONGEST = 200_000  # characters of one text: no single file may dominate a small demo
 SHORTEST = 8
 SHARES = {"code": 0.42, "docstring": 0.15, "prose": 0.28, "manual": 0.10, "foreign": 0.05}
+_HEADER = re.compile(r"^(From|To|Subject|Date|Content-Type|Reply-To|Sender|References):", re.MULTILINE | re.IGNORECASE)
 # Languages whose texts are looked for, in turn, and the share of characters beyond ASCII that shows a real translation.
 LANGUAGES = {"ja": 0.15, "zh_CN": 0.15, "de": 0.01, "fr": 0.02, "ru": 0.2, "es": 0.02, "ko": 0.15, "pt_BR": 0.02}
 
@@ -93,7 +97,7 @@ class _Pool:
             text = normal(raw)
             if (kind, name) in self._names or not SHORTEST <= len(text) <= longest:
                 continue
-            if not _plain(text) or self._nearly_there(text):
+            if not _plain(text) or _looks_like_data(text) or _mojibake(text) or self._nearly_there(text):
                 continue
             self._names.add((kind, name))
             size = len(text.encode())
@@ -126,6 +130,17 @@ def _shuffled(root: Path, seed: int, suffixes: tuple[str, ...] = (), skip: froze
         folders[:] = [f for f in folders if f not in skip]
         found += [Path(folder, f) for f in files if not suffixes or f.endswith(suffixes)]
     return _by_hash(root, found, seed)
+
+
+def _looks_like_data(text: str) -> bool:
+    """Whether a reader may well take this text for a page, data or a message: then what it holds is not its text."""
+    head = text.partition("\n\n")[0]
+    return text.startswith(("<", "{", "[", "%!", "From ")) or _HEADER.search(head) is not None
+
+
+def _mojibake(text: str) -> bool:
+    """Whether it was decoded wrongly before it came here: a reader may repair it, so what it says is not known."""
+    return any(not line.isascii() and fix_encoding(line) != line for line in text.splitlines())
 
 
 def _by_hash(root: Path, paths: Iterable[Path], seed: int) -> list[Path]:
@@ -181,7 +196,7 @@ def _prose(roots: Roots, seed: int) -> Iterator[tuple[str, str]]:
                     yield f"package/{package}/{path.name}", text
     for path in _shuffled(roots.documents, seed, ("copyright", ".txt", ".md", ".rst", ".gz", "README", "NEWS", "TODO")):
         text = _read(path)
-        if text is not None and not text.lstrip().startswith(("<", "%", "{", "[")):
+        if text is not None:
             yield f"doc/{path.relative_to(roots.documents)}".removesuffix(".gz"), text
 
 

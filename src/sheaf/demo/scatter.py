@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from sheaf import files
@@ -58,6 +59,8 @@ class Planter:
         self.backup_texts: list[str] = []
         self.rows: list[Text] = []
         self.mail: list[Text] = []
+        self.attached: list[Text] = []
+        self.paged: set[str] = set()
 
     def file(self, path: str, data: bytes, texts: Sequence[str] = (), source: str = "files") -> None:
         """A file of the tree or the web folder. texts: what it holds, in the normal form."""
@@ -68,6 +71,7 @@ class Planter:
     def page(self, path: str, text: Text, source: str) -> None:
         """A web page: its main text is a matter of the reader, that it gives one record is not."""
         path, data = self._free(source, path), write.page(text)
+        self.paged.add(text.text)
         self.item(Planted(source, path, len(data), ("~" + key_of(f"{source}/{path}"),)), data)
 
     def item(self, planted: Planted, data: bytes) -> None:
@@ -89,7 +93,9 @@ class Planter:
         """Build the places that hold many texts in one file, and write everything."""
         backup = write.backup(self.backup, {"older.zip": write.zipped(self.zipped)})
         self.file("backup.tar.gz", backup, self.backup_texts, source="backup")
-        self.file("project.mbox", write.mailbox(self.mail), [t.text for t in self.mail], source="mail")
+        messages = list(zip_longest(self.mail, self.attached[: len(self.mail)]))
+        sent = [write.mail_text(t) for t in self.mail] + [a.text for _, a in messages if a is not None]
+        self.file("project.mbox", write.mailbox(messages), sent, source="mail")
         database = write.database(self.rows)
         self.files["docstrings.sqlite"] = database
         keys = tuple(key_of(t.text) for t in self.rows)
@@ -114,12 +120,12 @@ def _plant_code(planter: Planter, texts: Sequence[Text]) -> None:
 def _plant_prose(planter: Planter, texts: Sequence[Text]) -> None:
     pages = 0
     for text in texts:
-        lot, name = _lot(text), text.name.replace(":", "_")
+        lot, name = _lot(text), _file_name(text)
         if lot < 40:
-            planter.file(*_document(text))
+            planter.file(f"documents/{name}", text.text.encode() + b"\n", [text.text])
         elif lot < 55:
             planter.file(f"compressed/{name}.gz", write.gz(text.text.encode()), [text.text])
-        elif lot < 65 and len(text.text) >= write.PAGE_CHARACTERS:
+        elif lot < 65 and _can_be_page(planter, text):
             planter.page(f"pages/{name}.html", text, "files")
         elif lot < 78:
             planter.mail.append(text)
@@ -129,17 +135,23 @@ def _plant_prose(planter: Planter, texts: Sequence[Text]) -> None:
         else:
             planter.pack(f"documents/{name}", text.text, zipped=lot % 2 == 0)
         if lot in (0, 1, 41, 66, 80):  # again, on the web or in the mail
-            planter.mail.append(replace(text, name=f"Fwd: {text.name}"))
+            planter.attached.append(text)
 
 
-def _document(text: Text) -> tuple[str, bytes, list[str]]:
-    suffix = Path(text.name).suffix
-    name = text.name if suffix in (".md", ".rst", ".txt") else f"{text.name}.txt"
-    return f"documents/{name.replace(':', '_')}", text.text.encode() + b"\n", [text.text]
+def _file_name(text: Text) -> str:
+    """With a suffix that says that it is text: without one, a list of names may well be taken for a table."""
+    name = text.name.replace(":", "_")
+    return name if name.endswith((".md", ".rst", ".txt")) else f"{name}.txt"
+
+
+def _can_be_page(planter: Planter, text: Text) -> bool:
+    """Long enough, and not a page already: whether two pages that differ in their titles alone are equal is a matter
+    of what a reader takes for main text."""
+    return len(text.text) >= write.PAGE_CHARACTERS and text.text not in planter.paged
 
 
 def _plant_on_web(planter: Planter, text: Text, number: int) -> None:
-    if number % 2 and len(text.text) >= write.PAGE_CHARACTERS:
+    if number % 2 and _can_be_page(planter, text):
         planter.page(f"page-{number:02d}.html", text, "web")
     else:
         planter.file(f"text-{number:02d}.txt", text.text.encode(), [text.text], source="web")

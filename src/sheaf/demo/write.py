@@ -6,6 +6,7 @@ import csv
 import gzip
 import html
 import io
+import re
 import sqlite3
 import tarfile
 import tempfile
@@ -19,6 +20,7 @@ import orjson
 from sheaf.demo.collect import Text
 
 PAGE_CHARACTERS = 1500  # a page's text: long enough that any reader finds the main part of the page
+_FROM = re.compile(rb"^(>*From )", re.MULTILINE)  # a line that looks like the start of a message is quoted ("mboxrd")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
 
 
@@ -87,20 +89,29 @@ def backup(*trees: Mapping[str, bytes]) -> bytes:
     return gz(out.getvalue())
 
 
-def mailbox(messages: Sequence[Text]) -> bytes:
-    """An mbox: one message a text, its name as the subject."""
-    return b"".join(_message(number, text) for number, text in enumerate(messages))
+def mailbox(messages: Sequence[tuple[Text, Text | None]]) -> bytes:
+    """An mbox of (text, attached text): a text's name is the subject of its message."""
+    return b"".join(_message(number, text, attached) for number, (text, attached) in enumerate(messages))
 
 
-def _message(number: int, text: Text) -> bytes:
+def mail_text(text: Text) -> str:
+    """What a message says to its reader: the subject, then the text."""
+    return f"{text.name}\n\n{text.text}"
+
+
+def _message(number: int, text: Text, attached: Text | None) -> bytes:
     message = EmailMessage()
     message["From"] = "archive@example.org"
     message["To"] = "readers@example.org"
-    message["Subject"] = text.name.replace("\n", " ")
+    message["Subject"] = text.name
     message["Date"] = f"Mon, 01 Jan 2024 {number // 3600 % 24:02d}:{number // 60 % 60:02d}:{number % 60:02d} +0000"
     message["Message-ID"] = f"<{number}@example.org>"
     message.set_content(text.text, charset="utf-8", cte="quoted-printable")
-    body = message.as_bytes().replace(b"\nFrom ", b"\n>From ")
+    if attached is not None:
+        name = f"{number}-{attached.name.rpartition('/')[2]}.txt"
+        message.add_attachment(attached.text, charset="utf-8", cte="base64", filename=name)
+        message.set_boundary(f"=_message_{number}")  # the default one is random
+    body = _FROM.sub(rb">\1", message.as_bytes())
     return b"From archive@example.org Mon Jan  1 00:00:00 2024\n" + body.rstrip(b"\n") + b"\n\n"
 
 
