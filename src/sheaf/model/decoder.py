@@ -1,0 +1,221 @@
+"""The model: single-device code of a decoder, with the parameter names of the published checkpoints.
+
+Letters: b batch, t positions, d hidden size, h key-value heads, g query heads a key-value head, e head dimension.
+
+Pre-norm blocks of attention and SwiGLU (Touvron et al. 2023, LLaMA), rotary positions (Su et al. 2021), grouped-query
+attention (Ainslie et al. 2023), RMS norm (Zhang & Sennrich 2019). Parameters are fp32 masters, cast to
+`compute_dtype` where they are used, so that gradients arrive in fp32 on the masters; norms, rotations and softmax
+sums are fp32; there is no autocast. q, k and v are one matrix product, gate and up another; the stored names stay
+apart.
+
+A block takes tensors only and holds no number of its own layer, so that one compiled block serves all (`compile.py`).
+The embedding, whose gradient is a scatter, stays outside of it: ATen's is deterministic, a generated one with atomics
+is not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sheaf.model.attention import attend, attend_masked, row_starts
+from sheaf.model.cache import KeyValueCache
+from sheaf.model.config import ModelConfig
+
+__all__ = ["Decoder", "KeyValueCache"]
+
+
+class Decoder(nn.Module):
+    """Parameters are zeros (norms: ones) until `initialise` or `load_state` fills them."""
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.model = Body(config)
+        self.lm_head = None if config.tie_word_embeddings else Weights(config.vocab_size, config.hidden_size)
+
+    def forward(
+        self,
+        input_ids_bt: Tensor,
+        position_ids_bt: Tensor,
+        document_ids_bt: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Hidden states (b, t, d) after the final norm, in compute_dtype.
+
+        position_ids_bt: position of each token in its document. document_ids_bt: equal along a document, −1 for
+        padding; None: one document a row. cache: keys and values of the positions before these, which is extended.
+        """
+        hidden_btd = functional.embedding(input_ids_bt, self.model.embed_tokens.weight).to(self.compute_dtype)
+        rotation = rotary_angles(self.config, position_ids_bt)
+        visible = self._visible(input_ids_bt, document_ids_bt, cache)
+        for number, block in enumerate(self.model.layers):
+            seen = visible[self.config.window_of(number)]
+            if cache is None:
+                hidden_btd = block(hidden_btd, *rotation, seen)
+            else:
+                # Not through __call__: shapes grow with every token, and a compiled block is of one shape.
+                keys = _LayerCache(cache, number)
+                hidden_btd = cast(Block, block).forward(hidden_btd, *rotation, seen, keys)
+        return self.model.norm(hidden_btd)
+
+    @property
+    def head_weight(self) -> nn.Parameter:
+        """(vocabulary, d): the head's matrix, which is the embedding's when tied."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def logits(self, hidden_btd: Tensor) -> Tensor:
+        """(b, t, vocabulary) in compute_dtype. For generation and tests; the loss never builds them whole."""
+        return functional.linear(hidden_btd, self.head_weight.to(hidden_btd.dtype))
+
+    def _visible(
+        self, input_ids_bt: Tensor, document_ids_bt: Tensor | None, cache: KeyValueCache | None
+    ) -> dict[int | None, Tensor]:
+        """By window (None: none): the first visible key of each row or, with a cache, the mask of its visible keys."""
+        windows = {self.config.window_of(layer) for layer in range(self.config.num_hidden_layers)}
+        (b, t), device = input_ids_bt.shape, input_ids_bt.device
+        if cache is None:
+            return {window: row_starts(document_ids_bt, (b, t), window, device) for window in windows}
+        if document_ids_bt is not None:
+            raise ValueError("a cache continues one document a row")
+        return {window: cache.visible(t, window).expand(b, t, -1) for window in windows}
+
+
+class Body(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = Weights(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = Mlp(config)
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, hidden_btd: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, keys: _LayerCache | None = None
+    ) -> Tensor:
+        hidden_btd = hidden_btd + self.self_attn(self.input_layernorm(hidden_btd), cos, sin, visible, keys)
+        return hidden_btd + self.mlp(self.post_attention_layernorm(hidden_btd))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.kv_heads = config.num_key_value_heads
+        self.group = config.num_attention_heads // config.num_key_value_heads
+        q, kv, d = config.num_attention_heads * config.head_dim, self.kv_heads * config.head_dim, config.hidden_size
+        self.q_proj = Weights(q, d, bias=config.attention_bias)
+        self.k_proj = Weights(kv, d, bias=config.attention_bias)
+        self.v_proj = Weights(kv, d, bias=config.attention_bias)
+        self.o_proj = Weights(d, q, bias=config.output_bias)
+        self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(self, x_btd: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, keys: _LayerCache | None) -> Tensor:
+        b, t, _ = x_btd.shape
+        kv = self.kv_heads * self.head_dim
+        q, k, v = joint_linear(x_btd, self.q_proj, self.k_proj, self.v_proj).split([self.group * kv, kv, kv], dim=-1)
+        q_bthge = q.reshape(b, t, self.kv_heads, self.group, self.head_dim)
+        k_bthe = k.reshape(b, t, self.kv_heads, self.head_dim)
+        v_bhte = v.reshape(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_bthge, k_bthe = self.q_norm(q_bthge), self.k_norm(k_bthe)
+        cos, sin = cos[:, :, None], sin[:, :, None]
+        scale = 1 / math.sqrt(self.head_dim)
+        q_bhtge = rotate(q_bthge, cos[:, :, None] * scale, sin[:, :, None] * scale).transpose(1, 2)
+        k_bhte = rotate(k_bthe, cos, sin).transpose(1, 2)
+        if keys is None:
+            out_bhtge = attend(q_bhtge, k_bhte, v_bhte, visible)
+        else:
+            out_bhtge = attend_masked(q_bhtge, *keys.extended(k_bhte, v_bhte), visible)
+        return joint_linear(out_bhtge.transpose(1, 2).reshape(b, t, -1), self.o_proj)
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = Weights(config.intermediate_size, config.hidden_size)
+        self.up_proj = Weights(config.intermediate_size, config.hidden_size)
+        self.down_proj = Weights(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x_btd: Tensor) -> Tensor:
+        gate, up = joint_linear(x_btd, self.gate_proj, self.up_proj).chunk(2, dim=-1)
+        return joint_linear(functional.silu(gate) * up, self.down_proj)
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.epsilon)
+        return (x32 * scale * self.weight.float()).to(x.dtype)
+
+
+class Weights(nn.Module):
+    """A matrix (out, in) and perhaps a bias, under the names that a checkpoint gives them."""
+
+    def __init__(self, out_size: int, in_size: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_size, in_size))
+        self.bias = nn.Parameter(torch.zeros(out_size)) if bias else None
+
+
+def joint_linear(x: Tensor, *parts: Weights) -> Tensor:
+    """One matrix product for several projections of the same input; outputs lie side by side in the last dimension."""
+    weight = torch.cat([part.weight.to(x.dtype) for part in parts])
+    biases = [part.bias.to(x.dtype) for part in parts if part.bias is not None]
+    return functional.linear(x, weight, torch.cat(biases) if biases else None)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + size/2) of the last dimension; cos and sin broadcast over x's other dimensions."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def rotary_angles(config: ModelConfig, position_ids_bt: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin, fp32 (b, t, e/2), of each position times each frequency."""
+    angles = position_ids_bt.float()[..., None] * rotary_frequencies(config, position_ids_bt.device)
+    return angles.cos(), angles.sin()
+
+
+def rotary_frequencies(config: ModelConfig, device: torch.device) -> Tensor:
+    """theta^(−2i/e), with the linear (Chen et al. 2023) or Llama 3.1 (Dubey et al. 2024) stretching of long waves."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float() / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    slow = frequencies / scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return slow
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return keep * frequencies + (1 - keep) * slow
+
+
+class _LayerCache:
+    """One layer's part of a cache."""
+
+    def __init__(self, cache: KeyValueCache, layer: int) -> None:
+        self._cache, self._layer = cache, layer
+
+    def extended(self, k_bhte: Tensor, v_bhte: Tensor) -> tuple[Tensor, Tensor]:
+        return self._cache.extended(self._layer, k_bhte, v_bhte)

@@ -1,0 +1,87 @@
+"""Continue a prompt, token by token, with a cache of keys and values.
+
+Each token costs one row through the model. Sampling: softmax at a temperature, cut to the nucleus of mass top_p
+(Holtzman et al. 2019); temperature 0 takes the most probable token. The same seed gives the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor
+
+from sheaf.errors import UsageError
+from sheaf.model.cache import KeyValueCache
+from sheaf.model.decoder import Decoder
+
+
+def generate(
+    model: Decoder,
+    prompt_ids: list[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    stop_ids: Collection[int],
+) -> Iterator[int]:
+    """Yield token ids until a stop id (not yielded), max_tokens, or the model's last position.
+
+    Raises UsageError for an empty or too long prompt, or a temperature or top_p out of range.
+    """
+    _check(model, prompt_ids, temperature, top_p)
+    return _continue(model, prompt_ids, max_tokens, temperature, top_p, seed, frozenset(stop_ids))
+
+
+def choose(logits_v: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """One token id from logits (vocabulary,)."""
+    if temperature == 0:
+        return int(logits_v.argmax())
+    probabilities, ids = torch.softmax(logits_v.float() / temperature, dim=-1).sort(descending=True, stable=True)
+    before = probabilities.cumsum(0) - probabilities
+    nucleus = probabilities * (before < top_p)
+    return int(ids[torch.multinomial(nucleus, 1, generator=generator)])
+
+
+def _continue(
+    model: Decoder,
+    prompt_ids: list[int],
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    stop: frozenset[int],
+) -> Iterator[int]:
+    device = model.head_weight.device
+    capacity = min(len(prompt_ids) + max_tokens, model.config.max_position_embeddings)
+    cache = KeyValueCache(model.config, batch=1, capacity=capacity, dtype=model.compute_dtype, device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    new = prompt_ids
+    for _ in range(capacity - len(prompt_ids)):
+        token = choose(_next_logits(model, new, cache), temperature, top_p, generator)
+        if token in stop:
+            return
+        yield token
+        new = [token]
+
+
+@torch.inference_mode()
+def _next_logits(model: Decoder, new_ids: list[int], cache: KeyValueCache) -> Tensor:
+    device = model.head_weight.device
+    ids = torch.tensor([new_ids], device=device)
+    positions = torch.arange(cache.length, cache.length + len(new_ids), device=device)[None]
+    hidden = model.forward(ids, positions, cache=cache)
+    return model.logits(hidden[0, -1])
+
+
+def _check(model: Decoder, prompt_ids: list[int], temperature: float, top_p: float) -> None:
+    if not prompt_ids:
+        raise UsageError("the prompt is empty", fix="give at least one token, for example the end-of-text token")
+    room = model.config.max_position_embeddings
+    if len(prompt_ids) > room:
+        raise UsageError(f"the prompt has {len(prompt_ids)} tokens, the model has room for {room}", fix="shorten it")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise UsageError(
+            f"cannot sample with temperature {temperature} and top_p {top_p}", fix="temperature >= 0 and 0 < top_p <= 1"
+        )
