@@ -56,13 +56,17 @@ class Batch:
         return self.order.digest(self.step)
 
 
-def micro(batch: Batch, size: int) -> Iterator[Batch]:
-    """Split into micro-batches of exactly `size` samples; empty samples fill the last. Equally many on every rank."""
+def micro(batch: Batch, size: int) -> list[Batch]:
+    """Split into micro-batches of exactly `size` samples; empty samples fill up. Equally many on every rank."""
+    parts: list[Batch] = []
     for first in range(0, batch.largest, size):
         part = slice(first, first + size)
         arrays = batch.input_ids[part], batch.labels[part], batch.position_ids[part], batch.document_ids[part]
         a, b, c, d = padded(arrays, size)
-        yield replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[part])
+        parts.append(
+            replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[part])
+        )
+    return parts
 
 
 class Loader:

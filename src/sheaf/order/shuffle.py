@@ -1,8 +1,8 @@
 """Shuffle without a permutation file: a keyed bijection of [0, n), at any position in constant time and memory.
 
-A position is written as (left, right) in Z_a × Z_b with a = ceil(sqrt n), b = ceil(n / a); a Feistel network with
-modular addition permutes a·b >= n points, and results outside [0, n) are fed back until they fall inside (cycle
-walking; there are fewer than a points outside, so almost never more than once). This is the generalised Feistel
+A position is written as (left, right) in Z_a × Z_b with a = ceil(sqrt n) made even, b = ceil(n / a); a Feistel
+network with modular addition permutes a·b >= n points, and results outside [0, n) are fed back until they fall inside
+(cycle walking; there are at most a points outside, so almost never more than once). This is the generalised Feistel
 cipher of Black and Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002); the round function is the
 finaliser of splitmix64. It is a shuffle, not encryption: nobody is assumed to attack it. Cost: about 0.2 µs an index,
 on one core.
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from sheaf.order.kernel import kernel
 
-ROUNDS = 12  # 8 leave a visible bias at n = 4 and 5; 12 pass a chi-square over all permutations (tests)
+# Chi-square over all permutations of 3 to 7 things, 100,000 keys and more: 8 rounds are biased by hundreds of standard
+# deviations, 12 by up to 16, 16 by none that shows; 20 leave a margin.
+ROUNDS = 20
 LARGEST = 2**62
 
 
@@ -46,6 +48,7 @@ def _run(index: NDArray[np.int64], n: int, key: int, inverse: bool) -> NDArray[n
     if len(index) and (int(index.min()) < 0 or int(index.max()) >= n):
         raise ValueError(f"an index lies outside [0, {n})")
     left = math.isqrt(n - 1) + 1
+    left += left % 2  # were a and b both odd, every round would be an even permutation, and half of all out of reach
     out = np.empty_like(index)
     _walk(index, np.uint64(n), np.uint64(left), np.uint64(-(-n // left)), np.uint64(key), inverse, out)
     return out

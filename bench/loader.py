@@ -1,0 +1,163 @@
+"""Loader: tokens a second on one core, time to the first batch, packing efficiency; beside a plain copy and random crops.
+
+Makes 100 million synthetic tokens (three sources with lognormal document lengths, uint16, memory-mapped, in the page
+cache), then times batches of 8 x 2048 from: a plain copy of the memory-mapped file in order (the ceiling), nanoGPT-style
+random crops (no boundaries, no resume), and Sheaf (packed, shuffled, mixed; input ids, labels, positions and document
+numbers), with its thread and without. All run in this process on one core, interleaved, the median of some rounds.
+The first batch is timed in a fresh process: opening the corpus and finding the pack, without imports.
+
+Use: python bench/loader.py [--tokens 100e6] [--seconds 2] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+T, BATCH, SHARDS = 2048, 8, 4
+SOURCES = {"web": (6.2, 1.1, 0.6), "code": (6.8, 1.3, 0.3), "mail": (5.0, 0.9, 0.1)}  # lognormal mean, sigma; share
+
+
+def make(folder: Path, tokens: int) -> None:
+    from sheaf.corpus.documents import Documents
+
+    rng = np.random.default_rng(0)
+    lengths = [
+        np.clip(rng.lognormal(mean, sigma, int(tokens * share / np.exp(mean + sigma**2 / 2))), 2, 200_000).astype(
+            np.int64
+        )
+        for mean, sigma, share in SOURCES.values()
+    ]
+    length = np.concatenate(lengths)
+    n = len(length)
+    source = np.repeat(np.arange(3, dtype=np.int32), [len(x) for x in lengths])
+    ids = rng.integers(0, 256, (n, 16), dtype=np.uint8)
+    ids = ids[np.lexsort((*ids.T[::-1], source))]
+    shard = rng.integers(0, SHARDS, n).astype(np.int32)
+    offset = np.zeros(n, np.int64)
+    for s in range(SHARDS):
+        mine = rng.permutation(np.flatnonzero(shard == s))  # a shard's order is not that of the ids
+        offset[mine] = np.cumsum(length[mine]) - length[mine]
+        rng.integers(1, 50_000, int(length[mine].sum()), dtype=np.uint16).tofile(folder / f"tokens-{s}.bin")
+    Documents(ids, source, shard, offset, length).save(folder)
+    rng.integers(1, 50_000, int(length.sum()), dtype=np.uint16).tofile(folder / "flat.bin")
+
+
+def sheaf_loader(folder: Path, prefetch: int) -> Any:
+    from sheaf.corpus.documents import Documents
+    from sheaf.order.loader import Loader
+    from sheaf.order.order import Order
+
+    order = Order.build(
+        Documents.open(folder), list(SOURCES), "bench", sequence_length=T, batch=BATCH, seed=0, mixture={}, held_out=0.01,
+        cache=folder / "packs",
+    )  # fmt: skip
+    files = [np.memmap(folder / f"tokens-{s}.bin", np.uint16, "r") for s in range(SHARDS)]
+    return Loader(order, files, prefetch=prefetch)
+
+
+def copy(folder: Path) -> Iterator[Any]:
+    flat = np.memmap(folder / "flat.bin", np.uint16, "r")
+    while True:
+        for i in range(len(flat) // (T * BATCH)):
+            yield flat[i * T * BATCH : (i + 1) * T * BATCH].astype(np.int64).reshape(BATCH, T)
+
+
+def crops(folder: Path) -> Iterator[Any]:
+    flat, rng = np.memmap(folder / "flat.bin", np.uint16, "r"), np.random.default_rng(0)
+    while True:
+        yield np.stack([flat[j : j + T].astype(np.int64) for j in rng.integers(0, len(flat) - T, BATCH)])
+
+
+def speed(batches: Iterator[Any], seconds: float) -> float:
+    """Positions a second (padding included, below 1%), as for the peers, which have none."""
+    for _ in range(50):
+        next(batches)
+    begin, n = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        next(batches)
+        n += 1
+    return n * T * BATCH / (time.perf_counter() - begin)
+
+
+def first_batch(folder: Path) -> None:
+    """Child process: imports first, then the clock."""
+    import sheaf.order.loader
+
+    begin = time.perf_counter()
+    with sheaf_loader(folder, 2) as loader:
+        next(iter(loader))
+        first = time.perf_counter() - begin
+        begin = time.perf_counter()
+        loader.seek(10_000_000)
+        next(iter(loader))
+        print(json.dumps({"first": first, "seek": time.perf_counter() - begin}))
+
+
+def pack_speed(folder: Path) -> tuple[float, float]:
+    from sheaf.corpus.documents import Documents
+    from sheaf.order.pack import pack_documents
+
+    documents = Documents.open(folder)
+    chosen = np.ones(len(documents), bool)
+    pack = pack_documents(documents, chosen, len(SOURCES), T)
+    begin = time.perf_counter()
+    pack_documents(documents, chosen, len(SOURCES), T)
+    rate = len(documents) / (time.perf_counter() - begin)
+    return rate, float(pack.sample_tokens.sum() / (len(pack.sample_tokens) * T))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=float, default=100e6)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if options.child:
+        first_batch(options.child)
+        return
+    import numba
+
+    print(
+        f"python {platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}, {platform.machine()}, one core"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder, int(options.tokens))
+        rate, efficiency = pack_speed(folder)
+        print(f"packing: {rate / 1e6:.1f} M documents/s, {efficiency:.2%} of positions used")
+        sheaf_loader(folder, 0)  # writes the pack
+        child = [sys.executable, __file__, "--child", name]
+        runs = [json.loads(subprocess.run(child, check=True, capture_output=True).stdout) for _ in range(3)]
+        print(
+            f"first batch of a fresh process, imports aside: {statistics.median(r['first'] for r in runs) * 1e3:.0f} ms"
+        )
+        print(f"seek to step 10 million and its batch: {statistics.median(r['seek'] for r in runs) * 1e3:.1f} ms")
+        kinds = {"plain copy": copy(folder), "random crops": crops(folder), "sheaf, no thread": iter(sheaf_loader(folder, 0)), "sheaf, thread": iter(sheaf_loader(folder, 2))}  # fmt: skip
+        speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(options.rounds):
+            for kind, batches in kinds.items():
+                speeds[kind].append(speed(batches, options.seconds))
+        median = {kind: statistics.median(values) for kind, values in speeds.items()}
+        for kind, value in median.items():
+            print(
+                f"{kind:18} {value / 1e6:7.0f} Mtok/s   {value / median['plain copy']:.2f} of the plain copy   {[round(v / 1e6) for v in speeds[kind]]}"
+            )
+
+
+if __name__ == "__main__":
+    main()
