@@ -1,0 +1,144 @@
+"""The sandbox's child: receives groups of items, parses them, answers with Arrow tables. Runs confined (`confine`).
+
+It announces each item before it touches it, so that whoever watches knows what it died of. Finished items are committed
+when a group ends, or when 8 MB of text have gathered; a long item's records are sent as they come, without their bytes,
+which are known at its end. Out of memory is an exit code: after that nothing in the process can be trusted to work.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from sheaf.corpus.schema import PARSED_ITEMS, PARSED_REGIONS
+from sheaf.formats import wire
+from sheaf.formats.confine import allow_cpu, confine
+from sheaf.formats.item import ItemResult, read_item
+from sheaf.formats.piece import ParseOptions, ParserLimits
+from sheaf.formats.table import register
+
+FLUSH_CHARACTERS = 8 << 20
+FLUSH_ROWS = 50_000
+_IPC = pa.ipc.IpcWriteOptions(use_threads=False)
+
+
+class Outbox:
+    """Gathers rows as columns, and sends them."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.item = 0
+        self._characters = 0
+        self._records: list[list[Any]] = [[] for _ in wire.RECORDS]
+        self._bytes: list[int] = []
+        self._regions: list[list[Any]] = [[] for _ in PARSED_REGIONS]
+        self._items: list[list[Any]] = [[] for _ in PARSED_ITEMS]
+
+    def record(
+        self, id: bytes, text: str, meta: str, member: str, locator: str, media: str, encoding: str, repairs: str
+    ) -> None:
+        row = (self.item, id, text, meta, member, locator, media, encoding, repairs)
+        for column, value in zip(self._records, row, strict=True):
+            column.append(value)
+        self._characters += len(text)
+        if self._characters > FLUSH_CHARACTERS or len(self._records[0]) > FLUSH_ROWS:
+            self._send_records()
+
+    def finish(self, result: ItemResult) -> None:
+        self._bytes.extend(result.record_bytes)
+        for region, size in zip(result.regions, result.region_bytes, strict=True):
+            row = (self.item, region.member, region.locator, size, region.reason, region.detail)
+            for column, value in zip(self._regions, row, strict=True):
+                column.append(value)
+        row = (self.item, result.digest, result.media, result.structure, result.notes)
+        for column, value in zip(self._items, row, strict=True):
+            column.append(value)
+
+    def commit(self) -> None:
+        self._send_records()
+        self._send(b"Q", PARSED_REGIONS, self._regions)
+        self._send(b"B", wire.BYTES, [self._bytes])
+        self._send(b"I", PARSED_ITEMS, self._items)
+        self._bytes = []
+
+    def bug(self, detail: str) -> None:
+        wire.send(self._sock, b"X", detail.encode("utf-8", "replace"))
+
+    def _send_records(self) -> None:
+        if self._records[0]:
+            self._send(b"R", wire.RECORDS, self._records)
+        self._characters = 0
+
+    def _send(self, kind: bytes, schema: pa.Schema, columns: list[list[Any]]) -> None:
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema, options=_IPC) as writer:
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+        wire.send(self._sock, kind, memoryview(sink.getvalue()))
+        for column in columns:
+            column.clear()
+
+
+def main(descriptor: int, parent: int, limits_json: str, extra: str = "") -> None:
+    """Serve until the parent closes the socket."""
+    limits = ParserLimits(**orjson.loads(limits_json))
+    if extra:
+        _load(extra)
+    sock = socket.socket(fileno=descriptor)
+    holds = confine(limits.memory_mb, parent)
+    wire.send(sock, b"H", orjson.dumps(holds))
+    try:
+        while True:
+            _, request, fds = wire.receive(sock, 1 << 28, fds=wire.MAX_DESCRIPTORS)
+            _group(sock, orjson.loads(request), fds, limits)
+    except (wire.Closed, BrokenPipeError, ConnectionResetError):
+        return
+    except MemoryError:
+        os._exit(wire.EXIT_MEMORY)
+
+
+def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits: ParserLimits) -> None:
+    options = ParseOptions(**{**request["options"], "key": tuple(request["options"]["key"])})
+    outbox = Outbox(sock)
+    for fd, item in zip(fds, request["items"], strict=True):
+        wire.send(sock, b"S", item["item"].to_bytes(4, "little"))
+        allow_cpu(limits.seconds)
+        outbox.item = item["item"]
+        outbox.finish(_item(fd, item, options, limits, outbox))
+        os.close(fd)
+    outbox.commit()
+    wire.send(sock, b"D")
+
+
+def _item(fd: int, item: dict[str, Any], options: ParseOptions, limits: ParserLimits, outbox: Outbox) -> ItemResult:
+    try:
+        return read_item(fd, item["size"], item["name"], item["media"], options, limits, outbox)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 a bug in a parser costs one item, and becomes a ledger entry
+        outbox.bug(f"{type(error).__name__} in {_place(error)}: {error}"[:300])
+        os._exit(1)  # records that the item has already sent must not be committed
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__')}.{trace.tb_frame.f_code.co_name}" if trace else "?"
+
+
+def _load(path: str) -> None:
+    """Parsers for tests that hang, crash or flood: the file's FORMATS. Only Sandbox(_extra=…) names one."""
+    spec = importlib.util.spec_from_file_location("sheaf_extra_formats", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sheaf_extra_formats"] = module
+    spec.loader.exec_module(module)
+    for format in module.FORMATS:
+        register(format)

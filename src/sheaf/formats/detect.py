@@ -1,0 +1,166 @@
+"""What a stream holds: by its content, by its suffix only where content leaves it open. Costs some 20 µs a member.
+
+Order: magic bytes of what we read, magic bytes of what we refuse by name, tests on the beginning as text, suffix and
+claimed content type among text formats, plain text. Bytes that are no text at all are refused when they are decoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sheaf.formats import table
+from sheaf.formats.encoding import MARKS, too_many_controls, wide_encoding
+from sheaf.formats.peek import Peek
+from sheaf.formats.stream import Stream
+from sheaf.formats.table import Format
+
+HEAD = 1 << 16
+
+# (offset, bytes, media type, name): what is refused by name. Longer and rarer patterns first.
+UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"%PDF-", "application/pdf", "PDF"),
+    (0, b"\x7fELF", "application/x-executable", "ELF executable"),
+    (0, b"MZ", "application/x-msdownload", "Windows executable"),
+    (0, b"\xcf\xfa\xed\xfe", "application/x-mach-binary", "Mach-O executable"),
+    (0, b"\xca\xfe\xba\xbe", "application/java-vm", "Java class"),
+    (0, b"\0asm", "application/wasm", "WebAssembly"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
+    (0, b"\xff\xd8\xff", "image/jpeg", "JPEG image"),
+    (0, b"GIF8", "image/gif", "GIF image"),
+    (0, b"BM", "image/bmp", "BMP image"),
+    (0, b"II*\0", "image/tiff", "TIFF image"),
+    (0, b"MM\0*", "image/tiff", "TIFF image"),
+    (0, b"8BPS", "image/vnd.adobe.photoshop", "Photoshop image"),
+    (0, b"\0\0\1\0", "image/x-icon", "icon"),
+    (0, b"\0\0\0\x0cjP  ", "image/jp2", "JPEG 2000 image"),
+    (8, b"WEBP", "image/webp", "WebP image"),
+    (8, b"WAVE", "audio/wav", "WAV audio"),
+    (8, b"AVI ", "video/x-msvideo", "AVI video"),
+    (4, b"ftyp", "video/mp4", "MP4 or related media"),
+    (0, b"ID3", "audio/mpeg", "MP3 audio"),
+    (0, b"\xff\xfb", "audio/mpeg", "MP3 audio"),
+    (0, b"fLaC", "audio/flac", "FLAC audio"),
+    (0, b"OggS", "audio/ogg", "Ogg media"),
+    (0, b"\x1aE\xdf\xa3", "video/x-matroska", "Matroska or WebM video"),
+    (0, b"SQLite format 3\0", "application/vnd.sqlite3", "SQLite database"),
+    (0, b"PAR1", "application/vnd.apache.parquet", "Parquet"),
+    (0, b"ARROW1\0\0", "application/vnd.apache.arrow.file", "Arrow file"),
+    (0, b"Obj\x01", "application/avro", "Avro"),
+    (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5", "HDF5"),
+    (0, b"\x93NUMPY", "application/x-npy", "NumPy array"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage", "old Office document (OLE)"),
+    (0, b"{\\rtf", "text/rtf", "RTF"),
+    (0, b"%!PS", "application/postscript", "PostScript"),
+    (0, b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed", "7z archive"),
+    (0, b"Rar!\x1a\x07", "application/vnd.rar", "RAR archive"),
+    (0, b"MSCF", "application/vnd.ms-cab-compressed", "CAB archive"),
+    (0, b"!<arch>\n", "application/x-archive", "ar archive"),
+    (0, b"\xed\xab\xee\xdb", "application/x-rpm", "RPM package"),
+    (0, b"070701", "application/x-cpio", "cpio archive"),
+    (0, b"070707", "application/x-cpio", "cpio archive"),
+    (0, b"\xc7\x71", "application/x-cpio", "cpio archive"),
+    (0, b"\x04\x22\x4d\x18", "application/x-lz4", "lz4 stream"),
+    (0, b"LZIP", "application/x-lzip", "lzip stream"),
+    (0, b"\x1f\x9d", "application/x-compress", "compress stream"),
+    (2, b"-lh", "application/x-lzh-compressed", "LZH archive"),
+    (0, b"PK\x07\x08", "application/zip", "part of a split zip"),
+    (0, b"WARC/", "application/warc", "WARC web archive"),
+    (0, b"\0\1\0\0\0", "font/ttf", "TrueType font"),
+    (0, b"OTTO", "font/otf", "OpenType font"),
+    (0, b"wOFF", "font/woff", "web font"),
+    (0, b"wOF2", "font/woff2", "web font"),
+    (0, b"\xde\x12\x04\x95", "application/x-gettext-translation", "gettext catalogue"),
+    (0, b"\x80\x04\x95", "application/x-pickle", "Python pickle (never opened)"),
+    (32769, b"CD001", "application/x-iso9660-image", "ISO 9660 image"),
+)
+# Short magics that text can start with by chance: they count only when the rest is not text.
+_SHORT = frozenset({b"MZ", b"BM", b"ID3", b"GIF8", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP", b"PAR1"})
+_TEXT_LIKE = ("text/", "application/json", "application/x-ndjson", "message/", "application/mbox", "application/xml")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """format: None when it is not read; detail then names it. note: where suffix and content disagree."""
+
+    media: str
+    format: Format | None
+    detail: str = ""
+    note: str = ""
+
+
+def detect(stream: Stream, name: str, media: str) -> Kind:
+    head = stream.peek(HEAD + 1)
+    whole = len(head) <= HEAD
+    peek = Peek(head[:HEAD], whole, _beginning(head), suffix_of(name))
+    kind = _by_content(peek) or _by_name(peek, media)
+    expected = table.BY_SUFFIX.get(peek.suffix)
+    if expected is None or expected.media == kind.media or not head or kind.format is expected:
+        return kind
+    return Kind(kind.media, kind.format, kind.detail, f"suffix {peek.suffix}, content {kind.media}")
+
+
+def suffix_of(name: str) -> str:
+    base = name.rpartition("/")[2]
+    stem, dot, suffix = base.rpartition(".")
+    return f".{suffix.lower()}" if dot and stem and len(suffix) <= 8 else ""
+
+
+def claims_text(name: str, media: str) -> bool:
+    """Whether the name or the content type says text: then bytes that are none are undecodable, not another type."""
+    known = table.BY_SUFFIX.get(suffix_of(name))
+    return media.startswith(_TEXT_LIKE) or (known is not None and not known.binary)
+
+
+def _by_content(peek: Peek) -> Kind | None:
+    for format in table.FORMATS:
+        if format.magic and peek.head.startswith(format.magic):
+            return Kind(format.media, format)
+    for offset, magic, media, name in UNREAD:
+        if peek.head.startswith(magic, offset) and (magic not in _SHORT or _not_text(peek.head)):
+            return Kind(media, None, name)
+    for format in table.FORMATS:
+        if format.looks is not None and format.looks(peek):
+            return Kind(format.media, format)
+    return None
+
+
+def _by_name(peek: Peek, media: str) -> Kind:
+    by_suffix = table.BY_SUFFIX.get(peek.suffix)
+    claimed = table.BY_MEDIA.get(media.partition(";")[0].strip().lower())
+    for format in (by_suffix, claimed):
+        if format is not None and not format.binary and (format.may is None or format.may(peek)):
+            return Kind(format.media, format)
+    interpreter = _interpreter(peek)
+    return Kind(interpreter.media, interpreter) if interpreter else Kind(table.TEXT.media, table.TEXT)
+
+
+def _interpreter(peek: Peek) -> Format | None:
+    """The language that a first line such as #!/usr/bin/env python3 names."""
+    if not peek.text.startswith("#!"):
+        return None
+    line = peek.text.partition("\n")[0]
+    for word, media in (("python", "x-python"), ("perl", "x-perl"), ("ruby", "x-ruby"), ("sh", "x-shellscript")):
+        if word in line:
+            return table.BY_MEDIA[f"text/{media}"]
+    return None
+
+
+def _beginning(head: bytes) -> str:
+    """The first 8 KB as text, for the tests: exact for Unicode, and for ASCII inside any other encoding."""
+    start = head[:8192]
+    for mark, encoding in MARKS:
+        if start.startswith(mark):
+            return start[len(mark) :].decode(encoding, "replace").lstrip()
+    if b"\0" in start and not _refusable(start):
+        encoding = wide_encoding(start[: len(start) // 4 * 4])
+        if encoding:
+            return start.decode(encoding, "replace").lstrip()
+    return start.decode("utf-8", "replace").lstrip()
+
+
+def _refusable(start: bytes) -> bool:
+    return any(start.startswith(magic, offset) for offset, magic, _, _ in UNREAD)
+
+
+def _not_text(head: bytes) -> bool:
+    return b"\0" in head or too_many_controls(head)

@@ -1,0 +1,233 @@
+"""One item through its containers, down to records: detection, parsing, normalising, charging.
+
+Recursion follows the containers (limits.depth bounds it); each member's stream is read while its container's parser
+waits. Texts go to a `Sink` as they come; a `Node` tree of weights stays until the item's end, when the bytes of the
+item are split over it. A pure function of the item's bytes, its suffix, media hint, options and limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import orjson
+
+from sheaf.formats.charge import Node, charge
+from sheaf.formats.detect import claims_text, detect
+from sheaf.formats.normalise import normalise, record_id
+from sheaf.formats.piece import Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
+from sheaf.formats.stream import BLOCK, Budget, Stream, from_file
+
+MERGE_AFTER = 1000  # regions of one item, after which neighbours with the same reason become one
+NOTES = 5
+
+
+@dataclass(slots=True)
+class RegionRow:
+    member: str
+    start: int
+    end: int  # below start: not known
+    reason: str
+    detail: str
+
+    @property
+    def locator(self) -> str:
+        return f'{{"bytes":[{self.start},{self.end}]}}' if self.end >= self.start else "{}"
+
+
+@dataclass(slots=True)
+class ItemResult:
+    digest: str
+    media: str
+    notes: str
+    structure: int
+    record_bytes: list[int]
+    regions: list[RegionRow]
+    region_bytes: list[int]
+
+
+class Sink(Protocol):
+    """Takes the item's records in order."""
+
+    def record(
+        self, id: bytes, text: str, meta: str, member: str, locator: str, media: str, encoding: str, repairs: str
+    ) -> None: ...
+
+
+def read_item(
+    fd: int, size: int, name: str, media: str, options: ParseOptions, limits: ParserLimits, sink: Sink
+) -> ItemResult:
+    """Parse the item behind a descriptor."""
+    walk = _Walk(name, options, limits, sink)
+    digest = ""
+    try:
+        file, digest = _open(fd, size)
+        root, _ = walk.stream(from_file(file), "", name, media, 0)
+    except Refused as refused:
+        root = Node(1, [1], [walk.region("", 0, size, refused)])
+    if not walk.records and not walk.regions:
+        root.add(1, walk.region("", 0, size, Refused("empty", "there is no member in it")))
+    charges = charge(root, size, walk.records, len(walk.regions))
+    notes = "; ".join(dict.fromkeys(walk.notes[:NOTES]))
+    return ItemResult(digest, walk.media, notes, charges.structure, charges.records, walk.regions, charges.regions)
+
+
+@dataclass(slots=True)
+class _Walk:
+    name: str
+    options: ParseOptions
+    limits: ParserLimits
+    sink: Sink
+    media: str = ""
+    notes: list[str] = field(default_factory=list)
+    regions: list[RegionRow] = field(default_factory=list)
+    records: int = 0
+    budget: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self.budget = Budget(limits.expanded_mb << 20, limits.ratio, limits.members)
+
+    def stream(self, stream: Stream, path: str, name: str, media: str, depth: int) -> tuple[Node, int | None]:
+        """What lies in a stream, and the target that takes the bytes of it which nobody read, if it was refused."""
+        node = Node()
+        opened: list[tuple[Member, Node, int | None]] = []
+        problem: Refused | None = None
+        try:
+            self._pieces(stream, path, name, media, depth, node, opened)
+        except Refused as refused:
+            problem = _named(refused, stream, name, media)
+        for member, child, refusal in opened:
+            node.add(member.weight, child)
+            if member.rest:
+                node.add(member.rest, child if refusal is None else refusal)
+        problem = stream.problem or problem
+        taken = sum(node.weights)
+        target = None
+        if problem is not None:
+            end = stream.position if stream.position > taken or depth else -1
+            target = self.region(path, taken, end if end > taken else taken - 1, problem)
+            node.add(max(stream.position - taken, 0 if taken else 1), target)
+        node.extent = max(stream.position, sum(node.weights))
+        return node, target
+
+    def region(self, member: str, start: int, end: int, refused: Refused) -> int:
+        """Note a refused region; its target number."""
+        last = self.regions[-1] if len(self.regions) >= MERGE_AFTER else None
+        if last and last.member == member and last.reason == refused.reason and 0 <= last.start <= last.end == start:
+            last.end = end
+        else:
+            self.regions.append(RegionRow(member, start, end, refused.reason, refused.detail))
+        return ~(len(self.regions) - 1)
+
+    def _pieces(
+        self, stream: Stream, path: str, name: str, media: str, depth: int, node: Node,
+        opened: list[tuple[Member, Node, int | None]],
+    ) -> None:  # fmt: skip
+        kind = detect(stream, name, media)
+        if depth == 0:
+            self.media = kind.media
+        if stream.problem and not stream.peek(1):
+            raise stream.problem
+        if kind.note and len(self.notes) < NOTES:
+            self.notes.append(f"{path}: {kind.note}" if path else kind.note)
+        if kind.format is None:
+            raise Refused("unsupported", kind.detail)
+        context = Context(name, media, kind.media, self.options, self.limits, self.budget, depth, self.notes)
+        names: dict[str, int] = {}
+        for piece in kind.format.parser()(stream, context):
+            if isinstance(piece, Record):
+                self._record(piece, path, kind.media, node)
+            elif isinstance(piece, Region):
+                weight = piece.end - piece.start if piece.weight < 0 else piece.weight
+                node.add(weight, self.region(path, piece.start, piece.end, Refused(piece.reason, piece.detail)))
+            else:
+                opened.append((piece, *self._member(piece, path, depth + 1, names)))
+
+    def _record(self, piece: Record, path: str, media: str, node: Node) -> None:
+        weight = piece.end - piece.start if piece.weight < 0 else piece.weight
+        text, repairs = normalise(piece.text, self.options.mojibake)
+        if not text or text.isspace():
+            node.add(weight, self.region(path, piece.start, piece.end, Refused("empty", "no text")))
+            return
+        if piece.key is None:
+            locator = f'{{"bytes":[{piece.start},{piece.end}]}}'
+        else:
+            locator = orjson.dumps({"key": piece.key}).decode()
+        meta = orjson.dumps(piece.meta).decode() if piece.meta else "{}"
+        self.sink.record(record_id(text), text, meta, path, locator, media, piece.encoding, repairs)
+        node.add(weight, self.records)
+        self.records += 1
+
+    def _member(self, member: Member, path: str, depth: int, names: dict[str, int]) -> tuple[Node, int | None]:
+        self.budget.open_member()
+        name = member.name.encode("utf-8", "replace").decode()
+        repeat = names[name] = names.get(name, 0) + 1
+        label = name if repeat == 1 else f"{name}#{repeat}"
+        inner = f"{path}!/{label}" if path else label
+        if depth > self.limits.depth:
+            refused = Refused("bomb", f"more than {self.limits.depth} containers inside each other")
+            target = self.region(inner, 0, -1, refused)
+            return Node(1, [1], [target]), target
+        return self.stream(member.stream, inner, name, member.media, depth)
+
+
+def _named(refused: Refused, stream: Stream, name: str, media: str) -> Refused:
+    """Bytes that are no text, and that nothing says should be: another type, not a damaged text."""
+    if refused.reason != "undecodable" or claims_text(name, media):
+        return refused
+    return (
+        Refused("unsupported", "unknown binary data")
+        if "NUL" in refused.detail or "control" in refused.detail
+        else refused
+    )
+
+
+def _open(fd: int, size: int) -> tuple[io.BytesIO | io.BufferedReader, str]:
+    """The item as a file with its own offset (the descriptor's is shared with the parent), and its digest."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        if size <= 1 << 20:
+            data = os.pread(fd, size + 1, 0)
+            digest.update(data)
+            read, file = len(data), io.BytesIO(data)
+        else:
+            file = io.BufferedReader(_At(fd), BLOCK)
+            read = 0
+            while block := os.pread(fd, 1 << 20, read):
+                digest.update(block)
+                read += len(block)
+    except OSError as error:
+        raise Refused("unreadable", os.strerror(error.errno or 0)) from None
+    if read != size:
+        raise Refused("changed", f"{read} bytes instead of {size}")
+    return file, digest.hexdigest()
+
+
+class _At(io.RawIOBase):
+    """A descriptor read by position: its own offset stays where the parent left it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._at = fd, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] typeshed's Buffer
+        n = os.preadv(self._fd, [buffer], self._at)
+        self._at += n
+        return n
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}.get(whence)
+        self._at = offset + (os.fstat(self._fd).st_size if base is None else base)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at

@@ -1,0 +1,187 @@
+"""E-mail and mbox: a record a message, its subject on top of the text; From, Subject and Date in meta.
+
+text/plain is preferred, else the HTML part as text. Every other part is a member, read like any file: text becomes a
+record, a zip is opened, a picture is refused by name. The standard library's parser with the compat32 policy: the newer
+header objects raise on malformed headers, which real mail is full of (cpython issues 102988, 80222, 121284).
+"""
+
+from __future__ import annotations
+
+import email
+import email.message
+import email.policy
+import re
+from collections.abc import Iterator
+from email.errors import HeaderParseError, MessageError
+from email.header import decode_header
+
+from sheaf.formats.encoding import codec_name, decode
+from sheaf.formats.html import main_text
+from sheaf.formats.piece import Context, Member, Pieces, Record, Refused, Region
+from sheaf.formats.rows import lines_or_refusals
+from sheaf.formats.stream import Stream, from_bytes
+
+_SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")
+_QUOTED_FROM = re.compile(rb"^>(>*From )", re.M)
+Part = email.message.Message
+
+
+def parse_message(stream: Stream, context: Context) -> Pieces:
+    raw = stream.read_all(context.limits.document_bytes)
+    yield from _message(raw, 0, len(raw), "", context)
+
+
+def parse_mbox(stream: Stream, context: Context) -> Pieces:
+    """Messages begin at a "From " line after an empty line (RFC 4155); streamed, one message at a time."""
+    for cut in _messages(stream, context.limits.document_bytes):
+        if isinstance(cut, Region):
+            yield cut
+            continue
+        start, end, data = cut
+        body = _QUOTED_FROM.sub(rb"\1", data.partition(b"\n")[2])
+        yield from _message(body, start, end, f"message@{start}", context)
+
+
+def _messages(stream: Stream, limit: int) -> Iterator[tuple[int, int, bytes] | Region]:
+    lines: list[bytes] = []
+    first = last = size = 0
+    blank = True
+    for line in lines_or_refusals(stream, limit):
+        if isinstance(line, Region):
+            if lines:
+                yield first, line.start, b"".join(lines)
+            yield line
+            lines, size, first = [], 0, line.end
+            continue
+        start, end, data = line
+        if blank and lines and data.startswith(b"From ") and _SEPARATOR.match(data):
+            yield first, start, b"".join(lines)
+            lines, size, first = [], 0, start
+        lines.append(data)
+        size += len(data)
+        last = end
+        blank = data in (b"\n", b"\r\n")
+        if size > limit:
+            yield Region(first, end, "record-too-large", f"more than {limit >> 20} MB in one message")
+            lines, size, first = [], 0, end
+    if lines:
+        yield first, last, b"".join(lines)
+
+
+def _message(raw: bytes, start: int, end: int, prefix: str, context: Context) -> Pieces:
+    """The message at [start, end): its body as a record that weighs what the attachments leave."""
+    try:
+        message = email.message_from_bytes(raw, policy=email.policy.compat32)
+        parts = [part for part in message.walk() if not part.is_multipart()]
+        body = _body(parts)
+        text, encoding = _text_of(body, context) if body is not None else ("", "ascii")
+        meta = {name: value for name in ("Subject", "From", "Date") if (value := _header(message, name))}
+    except (MessageError, ValueError, LookupError, RecursionError) as error:
+        yield Region(start, end, "corrupt", f"not a message: {type(error).__name__}")
+        return
+    others = [part for part in parts if part is not body and not _alternative(part, body)]
+    weights = [min(_encoded_size(part), end - start) for part in others]
+    left = end - start
+    for number, (part, weight) in enumerate(zip(others, weights, strict=True), 1):
+        weight = min(weight, left)
+        left -= weight
+        name = f"{prefix}!/{_filename(part, number)}" if prefix else _filename(part, number)
+        yield Member(name, from_bytes(_payload(part)), weight=weight, media=_media(part))
+    subject = meta.get("Subject", "")
+    text = "\n\n".join(t for t in (subject, text.strip("\r\n")) if t)
+    yield Record(text, start, end, encoding, meta={k.lower(): v for k, v in meta.items()}, weight=left)
+
+
+def _body(parts: list[Part]) -> Part | None:
+    """The first text/plain part that is no attachment, else the first text/html one."""
+    shown = [part for part in parts if part.get_content_disposition() != "attachment"]
+    for kind in ("text/plain", "text/html"):
+        for part in shown:
+            if part.get_content_type() == kind and _payload(part).strip():
+                return part
+    return None
+
+
+def _alternative(part: Part, body: Part | None) -> bool:
+    """The same text again as HTML: an alternative of the body, not an attachment."""
+    return (
+        body is not None
+        and part.get_content_type() == "text/html"
+        and body.get_content_type() == "text/plain"
+        and part.get_content_disposition() != "attachment"
+        and not part.get_filename()
+    ) or not _payload(part)
+
+
+def _text_of(part: Part, context: Context) -> tuple[str, str]:
+    raw = _payload(part)
+    try:
+        decoded = decode(raw, str(part.get_param("charset", "") or ""))
+    except Refused as refused:
+        label = codec_name(str(part.get_param("charset", "") or "")) or "utf-8"
+        context.notes.append(f"a body is damaged: {refused.detail}")
+        return raw.decode(label, "replace"), label
+    text = main_text(decoded.text) if part.get_content_type() == "text/html" else decoded.text
+    return text, decoded.encoding
+
+
+def _payload(part: Part) -> bytes:
+    try:
+        payload = part.get_payload(decode=True)
+    except (ValueError, LookupError):
+        payload = None
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _encoded_size(part: Part) -> int:
+    payload = part.get_payload()
+    return len(payload.encode("utf-8", "replace")) if isinstance(payload, str) else 0
+
+
+def _filename(part: Part, number: int) -> str:
+    try:
+        name = part.get_filename()
+    except (ValueError, LookupError):
+        name = None
+    return _clean(_words(name)) if name else f"part-{number}"
+
+
+def _media(part: Part) -> str:
+    charset = part.get_param("charset", "")
+    return f"{part.get_content_type()}; charset={charset}" if isinstance(charset, str) else part.get_content_type()
+
+
+def _header(message: Part, name: str) -> str:
+    value = message.get(name)
+    return _clean(_words(str(value))) if value is not None else ""
+
+
+def _words(value: str) -> str:
+    """RFC 2047 words decoded; what cannot be is left as it is."""
+    if "=?" not in value:
+        return value
+    try:
+        parts = decode_header(value)
+    except (HeaderParseError, ValueError):
+        return value
+    return "".join(_word(data, label) for data, label in parts)
+
+
+def _word(data: bytes | str, label: str | None) -> str:
+    if isinstance(data, str):
+        return data
+    try:
+        return data.decode(codec_name(label or "") or "utf-8", "replace")
+    except LookupError:
+        return data.decode("utf-8", "replace")
+
+
+def _clean(value: str) -> str:
+    """One line, and no surrogates: bytes that the header should not have had are decoded as well as can be."""
+    raw = value.encode("utf-8", "surrogateescape") if any("\udc80" <= c <= "\udcff" for c in value) else None
+    if raw is not None:
+        try:
+            value = decode(raw).text
+        except Refused:
+            value = raw.decode("utf-8", "replace")
+    return " ".join(value.encode("utf-8", "replace").decode().split())

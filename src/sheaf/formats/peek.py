@@ -1,0 +1,120 @@
+"""The beginning of a stream, and what it says about the type: one small test for each format that has no magic bytes.
+
+A test that answers True overrules the suffix, so each asks for evidence that other text does not show by chance.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import orjson
+
+BZIP2 = tuple(b"BZh%d1AY&SY" % n for n in range(1, 10)) + tuple(b"BZh%d\x17rE8P\x90" % n for n in range(1, 10))
+ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes([n]) + b"\x2a\x4d\x18" for n in range(0x50, 0x60)))
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """head: the first bytes (up to 64 KB). whole: whether that is all. text: its first 8 KB as text, roughly
+    decoded, without blanks in front. suffix: ".csv", lower case."""
+
+    head: bytes
+    whole: bool
+    text: str
+    suffix: str
+
+
+_HTML = re.compile(
+    r"(?:<\?xml[^>]*\?>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>]|head[\s>]|body[\s>]|title>)", re.I | re.S
+)
+_XML = re.compile(r"<\?xml\s|<!DOCTYPE\s|<svg[\s>]|<rss[\s>]|<feed[\s>]")
+_MBOX = re.compile(r"From \S.*\d\d:\d\d.*\n[A-Za-z][A-Za-z0-9-]*:")
+_HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(?=\S|\r?\n[ \t])", re.M)
+_KNOWN_HEADERS = frozenset(
+    ["from", "to", "cc", "subject", "date", "received", "return-path", "message-id", "mime-version", "delivered-to", "content-type", "reply-to", "sender", "x-mailer", "in-reply-to", "references", "content-transfer-encoding", "envelope-to"]
+)
+_TROFF = re.compile(r"(?:[.']\\\"[^\n]*\n|\s)*[.'](?:TH|Dd|so)\s")
+
+
+def is_tar(p: Peek) -> bool:
+    """The checksum of the first header, which every kind of tar has (POSIX.1-1988, ustar)."""
+    block = p.head[:512]
+    if len(block) < 512 or not block[0]:
+        return False
+    try:
+        claimed = int(block[148:156].strip(b" \0") or b"x", 8)
+    except ValueError:
+        return False
+    return claimed == sum(block[:148]) + 8 * 32 + sum(block[156:])
+
+
+def is_html(p: Peek) -> bool:
+    return p.text.startswith("<") and _HTML.match(p.text) is not None
+
+
+def is_xml(p: Peek) -> bool:
+    return p.text.startswith("<") and _XML.match(p.text) is not None
+
+
+def is_mbox(p: Peek) -> bool:
+    return p.text.startswith("From ") and _MBOX.match(p.text) is not None
+
+
+def is_message(p: Peek) -> bool:
+    """At least three known header fields at the top, one of them of the transport or From/To/Subject."""
+    return _headers(p) >= 3
+
+
+def may_be_message(p: Peek) -> bool:
+    return _headers(p) >= 1
+
+
+def is_json(p: Peek) -> bool:
+    """The whole is one JSON value with brackets; a suffix decides for what is longer than the peek."""
+    if not p.text.startswith(("{", "[")) or not p.whole:
+        return False
+    return _loads(p.head) is not None
+
+
+def is_json_lines(p: Peek) -> bool:
+    """Several lines, the first ones (all but the last, if the peek cuts it) each a JSON object or array."""
+    if not p.text.startswith(("{", "[")):
+        return False
+    lines = [line for line in p.head.split(b"\n", 12) if line.strip()]
+    if len(lines) > 11 or not p.whole:
+        lines = lines[:-1]
+    if len(lines) < (1 if p.suffix in (".jsonl", ".ndjson") else 2):
+        return False
+    good = sum(isinstance(_loads(line), (dict, list)) for line in lines)
+    return good >= 1 and good * 2 > len(lines) and _loads(lines[0]) is not None
+
+
+def is_table(p: Peek) -> bool:
+    """Without a suffix that says so: at least four lines, each with the same number, two or more, of one separator."""
+    if p.suffix or "\0" in p.text:
+        return False
+    lines = p.text.split("\n", 21)
+    lines = [line for line in lines[:-1] if line.strip()]
+    if len(lines) < 4:
+        return False
+    return any(len({line.count(mark) for line in lines}) == 1 and lines[0].count(mark) >= 2 for mark in "\t;,|")
+
+
+def is_troff(p: Peek) -> bool:
+    return p.text.startswith((".", "'")) and _TROFF.match(p.text) is not None
+
+
+def _headers(p: Peek) -> int:
+    top = re.split(r"\r?\n\r?\n", p.text, maxsplit=1)[0]
+    first = _HEADER.match(top)
+    if first is None:
+        return 0
+    return len({name.lower() for name in _HEADER.findall(top)} & _KNOWN_HEADERS)
+
+
+def _loads(data: bytes) -> object:
+    try:
+        return orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
+    except orjson.JSONDecodeError:
+        return None

@@ -1,0 +1,103 @@
+"""What a parser gets and gives: a stream and a context in, pieces out.
+
+A parser is a generator over one member's expanded bytes. It yields `Record`s, `Region`s (bytes that are refused, with
+the reason) and, if it is a container, `Member`s, whose stream is read before the generator is resumed. Every piece has
+a weight in bytes of the parser's stream; bytes in no piece are structure. Raising `Refused` refuses the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sheaf.formats.stream import Budget, Refused, Stream
+
+__all__ = ["Context", "Member", "ParseOptions", "ParserLimits", "Piece", "Pieces", "Record", "Refused", "Region"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParseOptions:
+    """text: a column name, or a template '{title}\\n\\n{body}', for rows and objects. key: columns that identify a
+    row (SQL), whose locator is then {"key": {…}} instead of bytes. mojibake: repair text decoded wrongly before."""
+
+    text: str | None = None
+    key: tuple[str, ...] = ()
+    mojibake: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ParserLimits:
+    """The recipe's limits as the child knows them, without pydantic: its import would double the child's start."""
+
+    seconds: float
+    memory_mb: int
+    expanded_mb: int
+    ratio: float
+    depth: int
+    members: int
+    record_mb: int
+
+    @property
+    def record_bytes(self) -> int:
+        return self.record_mb << 20
+
+    @property
+    def document_bytes(self) -> int:
+        """The largest document or inner container that may be held whole: an eighth of the memory, for its objects."""
+        return max(self.record_bytes, self.memory_mb << 17)
+
+
+@dataclass(slots=True)
+class Record:
+    """One training unit. start, end: where it lies in the stream; weight: its bytes there, default end - start."""
+
+    text: str
+    start: int
+    end: int
+    encoding: str
+    meta: dict[str, Any] | None = None
+    weight: int = -1
+    key: dict[str, Any] | None = None  # for SQL rows: the locator instead of bytes
+
+
+@dataclass(slots=True)
+class Region:
+    """Bytes [start, end) of the stream which were refused. weight: as for records."""
+
+    start: int
+    end: int
+    reason: str
+    detail: str = ""
+    weight: int = -1
+
+
+@dataclass(slots=True)
+class Member:
+    """One thing inside a container. The container sets weight (and rest: bytes of it that nobody read) at the latest
+    when it is resumed. A member without a name (the whole of a gzip that names nothing) adds nothing to the path."""
+
+    name: str
+    stream: Stream
+    weight: int = 0
+    rest: int = 0
+    media: str = ""
+
+
+Piece = Record | Region | Member
+Pieces = Iterator[Piece]
+
+
+@dataclass(slots=True)
+class Context:
+    """name: the innermost file name, for suffixes. media: the claimed content type, may hold a charset.
+    kind: the detected media type. depth: containers around this stream."""
+
+    name: str
+    media: str
+    kind: str
+    options: ParseOptions
+    limits: ParserLimits
+    budget: Budget
+    depth: int = 0
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,23 @@
+"""Why bytes were quarantined: every code with a sentence for reports and docs. No other code is ever written."""
+
+from __future__ import annotations
+
+REASONS: dict[str, str] = {
+    "bad-csv": "A row of a table is broken: a quote is opened and never closed.",
+    "bad-json": "The text is not JSON as RFC 8259 defines it; the detail says where and why.",
+    "bomb": "It expands beyond the recipe's limits: bytes, ratio, depth, members, or overlapping entries.",
+    "changed": "The bytes changed while they were read; the next run reads them again.",
+    "corrupt": "A container or a compressed stream contradicts itself: a bad checksum, header or block.",
+    "crash": "The parser's process died on it.",
+    "empty": "There is no text in it.",
+    "encrypted": "It cannot be read without a password.",
+    "memory": "The parser needed more memory than the recipe allows.",
+    "no-text": "A row or object lacks the column that the recipe's text names, or has nothing that could be text.",
+    "parser-bug": "Sheaf's parser failed on it or miscounted its bytes; please report this.",
+    "record-too-large": "One record is larger than the recipe allows.",
+    "timeout": "The parser took longer than the recipe allows.",
+    "truncated": "The file ends before its content does; what could be read was kept.",
+    "undecodable": "The bytes are not text in any encoding that fits with confidence.",
+    "unreadable": "The file system or the network failed while it was read.",
+    "unsupported": "A type of file that is not read; the detail names it.",
+}

@@ -1,0 +1,36 @@
+"""From an origin back to its text: prove that a record came from where its origin says.
+
+The item is parsed again in the same sandbox, and the record with that member and locator is taken. Costs one parse of
+the item: parsing is a pure function, so what was found there once is found there again.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow.compute as pc
+
+from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
+from sheaf.recipe import Limits
+
+
+def reread(
+    file: BinaryIO,
+    name: str,
+    member: str,
+    locator: dict[str, Any],
+    options: ParseOptions,
+    limits: Limits,
+    media: str = "",
+) -> str | None:
+    """The normalised text at member and locator of the item; None if there is no such record."""
+    with Sandbox(limits) as sandbox:
+        item = ItemInput(file, name, os.fstat(file.fileno()).st_size, media)
+        records = sandbox.parse([item], options).records
+    found = records.filter(pc.equal(records.column("member"), member))
+    for text, place in zip(found.column("text"), found.column("locator"), strict=True):
+        if orjson.loads(place.as_py()) == locator:
+            return text.as_py()
+    return None

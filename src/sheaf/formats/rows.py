@@ -1,0 +1,125 @@
+"""Rows and objects: which column is the text, what goes to meta, and how a value reads as text.
+
+The recipe's `text` names a column or is a template such as '{title}\\n\\n{body}'. Without it the first present of
+TEXT_COLUMNS that is a string is the text; else all scalar fields are, as "key: value" lines. Templates are filled by
+plain replacement: a name in braces is a column, and nothing of it is evaluated.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from sheaf.formats.piece import Context, ParseOptions, Piece, Pieces, Record, Refused, Region
+from sheaf.formats.stream import Stream, from_file
+
+TEXT_COLUMNS = ("text", "content", "body", "markdown", "code", "article", "document", "abstract")
+_FIELD = re.compile(r"\{([^{}]+)\}")
+
+Row = dict[str, Any]
+
+
+def record(row: Row, start: int, end: int, encoding: str, options: ParseOptions) -> Record | Region:
+    """The row as a record; a region if it has no text."""
+    try:
+        text, used = choose(row, options)
+        key = _key(row, options)
+    except Refused as refused:
+        return Region(start, end, refused.reason, refused.detail)
+    meta = {name: value for name, value in row.items() if name not in used} if len(used) < len(row) else None
+    return Record(text, start, end, encoding, meta=meta, key=key)
+
+
+def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
+    """(the text, the columns it is made of). Raises Refused("no-text")."""
+    template = options.text
+    if template is None:
+        for name in TEXT_COLUMNS:
+            value = row.get(name)
+            if isinstance(value, str) and value.strip():
+                return value, (name,)
+        used = tuple(name for name, value in row.items() if scalar(value))
+        if not used:
+            raise Refused("no-text", "no field holds text")
+        return "\n".join(f"{name}: {render(row[name])}" for name in used), used
+    if "{" not in template:
+        return render(_field(row, template)), (template,)
+    used = tuple(dict.fromkeys(_FIELD.findall(template)))
+    values = {name: render(_field(row, name)) for name in used}
+    return _FIELD.sub(lambda found: values[found[1]], template), used
+
+
+def scalar(value: Any) -> bool:
+    return value is not None and not isinstance(value, (dict, list))
+
+
+def render(value: Any) -> str:
+    """A JSON value as text: strings as they are, null as nothing, objects and arrays as indented JSON."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
+def transcoded(stream: Stream, context: Context, encoding: str, parse: Callable[[Stream, Context], Pieces]) -> Pieces:
+    """Parse UTF-16 or UTF-32 through UTF-8, and give the pieces' places in the bytes as they lie."""
+    raw = stream.read_all(context.limits.document_bytes)
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise Refused("undecodable", f"not {encoding} at byte {error.start}: {error.reason}") from None
+    mark = 0
+    if text.startswith("\ufeff"):
+        mark = len("\ufeff".encode(encoding))
+        text = text[1:]
+    data = text.encode()
+    places = Places(data, encoding, mark)
+    inner = from_file(io.BytesIO(data))
+    yield from (places.moved(piece, encoding) for piece in parse(inner, context))
+    stream.problem = stream.problem or inner.problem
+
+
+class Places:
+    """From byte offsets in UTF-8 to those in another Unicode encoding, in one pass: offsets must not go back."""
+
+    def __init__(self, data: bytes, encoding: str, mark: int) -> None:
+        self._data, self._encoding = data, encoding
+        self._from, self._to = 0, mark
+
+    def moved(self, piece: Piece, encoding: str) -> Piece:
+        assert isinstance(piece, (Record, Region))
+        piece.start, piece.end = self._at(piece.start), self._at(piece.end)
+        if isinstance(piece, Record):
+            piece.encoding = encoding
+        return piece
+
+    def _at(self, offset: int) -> int:
+        self._to += len(self._data[self._from : offset].decode().encode(self._encoding))
+        self._from = offset
+        return self._to
+
+
+def lines_or_refusals(stream: Stream, limit: int) -> Iterator[tuple[int, int, bytes] | Region]:
+    """The lines, and a region for each that is longer than a record may be."""
+    for start, end, line in stream.lines(limit):
+        if line is None:
+            yield Region(start, end, "record-too-large", f"more than {limit >> 20} MB in one line")
+        else:
+            yield start, end, line
+
+
+def _field(row: Row, name: str) -> Any:
+    if name not in row:
+        raise Refused("no-text", f"there is no field '{name}'")
+    return row[name]
+
+
+def _key(row: Row, options: ParseOptions) -> Row | None:
+    if not options.key:
+        return None
+    return {name: _field(row, name) for name in options.key}

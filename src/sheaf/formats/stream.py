@@ -1,0 +1,145 @@
+"""One member's bytes, read once from front to back, with look-ahead; and the budget that all members of an item share.
+
+A stream never holds more than it was asked to look ahead or to read. A source that ends too early or contradicts itself
+ends the stream, and `problem` says why: what came before is still good. A bomb is an exception: reading stops at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+BLOCK = 1 << 18
+
+
+class Refused(Exception):
+    """The rest of a stream will not be read. reason: a code of `reasons`."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class Budget:
+    """What one item may expand to, over all its members."""
+
+    def __init__(self, expanded_bytes: int, ratio: float, members: int) -> None:
+        self.expanded_bytes, self.ratio, self.members = expanded_bytes, ratio, members
+        self.spent = 0
+        self.opened = 0
+
+    def expand(self, more: int, layer_in: int, layer_out: int) -> None:
+        """Count `more` bytes that came out of a layer, which has taken layer_in and given layer_out bytes so far."""
+        self.spent += more
+        if self.spent > self.expanded_bytes:
+            raise Refused("bomb", f"expands to more than {self.expanded_bytes >> 20} MB")
+        if layer_out > 1 << 20 and layer_out > self.ratio * max(layer_in, 1):
+            raise Refused("bomb", f"expands more than {self.ratio:g} times")
+
+    def open_member(self) -> None:
+        self.opened += 1
+        if self.opened > self.members:
+            raise Refused("bomb", f"more than {self.members} members")
+
+
+class Stream:
+    """fill(n) returns some bytes, about n, and b"" at the end. file: the same bytes as a seekable file, if any."""
+
+    def __init__(self, fill: Callable[[int], bytes], *, file: BinaryIO | None = None) -> None:
+        self._fill = fill
+        self._ahead = b""
+        self._ended = False
+        self.file = file
+        self.position = 0  # bytes handed out
+        self.problem: Refused | None = None
+
+    def peek(self, n: int) -> bytes:
+        """The next n bytes without taking them; fewer only at the end."""
+        parts = [self._ahead]
+        have = len(self._ahead)
+        while have < n and (block := self._next(n - have)):
+            parts.append(block)
+            have += len(block)
+        self._ahead = b"".join(parts)
+        return self._ahead[:n] if have > n else self._ahead
+
+    def read(self, n: int) -> bytes:
+        """At most n bytes, b"" at the end."""
+        if self._ahead:
+            taken, self._ahead = self._ahead[:n], self._ahead[n:]
+        else:
+            taken = self._next(n)
+            if len(taken) > n:
+                taken, self._ahead = taken[:n], taken[n:]
+        self.position += len(taken)
+        return taken
+
+    def read_all(self, limit: int) -> bytes:
+        """Everything. Raises Refused("record-too-large") above limit."""
+        parts: list[bytes] = []
+        have = 0
+        while block := self.read(BLOCK):
+            have += len(block)
+            if have > limit:
+                raise Refused("record-too-large", f"more than {limit >> 20} MB in one piece")
+            parts.append(block)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def drain(self) -> int:
+        """Take and forget the rest; how much it was."""
+        start = self.position
+        while self.read(BLOCK):
+            pass
+        return self.position - start
+
+    def lines(self, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
+        """(start, end, line with its end) for each line; the line is None when it is longer than limit."""
+        tail: list[bytes] = []
+        tail_size = start = 0
+        while block := self.read(BLOCK):
+            head, newline, rest = block.partition(b"\n")
+            tail_size += len(head) + len(newline)
+            if tail_size <= limit:
+                tail.append(head + newline)
+            if not newline:
+                continue
+            yield start, start + tail_size, b"".join(tail) if tail_size <= limit else None
+            start += tail_size
+            inner = rest.split(b"\n")
+            last = inner.pop()
+            for line in inner:
+                end = start + len(line) + 1
+                yield start, end, line + b"\n" if len(line) < limit else None
+                start = end
+            tail, tail_size = [last], len(last)
+        if tail_size:
+            yield start, start + tail_size, b"".join(tail) if tail_size <= limit else None
+
+    def _next(self, n: int) -> bytes:
+        if self._ended:
+            return b""
+        try:
+            block = self._fill(min(n, BLOCK))
+        except Refused as refused:
+            if refused.reason == "bomb":
+                raise
+            self.problem = refused
+            block = b""
+        self._ended = not block
+        return block
+
+
+def from_file(file: BinaryIO) -> Stream:
+    return Stream(file.read, file=file)
+
+
+def from_bytes(data: bytes) -> Stream:
+    at = 0
+
+    def fill(n: int) -> bytes:
+        nonlocal at
+        block = data[at : at + n]
+        at += len(block)
+        return block
+
+    return Stream(fill)

@@ -1,0 +1,80 @@
+"""The formats that are read. A new one is one new file with a `parse(stream, context)` generator, and one line here.
+
+A format is recognised by the magic bytes at the start, or by `looks`, which sees the beginning as text, in the order of
+the table; suffixes only decide where content leaves it open (a table or plain text, Markdown or plain text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import cast
+
+from sheaf.formats import peek
+from sheaf.formats.piece import Context, Pieces
+from sheaf.formats.stream import Stream
+
+Parser = Callable[[Stream, Context], Pieces]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """parse: "module:function" in this package, imported when first needed. looks: certain enough to overrule a suffix.
+    may: for the formats of `suffixes`, whether the content allows it (default: any text)."""
+
+    media: str
+    parse: str
+    suffixes: tuple[str, ...] = ()
+    magic: tuple[bytes, ...] = ()
+    looks: Callable[[peek.Peek], bool] | None = None
+    may: Callable[[peek.Peek], bool] | None = None
+    binary: bool = False
+
+    def parser(self) -> Parser:
+        module, _, function = self.parse.partition(":")
+        return cast(Parser, getattr(import_module(f"sheaf.formats.{module}"), function))
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("application/gzip", "compressed:parse_gzip", (".gz", ".tgz"), (b"\x1f\x8b\x08",), binary=True),
+    Format("application/x-bzip2", "compressed:parse_bzip2", (".bz2", ".tbz2"), peek.BZIP2, binary=True),
+    Format("application/x-xz", "compressed:parse_xz", (".xz", ".txz"), (b"\xfd7zXZ\x00",), binary=True),
+    Format("application/zstd", "compressed:parse_zstd", (".zst", ".tzst"), peek.ZSTD, binary=True),
+    Format("application/zip", "zip_archive:parse", (".zip",), (b"PK\x03\x04", b"PK\x05\x06"), binary=True),
+    Format("application/x-tar", "tar_archive:parse", (".tar",), looks=peek.is_tar, binary=True),
+    Format("application/mbox", "mail:parse_mbox", (".mbox",), looks=peek.is_mbox),
+    Format("message/rfc822", "mail:parse_message", (".eml", ".mht"), looks=peek.is_message, may=peek.may_be_message),
+    Format("text/html", "html:parse", (".html", ".htm", ".xhtml", ".shtml"), looks=peek.is_html),
+    Format("application/x-ndjson", "json_lines:parse", (".jsonl", ".ndjson"), looks=peek.is_json_lines),
+    Format("application/json", "json_document:parse", (".json", ".geojson"), looks=peek.is_json),
+    Format("text/tab-separated-values", "csv_rows:parse", (".tsv", ".tab")),
+    Format("text/csv", "csv_rows:parse", (".csv",), looks=peek.is_table),
+    Format("text/markdown", "text:parse", (".md", ".markdown", ".mdx")),
+    Format("text/xml", "text:parse", (".xml", ".xsd", ".xsl", ".rss", ".svg"), looks=peek.is_xml),
+    Format("text/x-python", "text:parse", (".py", ".pyi", ".pyx")),
+    Format("text/x-c", "text:parse", (".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".hh", ".cu")),
+    Format("text/x-java", "text:parse", (".java", ".kt", ".scala")),
+    Format("text/javascript", "text:parse", (".js", ".mjs", ".cjs", ".jsx", ".ts", ".tsx")),
+    Format("text/x-rust", "text:parse", (".rs",)),
+    Format("text/x-go", "text:parse", (".go",)),
+    Format("text/x-ruby", "text:parse", (".rb",)),
+    Format("text/x-perl", "text:parse", (".pl", ".pm")),
+    Format("text/x-shellscript", "text:parse", (".sh", ".bash", ".zsh")),
+    Format("text/css", "text:parse", (".css", ".scss")),
+    Format("text/x-sql", "text:parse", (".sql",)),
+    Format("text/x-tex", "text:parse", (".tex", ".sty", ".bib")),
+    Format("text/troff", "text:parse", tuple(f".{n}" for n in range(1, 10)), looks=peek.is_troff),
+    Format("text/plain", "text:parse", (".txt", ".text", ".log", ".rst", ".srt")),
+)
+BY_MEDIA: dict[str, Format] = {f.media: f for f in FORMATS}
+BY_SUFFIX: dict[str, Format] = {suffix: f for f in FORMATS for suffix in f.suffixes}
+TEXT = BY_MEDIA["text/plain"]
+
+
+def register(extra: Format) -> None:
+    """Only for tests: put a format before the others, in this process. No data, recipe or environment leads here."""
+    global FORMATS
+    FORMATS = (extra, *FORMATS)
+    BY_MEDIA[extra.media] = extra
+    BY_SUFFIX.update(dict.fromkeys(extra.suffixes, extra))

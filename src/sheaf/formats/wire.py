@@ -1,0 +1,66 @@
+"""Frames between the sandbox and its child: one letter, a length, and that many bytes. Never pickle.
+
+Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
+Child to parent: H, what confines it; S, an item begins (its number); R, records without their bytes (Arrow IPC);
+Q, regions; B, the bytes of all records since the last commit; I, the items that are finished: commits what came before;
+D, the group is done; X, an exception in a parser, after which the child ends.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pyarrow as pa
+
+from sheaf.corpus.schema import PARSED_RECORDS
+
+HEADER = struct.Struct("<cQ")
+RECORDS = pa.schema([field for field in PARSED_RECORDS if field.name != "bytes"])
+BYTES = pa.schema([pa.field("bytes", pa.int64())])
+EXIT_MEMORY = 77  # after MemoryError nothing can be relied on, not even sending a frame
+MAX_DESCRIPTORS = 250  # the kernel takes 253 in one message
+
+
+class Closed(Exception):
+    """The other side is gone, or speaks nonsense."""
+
+
+def send(sock: socket.socket, kind: bytes, payload: bytes | memoryview = b"", fds: list[int] | None = None) -> None:
+    header = HEADER.pack(kind, len(payload))
+    if fds:
+        socket.send_fds(sock, [header], fds)
+        sock.sendall(payload)
+    elif len(payload) < 1 << 16:
+        sock.sendall(header + payload)
+    else:
+        sock.sendall(header)
+        sock.sendall(payload)
+
+
+def receive(sock: socket.socket, limit: int, fds: int = 0) -> tuple[bytes, bytearray, list[int]]:
+    """(kind, payload, descriptors). Raises Closed at the end, and for a frame longer than limit."""
+    got: list[int] = []
+    if fds:
+        header, got, _, _ = socket.recv_fds(sock, HEADER.size, fds)
+        header += bytes(_exactly(sock, HEADER.size - len(header))) if header else b""
+    else:
+        header = bytes(_exactly(sock, HEADER.size))
+    if len(header) < HEADER.size:
+        raise Closed("end of stream")
+    kind, size = HEADER.unpack(header)
+    if size > limit:
+        raise Closed(f"a frame of {size} bytes")
+    return kind, _exactly(sock, size), got
+
+
+def _exactly(sock: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    at = 0
+    while at < size:
+        n = sock.recv_into(view[at:])
+        if n == 0:
+            raise Closed("end of stream")
+        at += n
+    return data
