@@ -86,6 +86,12 @@ class TryAgain(SheafError):
     exit_code = 75
 
 
+class TrainingFailed(SheafError):
+    """The numbers went wrong: a loss that is not finite, or ranks that no longer hold the same weights."""
+
+    exit_code = 1
+
+
 class Interrupted(SheafError):
     """Ctrl-C or SIGTERM, after what was done has been made safe."""
 

@@ -54,6 +54,13 @@ def disk_errors(path: Path) -> Generator[None]:
                 why=os.strerror(error.errno),
                 fix="free some space, or set `workspace:` to a larger disk; what was finished is kept",
             ) from error
+        if error.errno == errno.EFBIG:
+            raise EnvironmentProblem(
+                "a file grew beyond what this disk or account allows",
+                where=str(path),
+                why=os.strerror(error.errno),
+                fix="raise the limit (ulimit -f), or set `workspace:` to another disk; what was finished is kept",
+            ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise EnvironmentProblem(
                 "the workspace cannot be written",

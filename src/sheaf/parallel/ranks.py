@@ -1,0 +1,116 @@
+"""Who takes part in a run: this process' rank, how many there are, and the few small words they exchange.
+
+One process is the same as a world of one: every method works and sends nothing. Several ranks come from torchrun's
+environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); they talk gloo on CPU and NCCL where there are GPUs. All
+collectives here are called by every rank, in the same order, from the training thread. Cost: one message of a few
+bytes each; the gradients have their own file, `data.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from sheaf.errors import EnvironmentProblem
+
+TIMEOUT = datetime.timedelta(minutes=10)  # of one collective; a dead rank breaks the connection long before
+
+
+class PeerLost(EnvironmentProblem):
+    """Another rank went away in the middle of a collective. What became of it is known to the launcher."""
+
+
+@contextlib.contextmanager
+def peers() -> Generator[None]:
+    """Around every collective: a broken connection becomes PeerLost."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo has no class of its own for it
+        raise PeerLost("another rank went away", why=str(error).splitlines()[0]) from error
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """rank: 0 … world-1; rank 0 alone writes files. device: where this rank computes."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over ranks, in float64."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def agree(self, value: float) -> bool:
+        """Whether all ranks hold the very same value."""
+        low, high = self._reduce([value, -value], dist.ReduceOp.MIN)
+        return low == -high
+
+    def from_first(self, values: Sequence[float]) -> list[float]:
+        """Rank 0's values, on every rank."""
+        return self.sum(values if self.rank == 0 else [0.0] * len(values))
+
+    def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+        if self.world == 1:
+            return [float(value) for value in values]
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with peers():
+            dist.all_reduce(tensor, op=operation)
+        return tensor.tolist()
+
+
+def alone() -> Ranks:
+    """A world of one, on the first GPU if there is one."""
+    return Ranks(0, 1, _device(0))
+
+
+@contextlib.contextmanager
+def join() -> Generator[Ranks]:
+    """Enter the process group that torchrun's environment describes; leave it at the end.
+
+    Raises EnvironmentProblem if a GPU machine has fewer GPUs than local ranks.
+    """
+    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    device = _device(local)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield Ranks(rank, world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(local: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local >= torch.cuda.device_count():
+        raise EnvironmentProblem(
+            "more ranks than GPUs",
+            why=f"local rank {local}, but only {torch.cuda.device_count()} GPUs",
+            fix="lower --nproc, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on CPU",
+        )
+    return torch.device("cuda", local)
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its control group (containers)."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def threads_for(ranks: int) -> int:
+    """Compute threads of each rank: OMP_NUM_THREADS if the user set it, else the cores shared out evenly."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else max(1, available_cores() // ranks)

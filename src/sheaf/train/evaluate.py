@@ -1,0 +1,102 @@
+"""Loss and bits per byte on the held-out records.
+
+loss: mean nats over the predicted tokens. bits_per_byte: total nats / ln 2 / UTF-8 bytes of the texts, which compares
+models with different tokenizers, and with compressors. The code is a complete one: the end of a text is predicted like
+any token, and a document's first token, which has nothing before it, is charged ln(vocabulary), as by a uniform code.
+Of a document that was evaluated in part, the same part of its bytes counts. Cost: one forward pass over the tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import DataRefused
+from sheaf.model.decoder import Decoder
+from sheaf.order.loader import Loader, micro
+from sheaf.order.order import Order
+from sheaf.parallel.ranks import Ranks, alone, threads_for
+from sheaf.train.checkpoint import load_model
+from sheaf.train.learner import measured_loss_sum
+from sheaf.train.run import Run
+from sheaf.train.setup import DTYPES, exact, order_of
+
+
+def evaluate(
+    model: Decoder,
+    corpus: CorpusVersion,
+    order: Order,
+    token_files: Sequence[NDArray[np.unsignedinteger]],
+    *,
+    ranks: Ranks,
+    micro_samples: int,
+    tokens: int | None = None,
+) -> dict[str, Any]:
+    """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split.
+
+    tokens: look at whole steps from the first on until that many (None: all). Called by every rank, each computes its
+    share. Raises DataRefused if nothing is held out.
+    """
+    steps = steps_within(order, tokens)
+    if steps == 0:
+        raise DataRefused(
+            "no record is held out, so there is nothing to evaluate on",
+            why=f"train.held_out is {order.held_out:g} of {len(order.documents):,} documents",
+            fix="raise train.held_out",
+        )
+    nats = 0.0
+    with Loader(order, token_files, rank=ranks.rank, world=ranks.world, stop=steps) as loader:
+        for batch in loader:
+            nats += sum(measured_loss_sum(model, part) for part in micro(batch, micro_samples))
+    (nats,) = ranks.sum([nats])
+    predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
+    total = nats + firsts * math.log(corpus.vocab_size)
+    return {
+        "loss": nats / predicted,
+        "bits_per_byte": total / math.log(2) / text_bytes if text_bytes else None,
+        "tokens": predicted,
+        "bytes": round(text_bytes),
+        "documents": documents,
+    }
+
+
+def evaluate_run(run: Path, *, step: int | None = None) -> dict[str, Any]:
+    """The whole held-out split with a run's newest (or the given) checkpoint, in this process."""
+    opened = Run.open(run)
+    recipe, corpus, ranks = opened.recipe, opened.corpus(), alone()
+    order = order_of(recipe, corpus, "held_out")
+    with exact(threads_for(1)):
+        model, info = load_model(run, step, DTYPES[recipe.train.precision])
+        model.to(ranks.device)
+        size = opened.settings.micro_samples(order.sequence_length, 1)
+        figures = evaluate(model, corpus, order, corpus.token_files(), ranks=ranks, micro_samples=size)
+    return {**info, **figures}
+
+
+def steps_within(order: Order, tokens: int | None) -> int:
+    """Steps of a held-out order that hold about `tokens` tokens, at least one if there are any."""
+    steps = order.steps or 0
+    if tokens is None or steps == 0:
+        return steps
+    return min(steps, max(1, tokens // (order.batch * order.sequence_length)))
+
+
+def _account(corpus: CorpusVersion, order: Order, steps: int) -> tuple[int, float, int, int]:
+    """(predictions, bytes, documents whose first token is among them, documents) of the first `steps` steps."""
+    if steps == 0:
+        return 0, 0.0, 0, 0
+    runs = order.runs(order.samples_of_slots(*order.slot_range(0, steps)))
+    numbers, place = np.unique(runs.document, return_inverse=True)
+    predicted = np.bincount(place, weights=runs.length)
+    possible = order.documents.length[numbers] - 1
+    whole = predicted == possible
+    text_bytes = float(corpus.text_bytes(numbers[whole]))
+    for number, share in zip(numbers[~whole], predicted[~whole] / possible[~whole], strict=True):
+        text_bytes += float(share) * corpus.text_bytes(np.array([number]))
+    return int(runs.length.sum()), text_bytes, int((runs.start == 0).sum()), len(numbers)

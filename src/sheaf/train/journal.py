@@ -1,0 +1,88 @@
+"""What happened, one JSON line a step: `journal.jsonl`, and one a measurement on held-out text: `evaluations.jsonl`.
+
+A line goes to the kernel in one write as soon as the step is done, so a killed process loses none; `sync` makes all
+lines durable before a checkpoint says how long the file is. A resumed run cuts the file back to its checkpoint's
+length and writes the later steps again: every step stands there exactly once. Evaluations have a file of their own so
+that a reader of steps needs no cases. Cost: some 20 microseconds a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sheaf.errors import CorruptStore
+from sheaf.files import disk_errors
+
+STEPS = "journal.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+TAIL_BYTES = 8192  # more than one line
+
+
+class Journal:
+    """A file of JSON lines, open for appending. length: bytes to keep of what is there."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self.path = path
+        with disk_errors(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        if os.fstat(self._fd).st_size < length:
+            os.close(self._fd)
+            raise CorruptStore(
+                "the run's journal is shorter than its checkpoint says",
+                where=str(path),
+                why=f"{length} bytes were there when the checkpoint was written",
+                fix="restore the file, or start a new run",
+            )
+        os.ftruncate(self._fd, length)
+        self._length = length
+
+    def append(self, line: dict[str, Any]) -> None:
+        data = orjson.dumps(line) + b"\n"
+        with disk_errors(self.path):
+            while data:
+                written = os.write(self._fd, data)
+                self._length += written
+                data = data[written:]
+
+    def sync(self) -> int:
+        """Make all lines durable. Returns the file's length in bytes."""
+        with disk_errors(self.path):
+            os.fsync(self._fd)
+        return self._length
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """The steps of a run so far, also while it runs: a line that is only half there is left out."""
+    return read_lines(run / STEPS)
+
+
+def read_evaluations(run: Path) -> list[dict[str, Any]]:
+    return read_lines(run / EVALUATIONS)
+
+
+def steps_done(run: Path) -> int:
+    """Steps that the journal has, from its end alone."""
+    path = run / STEPS
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]  # behind the last newline stands a line that is being written
+    return int(orjson.loads(lines[-1])["step"]) + 1 if lines else 0
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    return [orjson.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,133 @@
+"""The update of the weights: AdamW for all, or Muon for the matrices inside the layers and AdamW for the rest.
+
+Weight decay acts on matrices only, and not on the embedding: a token's row is touched only when the token occurs, but
+would shrink at every step. The state is a flat mapping "<kind>.<parameter name>" → fp32 tensor plus the number of
+updates made, which is what a checkpoint stores; it knows nothing of ranks or layouts.
+Cost: AdamW 8 bytes a weight, Muon 4 bytes for each weight of a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sheaf.errors import CorruptStore
+from sheaf.train.muon import muon_step
+
+NOT_HIDDEN = ("embed_tokens", "lm_head")  # rows are tokens: Muon's geometry does not hold (Jordan et al. 2024)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an optimiser step needs besides gradients and rate."""
+
+    optimizer: Literal["muon", "adamw"]
+    weight_decay: float
+    betas: tuple[float, float]
+    precision: Literal["bf16", "fp32"]
+
+
+class Optimizer:
+    """AdamW, or Muon and AdamW side by side, over a model's named parameters. `step` expects gradients on all."""
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], update: Update) -> None:
+        parameters = dict(named)
+        self.update = update
+        self.updates = 0
+        muon = {n: p for n, p in parameters.items() if update.optimizer == "muon" and is_hidden_matrix(n, p)}
+        self._muon = muon
+        self._momenta = {name: torch.zeros_like(parameter) for name, parameter in muon.items()}
+        self._rest = {name: parameter for name, parameter in parameters.items() if name not in muon}
+        self._adamw = _adamw(self._rest, update)
+
+    def step(self, rate: float) -> None:
+        """One update of every parameter from its `.grad`."""
+        if self._muon:
+            muon_step(
+                list(self._muon.values()),
+                [_gradient(parameter) for parameter in self._muon.values()],
+                list(self._momenta.values()),
+                rate=rate,
+                weight_decay=self.update.weight_decay,
+                dtype=torch.bfloat16 if self.update.precision == "bf16" else torch.float32,
+            )
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.step()
+        self.updates += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors themselves (not copies), by "<kind>.<parameter name>"."""
+        tensors = {f"momentum.{name}": momentum for name, momentum in self._momenta.items()}
+        for name, parameter in self._rest.items():
+            for kind in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{kind}.{name}"] = self._adamw.state[parameter][kind]
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Take over a saved state. Raises CorruptStore if it is not one of these parameters."""
+        expected = self.state()
+        if set(expected) != set(tensors):
+            raise CorruptStore(
+                "the saved optimiser state is of other parameters",
+                why=f"they differ in {sorted(set(expected) ^ set(tensors))[:3]}",
+                fix="resume with the recipe that the run was started with",
+            )
+        for name, tensor in expected.items():
+            tensor.copy_(tensors[name])
+        self.updates = updates
+        for parameter in self._rest.values():
+            self._adamw.state[parameter]["step"].fill_(float(updates))
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and not any(part in name for part in NOT_HIDDEN)
+
+
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and "embed_tokens" not in name
+
+
+def default_rate(optimizer: Literal["muon", "adamw"], hidden_parameters: int) -> tuple[float, str]:
+    """The highest learning rate when the recipe names none, and where it comes from.
+
+    hidden_parameters: weights outside embedding and head.
+    """
+    kaplan = 0.003239 - 0.0001395 * math.log(max(hidden_parameters, 1))
+    source = "0.003239 - 0.0001395·ln(parameters), Kaplan et al. 2020, equation D.1"
+    if optimizer == "adamw":
+        return float(f"{kaplan:.3g}"), source
+    return float(f"{MUON_FACTOR * kaplan:.3g}"), f"{MUON_FACTOR:g} times AdamW's {source}"
+
+
+MUON_FACTOR = 2.0
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        raise AssertionError("the trainer gives every parameter a gradient buffer")
+    return parameter.grad
+
+
+def _adamw(named: Mapping[str, nn.Parameter], update: Update) -> torch.optim.AdamW:
+    """torch's fused AdamW with its state made at once: a checkpoint has the same keys whenever it was written."""
+    decayed = [parameter for name, parameter in named.items() if is_decayed(name, parameter)]
+    plain = [parameter for name, parameter in named.items() if not is_decayed(name, parameter)]
+    groups = [
+        {"params": parameters, "weight_decay": decay}
+        for parameters, decay in ((decayed, update.weight_decay), (plain, 0.0))
+        if parameters
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=update.betas, fused=True)
+    for parameter in named.values():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer

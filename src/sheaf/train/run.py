@@ -1,0 +1,133 @@
+"""A run's folder: what it was started with, and what came of it.
+
+    runs/<name>-001/  recipe.yaml        the recipe as resolved, for people
+                      run.json           the recipe again, corpus, settings, ranks, versions; at the end the result
+                      journal.jsonl, evaluations.jsonl, notes.txt, checkpoints/
+                      .lock              held (flock) by the process that trains: two can't write one run
+
+The number is claimed by creating the folder, which is atomic; the lock goes with its process, however that dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import CorruptStore, UsageError
+from sheaf.files import disk_errors, write_json
+from sheaf.recipe import Recipe
+from sheaf.train.settings import Settings
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was started. `record` is run.json."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @staticmethod
+    def open(folder: Path) -> Run:
+        """Raises UsageError if this is no run, or one that was killed before it began."""
+        path = folder / "run.json"
+        if not path.exists():
+            raise UsageError(
+                "this is not a run that could go on",
+                where=str(folder),
+                why="it has no run.json" if folder.exists() else "the folder does not exist",
+                fix="name a folder under workspace/runs, or start anew with `sheaf train`",
+            )
+        record = orjson.loads(path.read_bytes())
+        if record.get("format") != FORMAT:
+            raise CorruptStore("the run was written by another version of Sheaf", where=str(path))
+        return Run(folder.resolve(), record)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate_json(orjson.dumps(self.record["recipe"]))
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(**self.record["settings"])
+
+    @property
+    def ranks(self) -> int:
+        return int(self.record["ranks"])
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        return self.record["result"]
+
+    def corpus(self) -> CorpusVersion:
+        """The version of the corpus that the run was started on."""
+        return CorpusVersion.open(self.folder.parent.parent, self.record["corpus"])
+
+    def updated(self, **changes: Any) -> Run:
+        """Write run.json with these fields changed."""
+        record = {**self.record, **changes}
+        write_json(self.folder / "run.json", record)
+        return Run(self.folder, record)
+
+
+def start_run(
+    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, ranks: int, order: dict[str, Any]
+) -> Run:
+    """Write run.json. order: the state of the order at step 0."""
+    record = {
+        "format": FORMAT,
+        "name": folder.name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "recipe": orjson.loads(recipe.model_dump_json(by_alias=True)),
+        "corpus": corpus.digest,
+        "fingerprint": corpus.fingerprint,
+        "order": order,
+        "settings": settings.to_json(),
+        "ranks": ranks,
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "result": None,
+    }
+    return Run(folder.resolve(), {}).updated(**record)
+
+
+def claim_folder(runs: Path, name: str) -> Path:
+    """Create and return the first free runs/<name>-NNN."""
+    with disk_errors(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        taken = [path.name.removeprefix(f"{name}-") for path in runs.glob(f"{name}-*")]
+        number = max((int(part) for part in taken if part.isdecimal()), default=0)
+        while True:
+            number += 1
+            folder = runs / f"{name}-{number:03d}"
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Hold the run. Raises UsageError if another process trains it now."""
+    with disk_errors(folder):
+        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                "another process is training this run", where=str(folder), fix="wait for it, or stop it first"
+            ) from error
+        yield
+    finally:
+        os.close(fd)

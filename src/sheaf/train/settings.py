@@ -1,0 +1,138 @@
+"""What the recipe leaves open, decided once before a run and written into its run.json, each with its reason.
+
+A resumed run reads these numbers instead of deciding again: another machine, load or number of cores must not change
+the update rule. Everything here is a function of recipe, corpus and machine kind; nothing is timed, so the same recipe
+on the same machine decides the same (only a budget in hours is measured, see `trainer.steps_for_hours`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sheaf.order.order import Order
+from sheaf.parallel.ranks import available_cores
+from sheaf.recipe import Budget, Recipe, Train
+from sheaf.recipe_file import parse_tokens
+from sheaf.train.optimizer import default_rate
+
+MICRO_TOKENS = 8192  # enough rows for full speed of the matrix products; activations of `small` stay near 1 GB
+COMPILE_SECONDS = 60.0  # cold cache, two cores, presets tiny to base
+COMPILE_SAVES = 0.3  # share of an eager step that compiling saves; measured 0.3 to 0.45 in bf16
+CORE_FLOPS, GPU_FLOPS = 60e9, 150e12  # what an eager bf16 step reaches of a core, of a GPU; only to decide on compiling
+
+
+@dataclass(frozen=True)
+class Settings:
+    """steps is None while a budget in hours waits for the first measurement. batch: samples of a global step.
+    micro_tokens: tokens of one forward pass. threads: of rank 0's process, when it was alone.
+    """
+
+    steps: int | None
+    batch: int
+    micro_tokens: int
+    learning_rate: float
+    evaluate_every: int
+    checkpoint_every: int
+    compile: bool
+    seed: int
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def micro_samples(self, sequence_length: int, world: int) -> int:
+        """Samples of one forward pass: the fewest equal passes of at most micro_tokens over a rank's share."""
+        share = -(-self.batch // world)
+        most = max(1, self.micro_tokens // sequence_length)
+        return -(-share // -(-share // most))
+
+
+def batch_samples(train: Train) -> int:
+    return max(1, train.batch_tokens // train.sequence_length)
+
+
+def seed_of(recipe: Recipe) -> int:
+    return recipe.seed if recipe.train.seed is None else recipe.train.seed
+
+
+def decide(
+    recipe: Recipe, order: Order, *, parameters: int, hidden_parameters: int, ranks: int, threads: int, gpu: bool
+) -> tuple[Settings, list[str]]:
+    """The settings of a new run, and a line of reason for each that the recipe left open."""
+    train = recipe.train
+    steps, reasons = _steps(train.budget, order)
+    rate, source = default_rate(train.optimizer, hidden_parameters)
+    if train.learning_rate is None:
+        reasons.append(f"learning rate {rate:g}: {source}")
+    compiled, why = _compile(train, order, parameters, steps, ranks, gpu)
+    reasons.append(f"compile {'on' if compiled else 'off'}: {why}")
+    settings = Settings(
+        steps=steps,
+        batch=batch_samples(train),
+        micro_tokens=train.micro_batch_tokens or MICRO_TOKENS,
+        learning_rate=train.learning_rate or rate,
+        evaluate_every=0,
+        checkpoint_every=0,
+        compile=compiled,
+        seed=seed_of(recipe),
+        threads=threads,
+    )
+    size = settings.micro_samples(train.sequence_length, ranks)
+    reasons.append(
+        f"{size} samples in a forward pass: equal parts of the {settings.batch} of a global batch, "
+        f"at most {settings.micro_tokens:,} tokens each to bound memory"
+    )
+    return (settings if steps is None else with_steps(settings, steps, train)), reasons
+
+
+def with_steps(settings: Settings, steps: int, train: Train) -> Settings:
+    """The settings once the number of steps is known; evaluation and checkpoint are ten times a run by default."""
+    tenth = -(-steps // 10)
+    return replace(
+        settings,
+        steps=steps,
+        evaluate_every=train.evaluate_every or tenth,
+        checkpoint_every=train.checkpoint_every or tenth,
+    )
+
+
+def _steps(budget: Budget, order: Order) -> tuple[int | None, list[str]]:
+    if budget.hours is not None:
+        return None, []
+    if budget.steps is not None:
+        wanted, why = budget.steps, f"budget of {budget.steps:,} steps"
+    elif budget.epochs is not None:
+        wanted, why = order.steps_for(budget.epochs), f"budget of {budget.epochs:g} epochs"
+    else:
+        tokens = parse_tokens(budget.tokens or 0)
+        wanted, why = math.ceil(tokens / mean_tokens(order, tokens)), f"budget of {tokens:,} tokens"
+    steps = max(1, wanted)
+    reasons = [f"{steps:,} steps: {why}"]
+    if order.steps is not None and order.steps < steps:
+        reasons = [f"{order.steps:,} steps instead of {steps:,}: max_epochs of all sources are used up then"]
+        steps = order.steps
+    return steps, reasons
+
+
+def mean_tokens(order: Order, tokens: int) -> float:
+    """Predictions of a mean step among those that a budget of tokens will reach; 32 of them are looked at."""
+    full = order.batch * order.sequence_length
+    reach = max(1, tokens // full)
+    reach = reach if order.steps is None else min(reach, order.steps)
+    looked_at = sorted({reach * i // 32 for i in range(32)})
+    return sum(order.valid_tokens(step) for step in looked_at) / len(looked_at)
+
+
+def _compile(train: Train, order: Order, parameters: int, steps: int | None, ranks: int, gpu: bool) -> tuple[bool, str]:
+    if train.compile != "auto":
+        return train.compile == "on", "the recipe says so"
+    if steps is None:
+        seconds = 3600.0 * (train.budget.hours or 0.0)
+    else:
+        flops = 6.0 * parameters * steps * order.batch * order.sequence_length
+        seconds = flops / (GPU_FLOPS * ranks if gpu else CORE_FLOPS * available_cores())
+    saved = COMPILE_SAVES * seconds
+    why = f"it would save about {saved:.0f} s of some {seconds:.0f} s and costs {COMPILE_SECONDS:.0f} s to compile"
+    return saved > COMPILE_SECONDS, why

@@ -1,0 +1,102 @@
+"""From a recipe, a corpus and perhaps a checkpoint to the objects that train: order, model, compiled forward."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils import deterministic
+
+from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import RecipeError
+from sheaf.model.config import ModelConfig, from_spec
+from sheaf.model.decoder import Decoder
+from sheaf.model.init import initialise
+from sheaf.model.pretrained import load_folder
+from sheaf.order.order import Order
+from sheaf.recipe import Recipe
+from sheaf.train.settings import batch_samples, seed_of
+
+FILLS = "fill_uninitialized_memory"  # a property that torch gives the module at run time
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "held_out"]) -> Order:
+    """The order that a recipe asks for; its packing is kept in the workspace."""
+    return Order.build(
+        corpus.documents,
+        corpus.source_names,
+        corpus.fingerprint,
+        sequence_length=recipe.train.sequence_length,
+        batch=batch_samples(recipe.train),
+        seed=seed_of(recipe),
+        mixture=recipe.mixture,
+        held_out=recipe.train.held_out,
+        split=split,
+        cache=corpus.workspace.packs,
+    )
+
+
+def config_of(recipe: Recipe, corpus: CorpusVersion) -> ModelConfig:
+    """The model's shape. Raises RecipeError if it cannot take the corpus' tokens or the recipe's sequences."""
+    length = recipe.train.sequence_length
+    config = from_spec(recipe.model, vocab_size=corpus.vocab_size, max_positions=length, end_of_text=corpus.end_of_text)
+    if config.vocab_size < corpus.vocab_size:
+        raise RecipeError(
+            f"the model knows {config.vocab_size:,} tokens, the corpus uses {corpus.vocab_size:,}",
+            where=recipe.model.from_ or "",
+            fix="set `prepare.tokenizer.from` to the tokenizer.json that belongs to the model",
+        )
+    if config.max_position_embeddings < length:
+        raise RecipeError(
+            f"the model takes {config.max_position_embeddings:,} positions, train.sequence_length is {length:,}",
+            fix=f"set train.sequence_length to at most {config.max_position_embeddings}",
+        )
+    return config
+
+
+def hidden_parameters(config: ModelConfig) -> int:
+    """Weights outside embedding and head."""
+    return config.parameters() - config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+
+
+def new_model(recipe: Recipe, corpus: CorpusVersion, device: torch.device) -> Decoder:
+    """The model before step 0: initialised from the seed, or a published checkpoint."""
+    dtype = DTYPES[recipe.train.precision]
+    if recipe.model.from_ is not None:
+        return load_folder(Path(recipe.model.from_), dtype).to(device)
+    model = Decoder(config_of(recipe, corpus), dtype)
+    initialise(model, seed_of(recipe))
+    return model.to(device)
+
+
+@contextlib.contextmanager
+def exact(threads: int) -> Generator[None]:
+    """Inside the block the same inputs give the same bits: this many threads, deterministic kernels."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        _fills(),
+    )
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    _set_fills(False)  # it would fill every torch.empty, and nothing here reads one
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        _set_fills(before[2])
+
+
+def _fills() -> bool:
+    return bool(getattr(deterministic, FILLS))
+
+
+def _set_fills(value: bool) -> None:
+    setattr(deterministic, FILLS, value)
