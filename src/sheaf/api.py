@@ -6,6 +6,7 @@ work. Rooms are imported when they are called, so that asking for a ledger never
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import orjson
 
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import UsageError
 from sheaf.recipe import MixtureEntry, Recipe
 from sheaf.runs import find_run
 
@@ -62,8 +64,11 @@ def train(
     return Run(Path(result["run"]), result)
 
 
-def resume(run: Run | str | Path | None = None, *, nproc: int = 1, console: Console | None = None) -> Run:
-    """Go on from the newest checkpoint of a run (default: the newest run here), on any number of processes."""
+def resume(run: Run | str | Path | None = None, *, nproc: int | None = None, console: Console | None = None) -> Run:
+    """Go on from the newest checkpoint of a run (default: the newest run here), on any number of processes.
+
+    nproc: default as many as the run had. Raises UsageError if the run is finished or being trained.
+    """
     from sheaf.train.launch import resume as launch
 
     path = open_run(run).path
@@ -145,23 +150,29 @@ class Run:
 
         return read(self.path)
 
-    def trace(self, *, step: int, sample: int | None = None) -> Json:
-        """Step → samples → documents → origins. Raises UsageError if the run has no such step or sample."""
-        from sheaf.corpus.lineage import trace_run
+    def trace(self, *, step: int, sample: int | None = None, verify: bool = False) -> Json:
+        """Step → samples → documents → origins. verify: read every origin again and compare.
 
-        return trace_run(self.path, step, sample)
+        Raises UsageError if the run has not made the step or the step has no such sample.
+        """
+        from sheaf.train.trace import trace_run
 
-    def trace_item(self, uri: str) -> Json:
-        """Source item → the steps that saw its records."""
-        from sheaf.corpus.lineage import trace_item
+        return trace_run(self.path, step, sample, verify=verify)
 
-        return trace_item(self.path, uri)
+    def trace_item(self, pattern: str) -> Json:
+        """Items whose URI contains (or matches, as a regular expression) the pattern → the steps that saw them."""
+        from sheaf.train.trace import trace_item
 
-    def evaluate(self) -> Json:
-        """Loss and bits per byte on the held-out records, with the newest checkpoint."""
+        try:
+            return trace_item(self.path, pattern)
+        except re.error as error:
+            raise UsageError("the pattern is no regular expression", where=pattern, why=str(error)) from error
+
+    def evaluate(self, *, step: int | None = None) -> Json:
+        """Loss and bits per byte on all held-out records, with the newest (or the given) checkpoint."""
         from sheaf.train.evaluate import evaluate_run
 
-        return evaluate_run(self.path)
+        return evaluate_run(self.path, step=step)
 
     def generate(
         self,

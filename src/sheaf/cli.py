@@ -38,6 +38,7 @@ RecipeFile = Annotated[str, Parameter(help="The recipe file.")]
 RunFolder = Annotated[str | None, Parameter(help="A run's folder or name; default: the newest run here.")]
 Workers = Annotated[int | None, Parameter(help="Processes of the preparation; default: one a core.")]
 Processes = Annotated[int, Parameter(help="Data-parallel training processes on this machine.")]
+Step = Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")]
 Strict = Annotated[bool, Parameter(negative=(), help="End with 5 if something was quarantined.")]
 
 
@@ -111,7 +112,13 @@ def train(
 
 
 @app.command
-def resume(run: RunFolder = None, /, *, nproc: Processes = 1, common: Common = DEFAULT) -> Outcome:
+def resume(
+    run: RunFolder = None,
+    /,
+    *,
+    nproc: Annotated[int | None, Parameter(help="Training processes; default: as many as it had.")] = None,
+    common: Common = DEFAULT,
+) -> Outcome:
     """Go on with a run from its newest checkpoint, on any number of processes."""
     from sheaf import api, show
 
@@ -120,14 +127,12 @@ def resume(run: RunFolder = None, /, *, nproc: Processes = 1, common: Common = D
 
 
 @app.command
-def evaluate(run: RunFolder = None, /, *, common: Common = DEFAULT) -> Outcome:
-    """Measure a run's newest checkpoint on the held-out records."""
+def evaluate(run: RunFolder = None, /, *, step: Step = None, common: Common = DEFAULT) -> Outcome:
+    """Measure a run's model on the held-out records."""
     from sheaf import api, show
 
     opened = api.open_run(run)
-    return Outcome(
-        {"run": str(opened.path), **opened.evaluate()}, show.pairs, command_line("sheaf generate", opened.path)
-    )
+    return Outcome(opened.evaluate(step=step), show.pairs, command_line("sheaf generate", opened.path))
 
 
 @app.command
@@ -140,7 +145,7 @@ def generate(
     temperature: Annotated[float, Parameter(help="0 takes the likeliest token each time.")] = 0.8,
     top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens of this total probability.")] = 0.95,
     seed: Annotated[int, Parameter(help="The same seed draws the same text.")] = 0,
-    step: Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")] = None,
+    step: Step = None,
     common: Common = DEFAULT,
 ) -> Outcome:
     """Continue a text with a run's model."""
@@ -164,7 +169,8 @@ def trace(
     *,
     step: Annotated[int | None, Parameter(help="Which step's samples to lead back to their sources.")] = None,
     sample: Annotated[int | None, Parameter(help="Only this sample of the step.")] = None,
-    item: Annotated[str | None, Parameter(help="Which source item to lead forward to the steps that saw it.")] = None,
+    item: Annotated[str | None, Parameter(help="Which items (part of a URI) to lead forward to their steps.")] = None,
+    verify: Annotated[bool, Parameter(negative=(), help="Read every origin again; end with 3 if one differs.")] = False,
     common: Common = DEFAULT,
 ) -> Outcome:
     """Lead a step back to source bytes, or a source item forward to the steps that saw it."""
@@ -173,9 +179,11 @@ def trace(
     if (step is None) == (item is None):
         raise UsageError("trace wants a step or an item", fix="sheaf trace --step 0, or sheaf trace --item URI")
     opened = api.open_run(run)
-    if step is not None:
-        return Outcome(opened.trace(step=step, sample=sample), show.traced, command_line("sheaf report", opened.path))
-    return Outcome(opened.trace_item(item or ""), show.pairs, command_line("sheaf report", opened.path))
+    following = command_line("sheaf report", opened.path)
+    if item is not None:
+        return Outcome(opened.trace_item(item), show.item_traced, following)
+    data = opened.trace(step=step or 0, sample=sample, verify=verify)
+    return Outcome(data, show.traced, following, 3 if verify and not show.all_verified(data) else 0)
 
 
 @app.command
@@ -196,7 +204,7 @@ def export(
     /,
     *,
     to: Annotated[Path | None, Parameter(help="Folder to write; default: RUN/export.")] = None,
-    step: Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")] = None,
+    step: Step = None,
     dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="Of the weights written.")] = "fp32",
     common: Common = DEFAULT,
 ) -> Outcome:

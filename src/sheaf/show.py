@@ -20,6 +20,7 @@ from sheaf.console import duration, is_terminal, printable, size
 Json = dict[str, Any]
 Parts = Sequence[RenderableType]
 PIPE_WIDTH = 10_000  # columns off a terminal: as good as no limit
+MOST_USES = 50  # uses of an item that are listed
 EXCERPT = 300  # characters of a document that `trace` shows
 
 
@@ -128,8 +129,20 @@ def pairs(data: Json) -> Parts:
 
 
 def item_traced(data: Json) -> Parts:
-    """Where a source item went: its records and the steps that saw them."""
-    return pairs(data)
+    """Where source items went: their records, the steps that saw them, the checkpoints that know them."""
+    documents, uses, checkpoints = data["documents"], data["uses"], data["checkpoints"]
+    rows = [(str(u["step"]), str(u["sample"]), u["source"], f"{u['epoch']:g}", u["record"]) for u in uses[:MOST_USES]]
+    more = [_line(f"… and {len(uses) - MOST_USES:,} more; --json lists all")] if len(uses) > MOST_USES else []
+    head = _line(f"{data['item']}: {len(documents):,} records in the corpus, used {len(uses):,} times", style="bold")
+    known = f"checkpoints that saw it: {', '.join(checkpoints) or 'none'}"
+    table = [_table([">step", ">sample", "source", ">epoch", "record"], rows)] if rows else []
+    return [head, *table, *more, _line(known)]
+
+
+def all_verified(data: Json) -> bool:
+    """Whether every origin of a verified trace gave its text again."""
+    documents = (document for sample in data["samples"] for document in sample["documents"])
+    return all(origin["verified"] for document in documents for origin in document["origins"])
 
 
 def report(data: Json) -> Parts:
@@ -147,6 +160,10 @@ def doctor(data: Json) -> Parts:
         detail = check["detail"] + (f"; {check['fix']}" if check["fix"] else "")
         table.add_row(Text(check["status"], style=colours[check["status"]]), _text(check["id"]), _text(detail))
     return [table, _line(f"{data['ok']} ok, {data['warn']} warnings, {data['fail']} failures")]
+
+
+def demo(data: Json) -> Parts:
+    return pairs(data)
 
 
 def end_of_line(data: Json) -> Parts:
@@ -210,7 +227,9 @@ def _origin(origin: Json) -> str:
     member = f" ! {origin['member']}" if origin.get("member") else ""
     locator = origin.get("locator") or {}
     place = ", ".join(f"{k} {v}" for k, v in locator.items())
-    return f"{origin['source']}: {origin['uri']}{member}" + (f" ({place})" if place else "")
+    verdict = {None: "", True: " – verified", False: f" – NOT what it was: {origin.get('why', 'other text')}"}
+    where = f"{origin['source']}: {origin['uri']}{member}" + (f" ({place})" if place else "")
+    return where + verdict[origin.get("verified")]
 
 
 def _excerpt(text: str) -> str:
