@@ -185,9 +185,19 @@ def _loopback() -> Check:
 
 
 def _sandbox() -> Check:
+    """Limits on memory, descriptors and core dumps hold everywhere; what else can be had depends on the kernel."""
     from sheaf.formats.sandbox import sandbox_level
 
-    return Check("sandbox", "ok", f"parsers run in {sandbox_level()}")
+    level = sandbox_level()
+    missing = [name for name, held in level.items() if not held]
+    held = ", ".join(name for name, has in level.items() if has)
+    if not level.get("memory"):
+        return Check("sandbox", "fail", f"parsers cannot be limited in: {', '.join(missing)}", "allow setrlimit")
+    if not level.get("network"):
+        return Check("sandbox", "warn", f"parsers are limited in {held}; not in {', '.join(missing)}", "a newer kernel")
+    return Check(
+        "sandbox", "ok", f"parsers are limited in {held}" + (f"; not in {', '.join(missing)}" if missing else "")
+    )
 
 
 def _torch_version() -> Check:
