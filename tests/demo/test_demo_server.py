@@ -47,10 +47,11 @@ def test_two_demos_run_side_by_side_on_two_ports(tmp_path: Path) -> None:
 
 
 def test_after_ctrl_c_the_port_is_free_again(tmp_path: Path) -> None:
-    url = ""
+    used: list[str] = []
     with pytest.raises(KeyboardInterrupt), serving(tmp_path) as url:
+        used.append(url)
         raise KeyboardInterrupt
-    address = urlsplit(url)
+    address = urlsplit(used[0])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((address.hostname or "", address.port or 0), timeout=10)
 

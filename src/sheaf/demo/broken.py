@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 import orjson
 
 from sheaf.demo import write
-from sheaf.demo.collect import Text
+from sheaf.demo.collect import Text, normal
 from sheaf.demo.truth import Planted, key_of
 
 if TYPE_CHECKING:
     from sheaf.demo.scatter import Planter
 
 BOMB_BYTES = 64_000_000
+_LOCAL_HEADER = 30  # bytes before a zip member's name (APPNOTE 4.3.7)
 
 
 def plant(planter: Planter, docstrings: Sequence[Text], code: Sequence[Text]) -> None:
@@ -25,9 +27,10 @@ def plant(planter: Planter, docstrings: Sequence[Text], code: Sequence[Text]) ->
     _whole(planter, "broken/empty.txt", b"", "empty")
     _whole(planter, "broken/bomb.zip", _bomb(), "bomb")
     _whole(planter, "broken/program", _program(), "unsupported")
-    if code:
-        longest = max(code, key=lambda t: (len(t.text), t.name))
-        _whole(planter, "broken/truncated.zip", _half(write.zipped({longest.name: longest.text.encode()})), "truncated")
+    plain = [t for t in code if t.text.isascii()]
+    if plain:
+        longest = max(plain, key=lambda t: (len(t.text), t.name))
+        _truncated(planter, longest)
         _whole(planter, "broken/undecodable.txt", _garbled(longest.text), "undecodable")
     rows = [t for t in docstrings if len(t.text) >= 80][:6]
     if rows:
@@ -36,6 +39,17 @@ def plant(planter: Planter, docstrings: Sequence[Text], code: Sequence[Text]) ->
 
 def _whole(planter: Planter, path: str, data: bytes, reason: str) -> None:
     planter.item(Planted("files", path, len(data), reasons={reason: 1}, lost=len(data)), data)
+
+
+def _truncated(planter: Planter, text: Text) -> None:
+    """A zip whose download broke off. Two things are cut short: its only member, whose beginning can still be read, and
+    the archive, which has no directory any more."""
+    data = write.zipped({text.name: text.text.encode()})
+    data = data[: len(data) // 2]
+    beginning = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[_LOCAL_HEADER + len(text.name.encode()) :])
+    key = key_of(normal(beginning.decode()))
+    path = "broken/truncated.zip"
+    planter.item(Planted("files", path, len(data), (key,), reasons={"truncated": 2}, lost=None), data)
 
 
 def _bad_lines(planter: Planter, rows: Sequence[Text]) -> None:
@@ -54,10 +68,6 @@ def _bad_lines(planter: Planter, rows: Sequence[Text]) -> None:
 def _bomb() -> bytes:
     """A zip of a few dozen kilobytes that opens to 64 MB."""
     return write.zipped({"zeros": bytes(BOMB_BYTES)})
-
-
-def _half(data: bytes) -> bytes:
-    return data[: len(data) // 2]
 
 
 def _garbled(text: str) -> bytes:
