@@ -27,7 +27,7 @@ class BadAnswer(Exception):
 
 @dataclass(frozen=True)
 class Parsed:
-    """records, regions, items: tables of corpus.schema's PARSED_* ; items has one row per item of the request, in order.
+    """Tables of corpus.schema's PARSED_ schemas; items has one row per item of the request, in order.
 
     For every item: Σ records.bytes + Σ regions.bytes + structure_bytes == its size.
     """

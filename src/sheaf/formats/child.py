@@ -104,7 +104,8 @@ def main(descriptor: int, parent: int, limits_json: str, extra: str = "") -> Non
 
 
 def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits: ParserLimits) -> None:
-    options = ParseOptions(**{**request["options"], "key": tuple(request["options"]["key"])})
+    asked = request["options"]
+    options = ParseOptions(text=asked["text"], key=tuple(asked["key"]), mojibake=asked["mojibake"])
     outbox = Outbox(sock)
     for fd, item in zip(fds, request["items"], strict=True):
         wire.send(sock, b"S", item["item"].to_bytes(4, "little"))

@@ -19,6 +19,7 @@ from sheaf.formats.stream import BLOCK, Budget, Stream
 
 
 class _Gzip:
+    magics: tuple[bytes, ...] = (b"\x1f\x8b",)
     chunk = 1 << 16
     padding = b"\0"
 
@@ -43,6 +44,7 @@ class _Gzip:
 class _Lzma:
     """xz and, with another codec inside, bzip2: both bound their output and say when they need input."""
 
+    magics: tuple[bytes, ...] = (b"BZh", b"\xfd7zXZ\x00")
     chunk = 1 << 16
     padding = b"\0"
 
@@ -65,6 +67,7 @@ class _Lzma:
 
 
 class _Zstd:
+    magics: tuple[bytes, ...] = (b"\x28\xb5\x2f\xfd",)
     chunk = 1 << 10
     padding = b""
 
@@ -161,13 +164,7 @@ class Inflater:
             self.consumed -= len(more)
 
     def _starts(self, data: bytes) -> bool:
-        magics = {_Gzip: (b"\x1f\x8b",), _Zstd: (b"\x28\xb5\x2f\xfd",)}.get(
-            type(self._codec), (b"BZh", b"\xfd7zXZ\x00")
-        )
-        skippable = (
-            isinstance(self._codec, _Zstd) and len(data) > 3 and data[0] & 0xF0 == 0x50 and data[1:4] == b"*M\x18"
-        )
-        return data.startswith(magics) or skippable
+        return data.startswith(self._codec.magics) or (isinstance(self._codec, _Zstd) and data[1:4] == b"*M\x18")
 
 
 def parse_gzip(stream: Stream, context: Context) -> Pieces:

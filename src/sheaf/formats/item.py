@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 
 import orjson
 
@@ -99,7 +99,9 @@ class _Walk:
         try:
             self._pieces(stream, path, name, media, depth, node, opened)
         except Refused as refused:
-            problem = _named(refused, stream, name, media)
+            problem = _named(refused, name, media)
+            if depth == 0 and problem is not refused:
+                self.media = "application/octet-stream"
         for member, child, refusal in opened:
             node.add(member.weight, child)
             if member.rest:
@@ -157,7 +159,12 @@ class _Walk:
             locator = f'{{"bytes":[{piece.start},{piece.end}]}}'
         else:
             locator = orjson.dumps({"key": piece.key}).decode()
-        meta = orjson.dumps(piece.meta).decode() if piece.meta else "{}"
+        try:
+            meta = orjson.dumps(piece.meta).decode() if piece.meta else "{}"
+        except TypeError:
+            refused = Refused("bad-json", "nested too deep to write")
+            node.add(weight, self.region(path, piece.start, piece.end, refused))
+            return
         self.sink.record(record_id(text), text, meta, path, locator, media, piece.encoding, repairs)
         node.add(weight, self.records)
         self.records += 1
@@ -175,18 +182,13 @@ class _Walk:
         return self.stream(member.stream, inner, name, member.media, depth)
 
 
-def _named(refused: Refused, stream: Stream, name: str, media: str) -> Refused:
+def _named(refused: Refused, name: str, media: str) -> Refused:
     """Bytes that are no text, and that nothing says should be: another type, not a damaged text."""
-    if refused.reason != "undecodable" or claims_text(name, media):
-        return refused
-    return (
-        Refused("unsupported", "unknown binary data")
-        if "NUL" in refused.detail or "control" in refused.detail
-        else refused
-    )
+    binary = refused.reason == "undecodable" and ("NUL" in refused.detail or "control" in refused.detail)
+    return Refused("unsupported", "unknown binary data") if binary and not claims_text(name, media) else refused
 
 
-def _open(fd: int, size: int) -> tuple[io.BytesIO | io.BufferedReader, str]:
+def _open(fd: int, size: int) -> tuple[BinaryIO, str]:
     """The item as a file with its own offset (the descriptor's is shared with the parent), and its digest."""
     digest = hashlib.blake2b(digest_size=16)
     try:
@@ -195,7 +197,7 @@ def _open(fd: int, size: int) -> tuple[io.BytesIO | io.BufferedReader, str]:
             digest.update(data)
             read, file = len(data), io.BytesIO(data)
         else:
-            file = io.BufferedReader(_At(fd), BLOCK)
+            file = cast(BinaryIO, io.BufferedReader(_At(fd), BLOCK))
             read = 0
             while block := os.pread(fd, 1 << 20, read):
                 digest.update(block)

@@ -31,7 +31,13 @@ def _no_constant(name: str) -> NoReturn:
     raise _BadJson(f"{name} is not JSON")
 
 
-_SCANNER = json.JSONDecoder(parse_constant=_no_constant)
+def _integer(digits: str) -> int | float:
+    """What does not fit 64 bits becomes a float, as in JSON Lines."""
+    value = int(digits)
+    return value if -(1 << 63) <= value < 1 << 64 else float(digits)
+
+
+_SCANNER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
 Span = tuple[Any, int, int]  # value, first character, character after it
 
 

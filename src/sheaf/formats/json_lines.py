@@ -10,7 +10,7 @@ import orjson
 
 from sheaf.formats import rows
 from sheaf.formats.encoding import MARKS, WIDE, wide_encoding
-from sheaf.formats.piece import Context, Pieces, Record, Region
+from sheaf.formats.piece import Context, Pieces, Region
 from sheaf.formats.stream import Stream
 
 
@@ -49,7 +49,7 @@ def _lines(stream: Stream, context: Context) -> Pieces:
         if isinstance(value, dict):
             yield rows.record(value, start, end, "utf-8", options)
         else:
-            yield Record(rows.render(value), start, end, "utf-8")
+            yield rows.value(value, start, end, "utf-8")
 
 
 def _refusal(start: int, end: int, data: bytes, error: orjson.JSONDecodeError) -> Region:

@@ -34,6 +34,14 @@ def record(row: Row, start: int, end: int, encoding: str, options: ParseOptions)
     return Record(text, start, end, encoding, meta=meta, key=key)
 
 
+def value(value: Any, start: int, end: int, encoding: str) -> Record | Region:
+    """A JSON value that is no object, as a record."""
+    try:
+        return Record(render(value), start, end, encoding)
+    except Refused as refused:
+        return Region(start, end, refused.reason, refused.detail)
+
+
 def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
     """(the text, the columns it is made of). Raises Refused("no-text")."""
     template = options.text
@@ -63,7 +71,10 @@ def render(value: Any) -> str:
         return value
     if value is None:
         return ""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    except TypeError:  # the only one that a JSON value can cause
+        raise Refused("bad-json", "nested too deep to write") from None
 
 
 def transcoded(stream: Stream, context: Context, encoding: str, parse: Callable[[Stream, Context], Pieces]) -> Pieces:

@@ -36,7 +36,7 @@ class Format:
         return cast(Parser, getattr(import_module(f"sheaf.formats.{module}"), function))
 
 
-FORMATS: tuple[Format, ...] = (
+FORMATS: list[Format] = [
     Format("application/gzip", "compressed:parse_gzip", (".gz", ".tgz"), (b"\x1f\x8b\x08",), binary=True),
     Format("application/x-bzip2", "compressed:parse_bzip2", (".bz2", ".tbz2"), peek.BZIP2, binary=True),
     Format("application/x-xz", "compressed:parse_xz", (".xz", ".txz"), (b"\xfd7zXZ\x00",), binary=True),
@@ -66,7 +66,7 @@ FORMATS: tuple[Format, ...] = (
     Format("text/x-tex", "text:parse", (".tex", ".sty", ".bib")),
     Format("text/troff", "text:parse", tuple(f".{n}" for n in range(1, 10)), looks=peek.is_troff),
     Format("text/plain", "text:parse", (".txt", ".text", ".log", ".rst", ".srt")),
-)
+]
 BY_MEDIA: dict[str, Format] = {f.media: f for f in FORMATS}
 BY_SUFFIX: dict[str, Format] = {suffix: f for f in FORMATS for suffix in f.suffixes}
 TEXT = BY_MEDIA["text/plain"]
@@ -74,7 +74,6 @@ TEXT = BY_MEDIA["text/plain"]
 
 def register(extra: Format) -> None:
     """Only for tests: put a format before the others, in this process. No data, recipe or environment leads here."""
-    global FORMATS
-    FORMATS = (extra, *FORMATS)
+    FORMATS.insert(0, extra)
     BY_MEDIA[extra.media] = extra
     BY_SUFFIX.update(dict.fromkeys(extra.suffixes, extra))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from sheaf.formats.piece import Context, Member, Pieces, Refused, Region
 from sheaf.formats.stream import Stream
@@ -33,7 +33,7 @@ class _Raw:
 
 def parse(stream: Stream, context: Context) -> Pieces:
     try:
-        archive = tarfile.open(fileobj=cast(IO[bytes], _Raw(stream)), mode="r|", bufsize=512, errors="replace")
+        archive = tarfile.open(fileobj=cast(IO[bytes], _Raw(stream)), mode="r|", bufsize=512, errors="replace")  # noqa: SIM115
     except _ERRORS as error:
         raise Refused("corrupt", f"not a tar archive: {error}"[:200]) from None
     while True:
@@ -44,7 +44,7 @@ def parse(stream: Stream, context: Context) -> Pieces:
             return
         if info is None:
             break
-        archive.members = []  # tarfile would remember every header
+        cast(Any, archive).members = []  # tarfile would remember every header
         if not info.isreg() or info.issparse():
             if info.issparse():
                 yield Region(info.offset_data, info.offset_data, "unsupported", "sparse tar member", _blocks(info.size))

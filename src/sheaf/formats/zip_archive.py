@@ -123,6 +123,8 @@ def _without_directory(file: BinaryIO, size: int, context: Context, why: str) ->
             break
         _, _, flags, method, _, _, _, packed, _, name_size, extra_size = _LOCAL.unpack(header)
         name = file.read(name_size).decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        if name in _DOCUMENTS:
+            raise Refused("unsupported", f"{_DOCUMENTS[name]}, cut off")
         data_at = at + _LOCAL.size + name_size + extra_size
         if flags & 1 or method not in (0, 8) or (method == 0 and flags & 8) or data_at > size:
             break
