@@ -1,4 +1,4 @@
-"""A small real corpus version, written as the store lays it out: two sources of patterned tokens, over two token files."""
+"""A small real corpus version, written as the store lays it out: two sources of patterned tokens in two token files."""
 
 from __future__ import annotations
 

@@ -1,0 +1,116 @@
+"""Checkpoints on disk: whole or not there, checked on load, and harmless when the disk is full."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from training_corpus import make_corpus, make_recipe
+
+from sheaf.console import Silent
+from sheaf.errors import CorruptStore, EnvironmentProblem, UsageError
+from sheaf.train import journal
+from sheaf.train.checkpoint import CheckpointWriter, list_checkpoints, load_model, newest_valid, open_checkpoint
+from sheaf.train.launch import resume, train
+from sheaf.train.tensors import read_tensors, write_tensors
+
+
+def save(writer: CheckpointWriter, step: int, value: float) -> None:
+    writer.save({"step": step}, {"w": torch.full((3, 4), value)}, {"exp_avg.w": torch.zeros(3, 4)})
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=5),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64]),
+)
+def test_what_is_written_is_what_the_library_reads(
+    shapes: list[list[int]], dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("t") / "x.safetensors"
+    tensors = {f"t.{i}": torch.randn(shape).mul(100).to(dtype) for i, shape in enumerate(shapes)}
+    digest = write_tensors(path, tensors)
+    read = load_file(path)
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == dtype for name, tensor in tensors.items())
+    assert read_tensors(path, digest).keys() == tensors.keys()
+
+
+def test_the_newest_are_kept_and_hold_what_was_there_when_they_were_taken(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, keep=2)
+    weight = torch.zeros(3, 4)
+    for step in (1, 2, 3):
+        weight.fill_(step)
+        writer.save({"step": step}, {"w": weight}, {})
+        weight.fill_(-1.0)  # training goes on while the writer works
+    writer.wait()
+    writer.close()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000002"]
+    newest = newest_valid(tmp_path)
+    assert newest is not None and newest.step == 3
+    assert newest.model()["w"].unique().tolist() == [3.0]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json", "COMMITTED"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_any_damage_to_any_file_is_noticed(tmp_path: Path, name: str, harm: str) -> None:
+    writer = CheckpointWriter(tmp_path, keep=3)
+    save(writer, 1, 1.0)
+    save(writer, 2, 2.0)
+    writer.wait()
+    writer.close()
+    path = tmp_path / "checkpoints" / "step-00000002" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    if harm == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data if harm == "flip" else data[: len(data) // 2])
+    with pytest.raises(CorruptStore):
+        open_checkpoint(path.parent)
+    notes: list[str] = []
+    newest = newest_valid(tmp_path, notes.append)
+    assert newest is not None and newest.step == 1
+    assert notes or (name, harm) == ("COMMITTED", "remove")
+
+
+def test_a_full_disk_stops_the_run_cleanly_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """The kernel's file-size limit stands in for the full disk: as real, and allowed to an ordinary user."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FillsUp(Silent):
+        def note(self, text: str) -> None:
+            if text.startswith("step 6/"):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+
+    corpus, recipe = make_corpus(tmp_path), make_recipe(tmp_path, budget={"steps": 12}, checkpoint_every=4)
+    calm = Path(train(recipe, corpus, console=Silent())["run"])
+    try:
+        with pytest.raises(EnvironmentProblem) as raised:
+            train(recipe, corpus, console=FillsUp())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.exit_code == 4
+    assert "step-00000008" in raised.value.where
+    run = tmp_path / "runs" / "test-002"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
+
+    resume(run, console=Silent())
+    assert [line["loss"] for line in journal.read(run)] == [line["loss"] for line in journal.read(calm)]
+
+
+def test_a_model_is_loaded_by_step_and_an_unknown_step_names_the_known_ones(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, budget={"steps": 6}, checkpoint_every=2)
+    run = Path(train(recipe, make_corpus(tmp_path), console=Silent())["run"])
+    newest, info = load_model(run)
+    older, _ = load_model(run, 4)
+    assert info["step"] == 6
+    assert not torch.equal(newest.head_weight, older.head_weight)
+    with pytest.raises(UsageError, match="step 5") as raised:
+        load_model(run, 5)
+    assert "2, 4, 6" in raised.value.fix
