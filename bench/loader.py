@@ -1,10 +1,11 @@
-"""Loader: tokens a second on one core, time to the first batch, packing efficiency; beside a plain copy and random crops.
+"""Loader: tokens a second on one core, time to the first batch, packing efficiency; beside a copy and random crops.
 
 Makes 100 million synthetic tokens (three sources with lognormal document lengths, uint16, memory-mapped, in the page
-cache), then times batches of 8 x 2048 from: a plain copy of the memory-mapped file in order (the ceiling), nanoGPT-style
-random crops (no boundaries, no resume), and Sheaf (packed, shuffled, mixed; input ids, labels, positions and document
-numbers), with its thread and without. All run in this process on one core, interleaved, the median of some rounds.
-The first batch is timed in a fresh process: opening the corpus and finding the pack, without imports.
+cache), then times batches of 8 x 2048 from: a plain copy of the memory-mapped file in order (the ceiling),
+nanoGPT-style random crops (no boundaries, no resume), and Sheaf (packed, shuffled, mixed; input ids, labels,
+positions and document numbers), with its thread and without. All run in this process on one core, interleaved, the
+median of some rounds. The first batch is timed in a fresh process: opening the corpus and finding the pack, without
+imports.
 
 Use: python bench/loader.py [--tokens 100e6] [--seconds 2] [--rounds 3]
 """
@@ -12,6 +13,7 @@ Use: python bench/loader.py [--tokens 100e6] [--seconds 2] [--rounds 3]
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -61,8 +63,8 @@ def sheaf_loader(folder: Path, prefetch: int) -> Any:
     from sheaf.order.order import Order
 
     order = Order.build(
-        Documents.open(folder), list(SOURCES), "bench", sequence_length=T, batch=BATCH, seed=0, mixture={}, held_out=0.01,
-        cache=folder / "packs",
+        Documents.open(folder), list(SOURCES), "bench", sequence_length=T, batch=BATCH, seed=0, mixture={},
+        held_out=0.01, cache=folder / "packs",
     )  # fmt: skip
     files = [np.memmap(folder / f"tokens-{s}.bin", np.uint16, "r") for s in range(SHARDS)]
     return Loader(order, files, prefetch=prefetch)
@@ -94,8 +96,7 @@ def speed(batches: Iterator[Any], seconds: float) -> float:
 
 def first_batch(folder: Path) -> None:
     """Child process: imports first, then the clock."""
-    import sheaf.order.loader
-
+    importlib.import_module("sheaf.order.loader")
     begin = time.perf_counter()
     with sheaf_loader(folder, 2) as loader:
         next(iter(loader))
@@ -119,6 +120,23 @@ def pack_speed(folder: Path) -> tuple[float, float]:
     return rate, float(pack.sample_tokens.sum() / (len(pack.sample_tokens) * T))
 
 
+def compare(folder: Path, seconds: float, rounds: int) -> None:
+    kinds = {
+        "plain copy": copy(folder),
+        "random crops": crops(folder),
+        "sheaf, no thread": iter(sheaf_loader(folder, 0)),
+        "sheaf, thread": iter(sheaf_loader(folder, 2)),
+    }
+    speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, batches in kinds.items():
+            speeds[kind].append(speed(batches, seconds))
+    median = {kind: statistics.median(values) for kind, values in speeds.items()}
+    for kind, value in median.items():
+        share = f"{value / median['plain copy']:.2f} of the plain copy"
+        print(f"{kind:16} {value / 1e6:7.0f} Mtok/s   {share}   {[round(v / 1e6) for v in speeds[kind]]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=float, default=100e6)
@@ -130,11 +148,8 @@ def main() -> None:
     if options.child:
         first_batch(options.child)
         return
-    import numba
-
-    print(
-        f"python {platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}, {platform.machine()}, one core"
-    )
+    versions = [f"{name} {importlib.import_module(name).__version__}" for name in ("numpy", "numba")]
+    print(f"one core, load {os.getloadavg()[0]:.1f}; python {platform.python_version()}, {', '.join(versions)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, int(options.tokens))
@@ -143,20 +158,10 @@ def main() -> None:
         sheaf_loader(folder, 0)  # writes the pack
         child = [sys.executable, __file__, "--child", name]
         runs = [json.loads(subprocess.run(child, check=True, capture_output=True).stdout) for _ in range(3)]
-        print(
-            f"first batch of a fresh process, imports aside: {statistics.median(r['first'] for r in runs) * 1e3:.0f} ms"
-        )
-        print(f"seek to step 10 million and its batch: {statistics.median(r['seek'] for r in runs) * 1e3:.1f} ms")
-        kinds = {"plain copy": copy(folder), "random crops": crops(folder), "sheaf, no thread": iter(sheaf_loader(folder, 0)), "sheaf, thread": iter(sheaf_loader(folder, 2))}  # fmt: skip
-        speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for _ in range(options.rounds):
-            for kind, batches in kinds.items():
-                speeds[kind].append(speed(batches, options.seconds))
-        median = {kind: statistics.median(values) for kind, values in speeds.items()}
-        for kind, value in median.items():
-            print(
-                f"{kind:18} {value / 1e6:7.0f} Mtok/s   {value / median['plain copy']:.2f} of the plain copy   {[round(v / 1e6) for v in speeds[kind]]}"
-            )
+        first, seek = (statistics.median(run[what] for run in runs) * 1e3 for what in ("first", "seek"))
+        print(f"first batch of a fresh process, imports aside: {first:.0f} ms")
+        print(f"seek to step 10 million and its batch: {seek:.1f} ms")
+        compare(folder, options.seconds, options.rounds)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,10 @@ def corpus(
     shard = place.integers(0, shards, len(length)).astype(np.int32)
     offset = np.zeros(len(length), np.int64)
     files: list[list[NDArray[Any]]] = [[] for _ in range(shards)]
+    size = [0] * shards
     for document in place.permutation(len(length)):
-        offset[document] = sum(map(len, files[shard[document]]))
+        offset[document] = size[shard[document]]
+        size[shard[document]] += int(length[document])
         files[shard[document]].append(texts[document])
     names = tuple(f"source-{s}" for s in range(len(lengths)))
     flat = [np.concatenate(parts) if parts else np.empty(0, kind) for parts in files]

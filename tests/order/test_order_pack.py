@@ -86,13 +86,13 @@ def test_a_document_that_fits_is_never_cut(made: Corpus, capacity: int) -> None:
 @pytest.mark.parametrize("count", [0, 1, 300, 9_000])
 def test_the_kernel_places_as_a_plain_best_fit_does(count: int) -> None:
     lengths = (np.random.default_rng(count).lognormal(3, 1, count) + 2).astype(int).tolist()
-    pack = whole(corpus([lengths], shards=1), 64)
-    documents = corpus([lengths], shards=1).documents
+    made = corpus([lengths], shards=1)
+    pack = whole(made, 64)
     found = [
         list(zip(*(x[a:b].tolist() for x in (pack.run_document, pack.run_start, pack.run_length)), strict=True))
         for a, b in zip(pack.sample_first_run[:-1], pack.sample_first_run[1:], strict=True)
     ]
-    assert found == best_fit((documents.length - 1).tolist(), 64, 4096)
+    assert found == best_fit((made.documents.length - 1).tolist(), 64, 4096)
 
 
 @pytest.mark.parametrize(("mean", "sigma"), [(5.5, 1.2), (6.5, 1.0), (6.9, 1.4)])

@@ -55,8 +55,8 @@ def test_all_permutations_of_few_things_are_equally_likely(n: int) -> None:
 
 @pytest.mark.parametrize("n", [1_000, 20_011, 2**16])
 def test_neighbours_and_displacements_are_those_of_a_random_permutation(n: int) -> None:
-    """Over 40 keys: pairs left adjacent (Poisson, mean 2 a permutation), mean displacement (n/3), fixed points (mean 1),
-    and the correlation of position and place. Each within 5 standard deviations of a true random permutation."""
+    """Over 40 keys, each within 5 standard deviations of a true random permutation: pairs left adjacent (mean 2 a
+    permutation), fixed points (mean 1), displacement (mean n/3), correlation of position and place (0)."""
     shuffled = [permute(np.arange(n), n, key) for key in KEYS]
     adjacent = sum(int((np.abs(np.diff(p)) == 1).sum()) for p in shuffled)
     assert abs(adjacent - 2 * len(KEYS)) < 5 * np.sqrt(2 * len(KEYS))

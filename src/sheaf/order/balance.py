@@ -41,8 +41,6 @@ def sample_cost(tokens: NDArray[np.int32], squares: NDArray[np.int64]) -> NDArra
 
 def split_by_cost(cost_n: NDArray[np.int64], world: int) -> list[NDArray[np.int64]]:
     """For each rank the positions of its samples in the step, rising. cost_n: int64 (samples,)."""
-    if world == 1:
-        return [np.arange(len(cost_n))]
     rank_n = _assign(cost_n, np.argsort(-cost_n, kind="stable"), world)
     by_rank = np.argsort(rank_n, kind="stable")
     return np.split(by_rank, np.searchsorted(rank_n[by_rank], np.arange(1, world)))

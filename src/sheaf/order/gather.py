@@ -141,19 +141,21 @@ def _gather(
             length = np.int64(run_length[run])
             if file < 0 or file >= len(file_size) or begin < 0 or begin + length >= file_size[file]:
                 return run
-            tokens = _carray(_pointer(file_address[file]), (file_size[file],), like.dtype)
+            # Loops over slices that begin at 0: numba then needs no test for negative indices, and LLVM vectorises.
+            tokens = _carray(_pointer(file_address[file]), (file_size[file],), like.dtype)[begin : begin + length + 1]
+            inputs, following = input_ids[i, at : at + length], labels[i, at : at + length]
+            positions, numbers = position_ids[i, at : at + length], document_ids[i, at : at + length]
             for j in range(length):
-                input_ids[i, at + j] = tokens[begin + j]
+                inputs[j] = tokens[j]
             for j in range(length):
-                labels[i, at + j] = tokens[begin + j + 1]
+                following[j] = tokens[j + 1]
             for j in range(length):
-                position_ids[i, at + j] = j
-            document_ids[i, at : at + length] = run - first
+                positions[j] = j
+            for j in range(length):
+                numbers[j] = run - first
             at += length
-        width = input_ids.shape[1]
         input_ids[i, at:] = PADDING_TOKEN
         labels[i, at:] = PADDING_LABEL
-        for j in range(width - at):
-            position_ids[i, at + j] = j
+        position_ids[i, at:] = np.arange(input_ids.shape[1] - at)
         document_ids[i, at:] = PADDING_DOCUMENT
     return -1

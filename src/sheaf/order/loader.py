@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from sheaf.errors import UsageError
 from sheaf.order.balance import check_ranks
 from sheaf.order.gather import Gatherer, padded
 from sheaf.order.order import Order
-from sheaf.order.prefetch import Prefetch
+from sheaf.order.prefetch import Prefetch, grouped
 
 if TYPE_CHECKING:
     from sheaf.order.torch_batches import TorchBatches
 
 PLANNED_SAMPLES = 1024  # planned at once: amortises the vectorised calls, yet is done in well under a millisecond
+HANDED_TOKENS = 2**16  # small batches go from thread to thread together: a hand-over costs tens of microseconds
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,7 @@ def micro(batch: Batch, size: int) -> list[Batch]:
         part = slice(first, first + size)
         arrays = batch.input_ids[part], batch.labels[part], batch.position_ids[part], batch.document_ids[part]
         a, b, c, d = padded(arrays, size)
-        parts.append(
-            replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[part])
-        )
+        parts.append(replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[part]))
     return parts
 
 
@@ -95,7 +95,7 @@ class Loader:
         self.step = start
         self.stop = order.steps if stop is None else stop if order.steps is None else min(stop, order.steps)
         self._gatherer = Gatherer(order, token_files)
-        self._ahead: Prefetch[Batch] | None = None
+        self._ahead: Prefetch[list[Batch]] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
@@ -139,9 +139,13 @@ class Loader:
                 self.step = batch.step + 1
                 yield batch
             return
-        self._ahead = ahead = Prefetch(batches, self.prefetch, f"sheaf-loader-{self.rank}")
+        here = -(-self.order.batch // self.world) * self.order.sequence_length
+        groups = grouped(batches, max(1, HANDED_TOKENS // here))
+        self._ahead = ahead = Prefetch(groups, self.prefetch, f"sheaf-loader-{self.rank}")
         with closing(ahead):
-            for batch in ahead:
+            for batch in chain.from_iterable(ahead):
+                if ahead.closed:
+                    return
                 self.step = batch.step + 1
                 yield batch
 

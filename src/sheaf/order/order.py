@@ -188,6 +188,8 @@ class Order:
 
     def split_rows(self, rows: NDArray[np.int64], world: int) -> list[NDArray[np.int64]]:
         """As split_ranks, for the rows of a step's samples."""
+        if world == 1:
+            return [np.arange(len(rows))]
         return split_by_cost(sample_cost(self.pack.sample_tokens[rows], self.pack.sample_squares[rows]), world)
 
     def state(self, step: int) -> dict[str, Any]:

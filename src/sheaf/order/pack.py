@@ -104,7 +104,9 @@ def _cached(folder: Path, make: Callable[[], Pack]) -> Pack:
         with task_folder(folder, task="pack") as temporary:
             for name in names:
                 np.save(temporary / f"{name}.npy", getattr(pack, name), allow_pickle=False)
-    return Pack(*(np.load(checked(folder / f"{name}.npy"), mmap_mode="r", allow_pickle=False) for name in names))
+    paths = [checked(folder / f"{name}.npy") for name in names]
+    # Plain arrays over the maps: indexing a np.memmap object costs microseconds of Python each time.
+    return Pack(*(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths))
 
 
 def _pack_source(document: NDArray[np.int64], length: NDArray[np.int64], capacity: int) -> Pack:

@@ -45,6 +45,10 @@ class Prefetch(Generic[T]):
             raise error
         raise StopIteration
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
         """Stop the thread and wait for its end. What was ready is dropped. Harmless when repeated."""
         with self._changed:
@@ -69,3 +73,20 @@ class Prefetch(Generic[T]):
         with self._changed:
             self._error, self._ended = error, True
             self._changed.notify_all()
+
+
+def grouped(source: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` results, the last perhaps shorter. What came before an exception is not lost."""
+    group: list[T] = []
+    try:
+        for result in source:
+            group.append(result)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
