@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import UsageError
 
 Json = dict[str, Any]
 
@@ -42,7 +43,7 @@ def summary(corpus: CorpusVersion) -> Json:
 def items_of(corpus: CorpusVersion, pattern: str) -> Json:
     """The ledger lines of the items whose URI or path matches, each with its quarantined regions.
 
-    pattern: a shell pattern (* and ?), or any part of the URI.
+    pattern: any part of the URI, or a regular expression. Raises UsageError if it is none.
     """
     ledger, quarantine = corpus.ledger(), corpus.quarantine()
     items = ledger.filter(_matching(ledger, pattern)).to_pylist()
@@ -57,9 +58,19 @@ def items_of(corpus: CorpusVersion, pattern: str) -> Json:
 
 
 def _matching(table: pa.Table, pattern: str) -> pa.Array:
-    names = zip(table["uri"].to_pylist(), table["path"].to_pylist(), strict=True)
-    return pa.array(
-        [pattern in uri or fnmatchcase(uri, pattern) or fnmatchcase(path, pattern) for uri, path in names], pa.bool_()
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise bad_pattern(pattern, error) from error
+    return pa.array([pattern in uri or wanted.search(uri) is not None for uri in table["uri"].to_pylist()], pa.bool_())
+
+
+def bad_pattern(pattern: str, error: re.error) -> UsageError:
+    return UsageError(
+        "the pattern is no regular expression",
+        where=pattern,
+        why=str(error),
+        fix="give a part of the URI as it is, or write .* where a shell has *",
     )
 
 

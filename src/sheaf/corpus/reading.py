@@ -9,6 +9,6 @@ from sheaf.sources.registry import source_options
 
 def parse_options(spec: SourceSpec, *, mojibake: bool) -> ParseOptions:
     """The same for reading and for reading again: else lineage would prove nothing."""
-    key = source_options(spec).get("key")
-    columns = tuple(key) if isinstance(key, list) else (key,) if key else ()
-    return ParseOptions(text=spec.text, key=columns, mojibake=mojibake)
+    # A row of a query is found again by its key, by default its first column; bytes of a page would prove little.
+    key = () if spec.query is None else (source_options(spec)["key"] or "",)
+    return ParseOptions(text=spec.text, key=key, mojibake=mojibake)

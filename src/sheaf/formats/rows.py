@@ -133,4 +133,5 @@ def _field(row: Row, name: str) -> Any:
 def _key(row: Row, options: ParseOptions) -> Row | None:
     if not options.key:
         return None
-    return {name: _field(row, name) for name in options.key}
+    names = [name or next(iter(row), "") for name in options.key]
+    return {name: _field(row, name) for name in names}
