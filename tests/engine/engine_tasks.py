@@ -66,7 +66,7 @@ def return_nan() -> dict[str, Any]:
 
 
 def chatter() -> dict[str, Any]:
-    print("hello from python")
+    sys.stdout.write("hello from python\n")
     subprocess.run([sys.executable, "-c", "print('{\"result\": {}}')"], check=True)
     return {"stdin": sys.stdin.read() + os.read(0, 10).decode()}
 

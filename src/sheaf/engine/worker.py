@@ -2,7 +2,7 @@
 
 The parent starts it with a fresh interpreter and talks over two pipes; no code and no pickle crosses them, only the
 names of functions. Standard output of the task goes to stderr, so that nothing it prints can be taken for an answer.
-Cost: 35 ms and 15 MB until the first task's own imports; torch is not among ours.
+Cost: 60 ms and 15 MB until the first task's own imports; torch is not among ours.
 """
 
 from __future__ import annotations

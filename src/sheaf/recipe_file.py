@@ -1,0 +1,264 @@
+"""A recipe as a file: read with file:line in every error, overridden from the command line, written back resolved.
+
+`recipe_yaml` reads the text and remembers lines, the overrides are put into the tree, pydantic judges it, and
+`recipe_errors` turns all complaints into sentences. What comes back has absolute paths: relative ones start at the
+recipe's folder. `python -m sheaf.recipe_file` writes the JSON schema that editors use. Cost: a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sheaf import recipe_yaml
+from sheaf.errors import EnvironmentProblem, RecipeError
+from sheaf.recipe import Recipe, Secret, SourceSpec
+from sheaf.recipe_errors import Problem, dotted, explain, keys_at, literal_secrets, nearest, refuse
+from sheaf.recipe_yaml import KeyPath, Tree
+
+SCHEMA_FILE = Path(__file__).with_name("recipe.schema.json")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+SQLITE = "sqlite:///"
+UNITS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+# Keys of which one only may be given: overriding one takes the others out.
+EITHER: dict[KeyPath, tuple[str, ...]] = {
+    ("train", "budget"): ("tokens", "epochs", "hours", "steps"),
+    ("prepare", "tokenizer"): ("train", "from"),
+    ("model",): ("preset", "from"),
+}
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file. overrides: "train.seed=8", "sources.wiki.uri=./x". Raises RecipeError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise _no_recipe(path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("the recipe cannot be read", where=str(path), why=str(error)) from None
+    return loads(text, path.absolute().parent, str(path), overrides)
+
+
+def loads(text: str, base: Path, name: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from text. base: the folder that relative paths start at. name: what errors call the file."""
+    tree = recipe_yaml.read(text, name)
+    if not isinstance(tree.value, dict):
+        raise RecipeError(
+            "a recipe is a mapping of keys",
+            where=f"{name}:1",
+            why=f"this is {'empty' if tree.value is None else 'a ' + type(tree.value).__name__}",
+            fix=f"keys: {', '.join(keys_at(()))}",
+        )
+    problems = [Problem(place, f"the key '{dotted(path)}' is given twice") for place, path in tree.twice]
+    for override in overrides:
+        problems += _override(tree, override)
+    secrets = literal_secrets(tree)
+    told = {p.place for p in secrets}
+    problems += secrets + _disagreements(tree)
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(tree.value)
+    except ValidationError as error:
+        problems += [p for p in explain(error, tree) if p.place not in told and "two sources are named" not in p.why]
+    if recipe is None or problems:  # raised out here: pydantic's error quotes values, and would be its context
+        refuse(problems, name)
+    return _absolute(recipe, base)
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, defaults filled in; secrets stay references. `loads` of it gives an equal recipe."""
+    return recipe_yaml.write(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe file, for editors."""
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Sheaf recipe"}
+    return {**Recipe.model_json_schema(by_alias=True), **about}
+
+
+def schema_text() -> str:
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def resolve_secret(secret: Secret) -> str:
+    """The secret's value, for use at once. Raises EnvironmentProblem, which names the place and never the value."""
+    if secret.env is not None:
+        value, place = os.environ.get(secret.env, ""), f"environment variable {secret.env}"
+    else:
+        place = f"file {secret.file}"
+        try:
+            value = Path(str(secret.file)).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise EnvironmentProblem("a secret cannot be read", where=place, why=str(why)) from None
+    if not value:
+        raise EnvironmentProblem("a secret is not set", where=place, fix=f"set the {place}, then run again")
+    return value
+
+
+def parse_tokens(text: str | int) -> int:
+    """A number of tokens: 20000000, "20M", "1.5B" (k, M, B or G). Raises RecipeError for anything else."""
+    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?) ?([kKMBG]?)", str(text).strip())
+    count = Decimal(match[1].replace("_", "")) * UNITS.get(match[2].replace("K", "k"), 1) if match else Decimal(0)
+    if count < 1 or count != int(count):
+        raise RecipeError(
+            f"'{text}' is not a number of tokens", fix="write a number such as 20000000, 500k, 20M or 1.5B"
+        )
+    return int(count)
+
+
+def _no_recipe(path: Path) -> RecipeError:
+    folder = path if path.is_dir() else path.absolute().parent
+    found = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    near = nearest(path.name, found)
+    fix = f"recipes in {folder}: {', '.join(found[:8])}" if found else "write one with `sheaf init`"
+    what = "this is a folder, not a recipe" if path.is_dir() else "there is no such recipe"
+    return RecipeError(what, where=str(path), fix=f"{near} {fix}".strip())
+
+
+def _override(tree: Tree, override: str) -> list[Problem]:
+    """Put one KEY=VALUE into the tree. Whether the key exists is for the model to say, except names of sources."""
+    key, equals, text = override.partition("=")
+    place = f"override of {key}"  # the value may be a secret
+    if not equals or not key:
+        return [Problem(place, f"'{override}' is not an override", fix="write KEY=VALUE, such as train.seed=8")]
+    value = recipe_yaml.read(text, place).value
+    path = _override_path(tree.value, key)
+    if isinstance(path, Problem):
+        return [Problem(place, path.what, path.why, path.fix)]
+    return _put(tree, path, value, place)
+
+
+def _put(tree: Tree, path: KeyPath, value: Any, place: str) -> list[Problem]:
+    """Set the value at a key path, making the mappings above it where there are none."""
+    parent: Any = tree.value
+    for number, part in enumerate(path):
+        key: Any = part
+        if isinstance(parent, list):
+            if not str(part).isdigit() or int(part) >= len(parent):
+                what = f"'{dotted(path[:number])}' has no entry '{part}'"
+                return [Problem(place, what, why=f"it has {len(parent)}, counted from 0")]
+            key = int(part)
+        if number == len(path) - 1:
+            either = EITHER.get(path[:-1], ())
+            for other in either if key in either else ():
+                if other in parent:
+                    del parent[other]
+            parent[key] = value
+        elif not isinstance(below := parent[key] if isinstance(parent, list) else parent.get(key), (dict, list)):
+            parent[key] = {}  # absent, or a word such as `auto` that gives way
+            tree.places.setdefault(path[: number + 1], place)
+            parent = parent[key]
+        else:
+            parent = below
+    tree.places[path] = place
+    return []
+
+
+def _override_path(value: Any, key: str) -> KeyPath | Problem:
+    """The key path that a dotted key means. Sources go by name or number; names may contain dots."""
+    head, _, rest = key.partition(".")
+    if head == "sources" and rest and isinstance(value.get("sources"), list):
+        sources: list[Any] = value["sources"]
+        names = [str(s.get("name")) if isinstance(s, dict) else "" for s in sources]
+        numbers = [*names, *map(str, range(len(names)))]
+        fits = [n for n in numbers if n and (rest == n or rest.startswith(n + "."))]
+        if not fits:
+            known = f"sources: {', '.join(names)}"
+            return Problem("", f"there is no source '{rest.split('.')[0]}'", known, nearest(rest.split(".")[0], names))
+        name = max(fits, key=len)
+        index = names.index(name) if name in names else int(name)
+        return ("sources", index, *_words(rest[len(name) + 1 :]))
+    if head == "mixture" and rest:
+        names = [
+            s["name"] for s in value.get("sources") or () if isinstance(s, dict) and isinstance(s.get("name"), str)
+        ]
+        fits = [n for n in names if rest == n or rest.startswith(n + ".")]
+        name = max(fits, key=len) if fits else rest.split(".")[0]
+        return ("mixture", name, *_words(rest[len(name) + 1 :]))
+    return _words(key)
+
+
+def _words(key: str) -> tuple[str, ...]:
+    return tuple(key.split(".")) if key else ()
+
+
+def _disagreements(tree: Tree) -> list[Problem]:
+    """What keys say to each other: names of sources unique, the mixture's names among them, a readable budget."""
+    sources, problems = tree.value.get("sources"), list[Problem]()
+    names: list[str] = []
+    for number, source in enumerate(sources if isinstance(sources, list) else []):
+        name = source.get("name") if isinstance(source, dict) else None
+        if name in names:
+            place = tree.place(("sources", number, "name"))
+            problems.append(Problem(place, f"two sources are named '{name}'", fix="give each source its own name"))
+        elif isinstance(name, str):
+            names.append(name)
+    mixture = tree.value.get("mixture")
+    for name in mixture if isinstance(mixture, dict) else ():
+        if name not in names:
+            what = f"the mixture names '{name}', which is no source"
+            problems.append(
+                Problem(tree.place(("mixture", name)), what, f"sources: {', '.join(names)}", nearest(name, names))
+            )
+    return problems + _budget(tree)
+
+
+def _budget(tree: Tree) -> list[Problem]:
+    value = tree.value
+    for part in ("train", "budget", "tokens"):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return []
+    try:
+        parse_tokens(value)
+    except RecipeError as error:
+        return [Problem(tree.place(("train", "budget", "tokens")), error.what, fix=error.fix)]
+    return []
+
+
+def _absolute(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with every path absolute, so that it means the same from any working folder."""
+    tokenizer, model = recipe.prepare.tokenizer, recipe.model
+    if tokenizer.from_ is not None:
+        tokenizer = tokenizer.model_copy(update={"from_": _path(tokenizer.from_, base)})
+    if model.from_ is not None:
+        model = model.model_copy(update={"from_": _path(model.from_, base)})
+    return recipe.model_copy(
+        update={
+            "workspace": _path(recipe.workspace, base),
+            "sources": tuple(_absolute_source(s, base) for s in recipe.sources),
+            "prepare": recipe.prepare.model_copy(update={"tokenizer": tokenizer}),
+            "model": model,
+        }
+    )
+
+
+def _absolute_source(spec: SourceSpec, base: Path) -> SourceSpec:
+    headers = {k: v if isinstance(v, str) else _absolute_secret(v, base) for k, v in spec.headers.items()}
+    password = None if spec.password is None else _absolute_secret(spec.password, base)
+    return spec.model_copy(update={"uri": _path(spec.uri, base), "headers": headers, "password": password})
+
+
+def _absolute_secret(secret: Secret, base: Path) -> Secret:
+    return secret if secret.file is None else secret.model_copy(update={"file": _path(secret.file, base)})
+
+
+def _path(text: str, base: Path) -> str:
+    if text.startswith(SQLITE):
+        return SQLITE + _path(text.removeprefix(SQLITE), base)
+    if SCHEME.match(text):
+        return text
+    path = Path(text).expanduser() if text.startswith("~/") else Path(text)
+    return os.path.normpath(base.absolute() / path)
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")

@@ -1,0 +1,57 @@
+"""Which kind of place a URI means. A new kind is one file and one line in the table.
+
+A kind's module is imported when a recipe first names it, so that a folder needs neither an HTTP client nor SQLite.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+from sheaf.errors import RecipeError
+from sheaf.recipe import SourceSpec
+from sheaf.sources.base import Source
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+KINDS = {
+    "": "sheaf.sources.folder:FolderSource",
+    "file": "sheaf.sources.folder:FolderSource",
+    "http": "sheaf.sources.http:HttpSource",
+    "https": "sheaf.sources.http:HttpSource",
+    "sqlite": "sheaf.sources.sql:SqlSource",
+}
+
+
+def open_source(spec: SourceSpec, spool: Path | None = None) -> Source:
+    """The place that a recipe's source names. Touches nothing yet.
+
+    spool: folder for the unlinked temporary files that hold fetched items (default: the system's).
+    Raises RecipeError for a scheme that is not in the table, or a key that the kind of place needs and lacks.
+    """
+    scheme = _scheme(spec.uri)
+    if scheme not in KINDS:
+        known = ", ".join(f"{s}://" for s in KINDS if s)
+        raise RecipeError(
+            f"no kind of source reads {scheme}:// URIs",
+            where=f"source '{spec.name}', uri: {spec.uri}",
+            why=f"known: a path, {known}",
+            fix="copy the data to a folder, or serve it over http",
+        )
+    module, _, kind = KINDS[scheme].partition(":")
+    return getattr(importlib.import_module(module), kind)(spec, spool)
+
+
+def source_options(spec: SourceSpec) -> dict[str, Any]:
+    """What of a source's keys changes what an item contains or how it is parsed, as JSON; for digests and parsers.
+
+    text: a column or field name, or a template, or None. query: the SELECT, or None.
+    key: the column whose value is the row's locator {"key": {column: value}}; None means the row's first column.
+    """
+    return {"text": spec.text, "query": spec.query, "key": spec.key}
+
+
+def _scheme(uri: str) -> str:
+    match = SCHEME.match(uri)
+    return match[1].lower() if match else ""
