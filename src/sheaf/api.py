@@ -16,7 +16,6 @@ import orjson
 
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import UsageError
 from sheaf.recipe import MixtureEntry, Recipe
 from sheaf.runs import find_run
 
@@ -161,12 +160,13 @@ class Run:
 
     def trace_item(self, pattern: str) -> Json:
         """Items whose URI contains (or matches, as a regular expression) the pattern → the steps that saw them."""
+        from sheaf.corpus.ledger import bad_pattern
         from sheaf.train.trace import trace_item
 
         try:
             return trace_item(self.path, pattern)
         except re.error as error:
-            raise UsageError("the pattern is no regular expression", where=pattern, why=str(error)) from error
+            raise bad_pattern(pattern, error) from error
 
     def evaluate(self, *, step: int | None = None) -> Json:
         """Loss and bits per byte on all held-out records, with the newest (or the given) checkpoint."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from sheaf import __version__
 from sheaf.console import printable
@@ -36,8 +36,12 @@ app = App(
 Overrides = Annotated[str, Parameter(help="Keys of the recipe to change, as in `train.seed=8`.", show_default=False)]
 RecipeFile = Annotated[str, Parameter(help="The recipe file.")]
 RunFolder = Annotated[str | None, Parameter(help="A run's folder or name; default: the newest run here.")]
-Workers = Annotated[int | None, Parameter(help="Processes of the preparation; default: one a core.")]
-Processes = Annotated[int, Parameter(help="Data-parallel training processes on this machine.")]
+AtLeastOne = validators.Number(gte=1)
+Workers = Annotated[int | None, Parameter(validator=AtLeastOne, help="Processes that prepare; default: one a core.")]
+Processes = Annotated[int, Parameter(validator=AtLeastOne, help="Data-parallel training processes on this machine.")]
+SameProcesses = Annotated[
+    int | None, Parameter(validator=AtLeastOne, help="Training processes; default: as many as it had.")
+]
 Step = Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")]
 Strict = Annotated[bool, Parameter(negative=(), help="End with 5 if something was quarantined.")]
 
@@ -98,13 +102,15 @@ def train(
     from sheaf import show
     from sheaf.corpus.version import CorpusVersion
     from sheaf.prepare.pipeline import prepare as run_pipeline
-    from sheaf.train.launch import train as launch
 
     recipe, words = _split(recipe, overrides)
     loaded, console = _load(recipe, words), common.console()
     prepared = run_pipeline(loaded, workers=workers, console=console)
     if not common.json and not common.quiet:
         write(sys.stderr, show.render(show.prepared(prepared), sys.stderr))
+    # Only now: torch takes seconds to load, and a mistake in the recipe should be told at once.
+    from sheaf.train.launch import train as launch
+
     corpus = CorpusVersion.open(Path(loaded.workspace), prepared["corpus"])
     trained = launch(loaded, corpus, nproc=nproc, console=console)
     following = command_line("sheaf generate", trained["run"])
@@ -116,7 +122,7 @@ def resume(
     run: RunFolder = None,
     /,
     *,
-    nproc: Annotated[int | None, Parameter(help="Training processes; default: as many as it had.")] = None,
+    nproc: SameProcesses = None,
     common: Common = DEFAULT,
 ) -> Outcome:
     """Go on with a run from its newest checkpoint, on any number of processes."""
@@ -169,7 +175,9 @@ def trace(
     *,
     step: Annotated[int | None, Parameter(help="Which step's samples to lead back to their sources.")] = None,
     sample: Annotated[int | None, Parameter(help="Only this sample of the step.")] = None,
-    item: Annotated[str | None, Parameter(help="Which items (part of a URI) to lead forward to their steps.")] = None,
+    item: Annotated[
+        str | None, Parameter(help="Items whose URI contains or matches this: which steps saw them.")
+    ] = None,
     verify: Annotated[bool, Parameter(negative=(), help="Read every origin again; end with 3 if one differs.")] = False,
     common: Common = DEFAULT,
 ) -> Outcome:
@@ -222,7 +230,7 @@ def ledger(
     recipe: RecipeFile = RECIPE,
     /,
     *overrides: Overrides,
-    item: Annotated[str | None, Parameter(help="Only items whose URI or path matches (* and ? as in a shell).")] = None,
+    item: Annotated[str | None, Parameter(help="Only items whose URI contains or matches this.")] = None,
     corpus: Annotated[str | None, Parameter(help="Digest of an older version; default: the newest.")] = None,
     common: Common = DEFAULT,
 ) -> Outcome:

@@ -112,7 +112,7 @@ def trained(data: Json) -> Parts:
 
 def traced(data: Json) -> Parts:
     """The contract of `trace --step`: sample → document → origin → excerpt."""
-    parts: list[RenderableType] = [_line(f"step {data['step']}: {len(data['samples'])} samples", style="bold")]
+    parts: list[RenderableType] = [_line(f"step {data['step']}", style="bold")]
     for sample in data["samples"]:
         parts.append(_line(f"sample {sample['sample']}", style="bold"))
         for document in sample["documents"]:
