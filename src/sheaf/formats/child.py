@@ -136,10 +136,10 @@ def _place(error: Exception) -> str:
 
 def _load(path: str) -> None:
     """Parsers for tests that hang, crash or flood: the file's FORMATS. Only Sandbox(_extra=…) names one."""
-    spec = importlib.util.spec_from_file_location("sheaf_extra_formats", path)
+    spec = importlib.util.spec_from_file_location("sheaf.formats.extra", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["sheaf_extra_formats"] = module
+    sys.modules["sheaf.formats.extra"] = module
     spec.loader.exec_module(module)
     for format in module.FORMATS:
         register(format)

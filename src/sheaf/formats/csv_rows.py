@@ -81,13 +81,13 @@ def _cuts(stream: Stream, limit: int, delimiter: str) -> Iterator[Cut | Region]:
         start, end, data = line
         last = end
         if not open_lines:
-            if data.count(b'"') % 2 == 0 or not _opens(data, mark):
+            if data.count(b'"') % 2 == 0 or not _open_after(data, mark, False):
                 yield start, end, data
                 continue
             first, size = start, 0
         open_lines.append(data)
         size += len(data)
-        if len(open_lines) > 1 and data.count(b'"') % 2 == 1:
+        if len(open_lines) > 1 and b'"' in data and not _open_after(data, mark, True):
             yield first, end, b"".join(open_lines)
             open_lines = []
         elif size > limit:
@@ -97,26 +97,26 @@ def _cuts(stream: Stream, limit: int, delimiter: str) -> Iterator[Cut | Region]:
         yield Region(first, last, "bad-csv", "a quoted field is never closed")
 
 
-def _opens(line: bytes, delimiter: bytes) -> bool:
-    """Whether the line, which has an odd number of quotes, ends inside a quoted field: a quote inside a bare field
-    (5" disk) is a character like any other."""
+def _open_after(line: bytes, delimiter: bytes, inside: bool) -> bool:
+    """Whether a quoted field is open at the end of the line, given whether one was at its start. A quote inside a bare
+    field (5" disk) is a character like any other."""
     at = 0
-    while at < len(line):
-        if line[at : at + 1] == b'"':
-            at += 1
-            while True:
-                close = line.find(b'"', at)
-                if close < 0:
-                    return True
-                if line[close + 1 : close + 2] != b'"':
-                    at = close + 1
-                    break
+    while True:
+        if inside:
+            close = line.find(b'"', at)
+            if close < 0:
+                return True
+            if line[close + 1 : close + 2] == b'"':
                 at = close + 2
+                continue
+            at = close + 1
+        elif line[at : at + 1] == b'"':
+            inside, at = True, at + 1
+            continue
         following = line.find(delimiter, at)
         if following < 0:
             return False
-        at = following + 1
-    return False
+        inside, at = False, following + 1
 
 
 def _cells(row: str, delimiter: str) -> list[str]:

@@ -42,6 +42,7 @@ _NOT_CHARSETS = frozenset(
 _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r\f\v\b\x1b\x0e\x0f") + b"\x7f"
 
 
+_PLAIN = bytes(range(0x20, 0x7F)) + b"\t\n\r"
 _ASCII, _HIGH = bytes(range(0x80)), bytes(range(0x80, 0x100))
 # chardet's confidence: right answers on the test texts lie above 0.17, random bytes below 0.04.
 DOUBTFUL, HOPELESS = 0.12, 0.05
@@ -103,6 +104,10 @@ def codec_name(label: str) -> str:
 
 def wide_encoding(raw: bytes) -> str:
     """The UTF-16 or UTF-32 that bytes without a mark are in, by their NULs; "" if they are not."""
+    head = raw[:SAMPLE]
+    plain = len(head) - len(head.translate(None, _PLAIN))
+    if plain > 0.75 * len(head) and head.count(0) < 0.2 * len(head):
+        return ""  # ASCII with some NULs: as UTF-16 it would be Chinese by chance
     best, best_kinds = "", 1 << 30
     for encoding, width in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
         sample = raw[: SAMPLE - SAMPLE % width] if len(raw) > SAMPLE else raw

@@ -26,7 +26,7 @@ def parse(stream: Stream, context: Context) -> Pieces:
     bad = sum(end - start for start, end in decoded.bad)
     title = title_of(decoded.text)
     meta = {"title": title} if title else None
-    yield Record(main_text(decoded.text), 0, len(raw), decoded.encoding, meta=meta, weight=len(raw) - bad)
+    yield Record(main_text(decoded.text), 0, len(raw), decoded.encoding, meta=meta, weight=len(raw) - bad, gaps=bad > 0)
 
 
 def main_text(page: str) -> str:

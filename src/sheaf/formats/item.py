@@ -152,6 +152,8 @@ class _Walk:
     def _record(self, piece: Record, path: str, media: str, node: Node) -> None:
         weight = piece.end - piece.start if piece.weight < 0 else piece.weight
         text, repairs = normalise(piece.text, self.options.mojibake)
+        if piece.gaps:
+            repairs = f"{repairs},lines" if repairs else "lines"
         if not text or text.isspace():
             node.add(weight, self.region(path, piece.start, piece.end, Refused("empty", "no text")))
             return

@@ -50,7 +50,8 @@ class ParserLimits:
 
 @dataclass(slots=True)
 class Record:
-    """One training unit. start, end: where it lies in the stream; weight: its bytes there, default end - start."""
+    """One training unit. start, end: where it lies in the stream; weight: its bytes there, default end - start.
+    gaps: some lines in it were refused, so its text is not the text of [start, end)."""
 
     text: str
     start: int
@@ -58,6 +59,7 @@ class Record:
     encoding: str
     meta: dict[str, Any] | None = None
     weight: int = -1
+    gaps: bool = False
     key: dict[str, Any] | None = None  # for SQL rows: the locator instead of bytes
 
 

@@ -13,7 +13,6 @@ import orjson
 import pyarrow.compute as pc
 
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
-from sheaf.recipe import Limits
 
 
 def reread(
@@ -22,13 +21,12 @@ def reread(
     member: str,
     locator: dict[str, Any],
     options: ParseOptions,
-    limits: Limits,
+    sandbox: Sandbox,
     media: str = "",
 ) -> str | None:
     """The normalised text at member and locator of the item; None if there is no such record."""
-    with Sandbox(limits) as sandbox:
-        item = ItemInput(file, name, os.fstat(file.fileno()).st_size, media)
-        records = sandbox.parse([item], options).records
+    item = ItemInput(file, name, os.fstat(file.fileno()).st_size, media)
+    records = sandbox.parse([item], options).records
     found = records.filter(pc.equal(records.column("member"), member))
     for text, place in zip(found.column("text"), found.column("locator"), strict=True):
         if orjson.loads(place.as_py()) == locator:

@@ -81,8 +81,9 @@ class Sandbox:
     def parse(self, items: Sequence[ItemInput], options: ParseOptions) -> Parsed:
         """Records, refused regions and accounts of the items. Raises EnvironmentProblem if no child can be started."""
         answers = Answers([item.size for item in items])
-        silent_deaths = 0
-        while waiting := answers.unfinished(GROUP):
+        silent_deaths = careful = 0
+        while waiting := answers.unfinished(1 if careful > 0 else GROUP):
+            careful -= 1
             child = self._fresh_enough()
             try:
                 child.parse_group(waiting, items, options, answers)
@@ -90,7 +91,9 @@ class Sandbox:
             except _Blamed as blamed:
                 answers.refuse(blamed.item, blamed.reason, blamed.detail)
                 silent_deaths = 0
-            except (wire.Closed, BadAnswer, OSError):
+            except BadAnswer:
+                careful = len(waiting)  # one by one, to see whose answer it was
+            except (wire.Closed, OSError):
                 silent_deaths += 1  # it died between items: nobody is to blame, unless it does so always
             detail = child.last_words()
             answers.rollback()
@@ -186,15 +189,17 @@ class _Child:
             elif kind == b"D":
                 return
             else:
-                self._accept(kind, payload, current, answers)
+                self._accept(kind, payload, numbers, answers)
 
-    def _accept(self, kind: bytes, payload: bytearray, current: int, answers: Answers) -> None:
+    def _accept(self, kind: bytes, payload: bytearray, numbers: Sequence[int], answers: Answers) -> None:
         try:
             answers.take(kind, payload)
         except Miscounted as bad:
             raise self._blame(bad.item, "parser-bug", str(bad)) from bad
         except BadAnswer as bad:
-            raise self._blame(current, "parser-bug", str(bad)) from bad
+            if len(numbers) > 1:
+                raise
+            raise self._blame(numbers[0], "parser-bug", str(bad)) from bad
 
     def _next(self, deadline: float, allowed: int) -> tuple[bytes, bytearray]:
         """The next frame, which must be there before the deadline, however slowly it drips."""
@@ -247,7 +252,7 @@ def _start(
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _MAIN, *arguments, *_roots()],
         stdin=subprocess.DEVNULL,
-        stdout=errors,
+        stdout=subprocess.DEVNULL,
         stderr=errors,
         cwd=folder,
         env=_environment(folder),

@@ -24,7 +24,7 @@ def whole(raw: bytes, label: str) -> Pieces:
     for start, end in decoded.bad:
         yield Region(start, end, "undecodable", "this line is not UTF-8, unlike the others")
     bad = sum(end - start for start, end in decoded.bad)
-    yield Record(decoded.text, 0, len(raw), decoded.encoding, weight=len(raw) - bad)
+    yield Record(decoded.text, decoded.mark, len(raw), decoded.encoding, weight=len(raw) - bad, gaps=bad > 0)
 
 
 def declared(raw: bytes, context: Context) -> str:

@@ -1,0 +1,116 @@
+"""Parsers that misbehave, for the sandbox's tests; loaded into the child only where a test names this file."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sheaf.formats.piece import Context, Pieces, Record, Region
+from sheaf.formats.stream import Stream
+from sheaf.formats.table import Format
+
+FORMATS = [Format("application/x-mock", "extra:parse", (".mock",), (b"MOCK ",), binary=True)]
+
+
+def parse(stream: Stream, context: Context) -> Pieces:
+    raw = stream.read_all(1 << 20)
+    word = raw.split()[1].decode()
+    yield Record(f"before {word}", 0, 4, "utf-8")
+    text = ACTIONS[word]()
+    if isinstance(text, str):
+        yield Record(text, 4, len(raw), "utf-8")
+    elif text == 1:
+        yield Record("counted twice", 0, len(raw) * 3, "utf-8", weight=len(raw) * 3)
+        yield Region(0, 1, "empty", weight=-5)
+    elif text == 2:
+        while True:
+            yield Record("flood " * 200_000, 0, 0, "utf-8")
+    elif text == 3:
+        for _ in range(40):
+            yield Record("x" * (1 << 20), 0, 0, "utf-8")
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif text == 4:
+        yield Region(0, 1, "no-such-reason")
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(1)
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _eat() -> None:
+    held = []
+    while True:
+        held.append(bytearray(1 << 24))
+
+
+def _raise() -> None:
+    raise KeyError("a bug")
+
+
+def _connect() -> str:
+    try:
+        with socket.create_connection(("127.0.0.1", int(os.environ.get("PORT", "9"))), timeout=2):
+            return "network: open"
+    except OSError as error:
+        return f"network: {os.strerror(error.errno or 0)}"
+
+
+def _fork() -> str:
+    try:
+        subprocess.run(["true"], check=True)
+    except OSError as error:
+        return f"fork: {os.strerror(error.errno or 0)}"
+    return "fork: allowed"
+
+
+def _write() -> str:
+    try:
+        with Path("large").open("wb") as file:
+            for _ in range(64):
+                file.write(b"x" * (1 << 20))
+    except OSError as error:
+        return f"write: {os.strerror(error.errno or 0)}"
+    return "write: allowed"
+
+
+def _surroundings() -> str:
+    inside = Path.cwd().name
+    return f"environment: {' '.join(sorted(os.environ))}\nfolder: {inside}\nleader: {os.getsid(0) == os.getpid()}"
+
+
+def _noise() -> str:
+    for _ in range(20_000):
+        sys.stdout.write("noise " * 100)
+    return "noise made"
+
+
+ACTIONS = {
+    "hang": _hang,
+    "spin": _spin,
+    "exit": lambda: os._exit(3),
+    "segfault": lambda: ctypes.string_at(0),
+    "memory": _eat,
+    "raise": _raise,
+    "lie": lambda: 1,
+    "flood": lambda: 2,
+    "late-crash": lambda: 3,
+    "reason": lambda: 4,
+    "connect": _connect,
+    "fork": _fork,
+    "write": _write,
+    "surroundings": _surroundings,
+    "noise": _noise,
+    "oom-killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}

@@ -1,0 +1,88 @@
+"""Bytes become text by mark, strict UTF-8, declaration and detection, or are refused."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from sheaf.formats.encoding import decode
+from sheaf.formats.stream import Refused
+
+RUSSIAN = (
+    "Каждое утро в большом городе просыпаются тысячи людей. Они пьют чай, читают новости и идут на работу пешком или "
+    "едут на автобусе. Вечером они возвращаются домой, ужинают, разговаривают с детьми и смотрят на огни за окном."
+)
+CHINESE = (
+    "每天早晨，大城市里成千上万的人醒来。他们喝茶，看新闻，步行或乘公共汽车去上班。晚上他们回到家里，吃晚饭，和孩子们聊天，看窗外的灯光。"
+    * 4
+)
+TRADITIONAL = (
+    "每天早晨，大城市裡成千上萬的人醒來。他們喝茶，看新聞，步行或乘公共汽車去上班。晚上他們回到家裡，吃晚飯，和孩子們聊天，看窗外的燈光。"
+    * 4
+)
+JAPANESE = (
+    "毎朝、大きな町では何千人もの人が目を覚まします。お茶を飲み、ニュースを読み、歩いて、またはバスで仕事に行きます。夜は家に帰って、夕食を食べ、子どもたちと話します。"
+    * 3
+)
+KOREAN = (
+    "매일 아침 큰 도시에서는 수천 명의 사람들이 잠에서 깹니다. 그들은 차를 마시고 뉴스를 읽고 걸어서 또는 버스를 타고 일하러 갑니다. 저녁에는 집으로 돌아와 아이들과 이야기합니다. "
+    * 3
+)
+GERMAN = (
+    "Jeden Morgen wachen in der großen Stadt Tausende von Menschen auf. Sie trinken Tee, lesen die Nachrichten und gehen "
+    "zu Fuß zur Arbeit oder fahren mit dem Bus. Abends kehren sie zurück, essen, erzählen und hören dem Regen zu. Schöne Grüße!"
+)
+
+CASES = [
+    ("utf-16-le", CHINESE), ("utf-16-be", RUSSIAN), ("utf-16-le", GERMAN), ("utf-16-be", JAPANESE), ("utf-32-le", GERMAN),
+    ("gb18030", CHINESE), ("gbk", CHINESE), ("big5", TRADITIONAL), ("shift_jis", JAPANESE), ("euc_jp", JAPANESE),
+    ("iso2022_jp", JAPANESE), ("euc_kr", KOREAN), ("latin-1", GERMAN), ("cp1252", GERMAN + " – „so“ …"), ("cp1251", RUSSIAN),
+    ("koi8_r", RUSSIAN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "text"), CASES, ids=[f"{e}-{i}" for i, (e, _) in enumerate(CASES)])
+def test_texts_of_200_characters_are_decoded_without_a_hint(encoding: str, text: str) -> None:
+    assert len(text) >= 200
+    assert decode(text.encode(encoding)).text == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_mark_decides_and_is_not_text(encoding: str) -> None:
+    decoded = decode("é".encode(encoding))
+    assert decoded.text == "é" and decoded.mark in (2, 3, 4)
+
+
+def test_utf8_comes_before_what_is_declared_and_that_before_a_guess() -> None:
+    assert decode("größer".encode(), "latin-1").text == "größer"
+    assert decode(RUSSIAN.encode("koi8_r"), "koi8-r").encoding == "koi8-r"
+    assert decode("naïve".encode("latin-1"), "iso-8859-1") == decode("naïve".encode("cp1252"), "windows-1252")
+
+
+def test_one_name_in_english_text_is_read_as_windows_1252() -> None:
+    text = "The author of this file is José García, who wrote it in 2004."
+    assert decode(text.encode("cp1252")).text == text
+
+
+@pytest.mark.parametrize("label", ["base64", "rot13", "unicode_escape", "idna", "utf-7", "no-such", "x" * 1000, "é"])
+def test_labels_that_are_no_charsets_are_ignored(label: str) -> None:
+    assert decode(GERMAN.encode("latin-1"), label).text == GERMAN
+
+
+@pytest.mark.parametrize("size", [300, 3000, 30_000])
+def test_random_bytes_are_refused_rather_than_guessed(size: int) -> None:
+    for seed in range(5):
+        with pytest.raises(Refused) as caught:
+            decode(random.Random(seed).randbytes(size))
+        assert caught.value.reason == "undecodable"
+
+
+def test_damaged_utf8_is_not_taken_for_another_encoding() -> None:
+    with pytest.raises(Refused):
+        decode((CHINESE + "\n").encode() * 20 + b"\xff\xfe\xfd\n" * 5)
+
+
+def test_the_same_bytes_always_decode_the_same() -> None:
+    raw = GERMAN.encode("cp1252")
+    assert decode(raw) == decode(bytes(raw))

@@ -1,0 +1,194 @@
+"""Whatever a parser does, exactly its item is quarantined and the others are read."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import parse_files, unaccounted
+
+from sheaf.errors import EnvironmentProblem
+from sheaf.formats import sandbox as module
+from sheaf.formats.reasons import REASONS
+from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox, sandbox_level
+from sheaf.recipe import Limits
+
+MOCKS = Path(__file__).parent / "mock_formats.py"
+TIGHT = Limits(seconds=1.5, memory_mb=256, expanded_mb=1)
+
+
+def run(words: list[str], limits: Limits = TIGHT) -> dict[str, tuple[str, str]]:
+    """What became of MOCK items between good ones: (reason, detail or text) by word."""
+    contents = [("first.txt", b"the first text")]
+    for word in words:
+        contents += [(f"{word}.mock", f"MOCK {word}".encode()), ("after.txt", f"after {word}".encode())]
+    with Sandbox(limits, _extra=MOCKS) as sandbox:
+        parsed = parse_files(sandbox, contents, ParseOptions())
+    assert not any(unaccounted(parsed, [len(data) for _, data in contents]))
+    assert parsed.items["item"].to_pylist() == list(range(len(contents)))
+    good = [r["text"] for r in parsed.records.to_pylist() if contents[r["item"]][0].endswith(".txt")]
+    assert good == [data.decode() for name, data in contents if name.endswith(".txt")]
+    found: dict[str, tuple[str, str]] = {}
+    for row in parsed.records.to_pylist():
+        if contents[row["item"]][0].endswith(".mock"):
+            found[contents[row["item"]][0].removesuffix(".mock")] = ("", row["text"])
+    for row in parsed.regions.to_pylist():
+        found[contents[row["item"]][0].removesuffix(".mock")] = (row["reason"], row["detail"])
+        assert row["bytes"] == len(contents[row["item"]][1])
+    return found
+
+
+def test_a_parser_that_dies_hangs_or_lies_costs_its_own_item_only() -> None:
+    found = run(["exit", "hang", "segfault", "raise", "lie", "reason", "memory", "oom-killed", "late-crash"])
+    assert {word: reason for word, (reason, _) in found.items()} == {
+        "exit": "crash",
+        "hang": "timeout",
+        "segfault": "crash",
+        "raise": "parser-bug",
+        "lie": "parser-bug",
+        "reason": "parser-bug",
+        "memory": "memory",
+        "oom-killed": "memory",
+        "late-crash": "crash",
+    }
+    assert "SIGSEGV" in found["segfault"][1]
+    assert "KeyError" in found["raise"][1]
+
+
+def test_a_busy_loop_is_ended_too() -> None:
+    assert run(["spin"])["spin"][0] == "timeout"
+
+
+def test_a_flood_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FLOOD_BASE", 16 << 20)
+    assert run(["flood"], Limits(seconds=20, memory_mb=512, expanded_mb=1))["flood"][0] == "parser-bug"
+
+
+def test_noise_on_its_output_does_not_stop_a_parser() -> None:
+    assert run(["noise"], Limits(seconds=20))["noise"] == ("", "noise made")
+
+
+def test_nothing_of_the_parent_s_environment_reaches_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    text = run(["surroundings"])["surroundings"][1]
+    assert "AWS" not in text
+    assert "folder: sheaf-sandbox-" in text
+    assert "leader: True" in text
+
+
+def test_a_parser_cannot_write_files_of_any_size() -> None:
+    assert run(["write"])["write"][1] == "write: File too large"
+
+
+def test_a_parser_has_no_network_where_the_kernel_allows_to_take_it() -> None:
+    if not sandbox_level()["network"]:
+        pytest.skip("this kernel lets no user make a network namespace")
+    with socket.create_server(("127.0.0.1", 0)):
+        assert run(["connect"])["connect"][1] == "network: Network is unreachable"
+
+
+def test_a_parser_starts_no_processes_unless_it_is_root() -> None:
+    if os.geteuid() == 0:
+        pytest.skip("the kernel does not limit root's processes")
+    assert run(["fork"])["fork"][1] == "fork: Resource temporarily unavailable"
+
+
+def test_the_extra_parsers_are_not_there_unless_a_test_asks() -> None:
+    with Sandbox(TIGHT) as sandbox:
+        parsed = parse_files(sandbox, [("a.mock", b"MOCK exit")], ParseOptions())
+    assert parsed.records["text"].to_pylist() == ["MOCK exit"]
+
+
+def test_a_child_killed_between_two_requests_is_replaced() -> None:
+    with Sandbox(TIGHT) as sandbox:
+        before = set(psutil.Process().children())
+        sandbox.level()
+        (child,) = set(psutil.Process().children()) - before
+        child.kill()
+        child.wait()
+        assert parse_files(sandbox, [("a.txt", b"text")], ParseOptions()).records["text"].to_pylist() == ["text"]
+
+
+def test_a_child_that_cannot_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAIN", "raise SystemExit('no room here')")
+    with Sandbox(TIGHT) as sandbox, pytest.raises(EnvironmentProblem, match="no room here"):
+        parse_files(sandbox, [("a.txt", b"text")], ParseOptions())
+
+
+def test_no_process_descriptor_or_folder_is_left_behind() -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    folders = set(Path(tempfile.gettempdir()).glob("sheaf-sandbox-*"))
+    children = set(psutil.Process().children())
+    with Sandbox(TIGHT, _extra=MOCKS) as sandbox:
+        parse_files(sandbox, [("a.mock", b"MOCK exit"), ("a.txt", b"text")], ParseOptions())
+        assert len(set(psutil.Process().children()) - children) == 1
+    assert set(psutil.Process().children()) <= children
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(Path(tempfile.gettempdir()).glob("sheaf-sandbox-*")) <= folders
+
+
+def test_grouping_and_neighbours_change_nothing() -> None:
+    contents = [(f"{i}.txt", f"text {i}".encode() * (i % 7)) for i in range(250)]
+    contents[100] = ("a.jsonl", b'{"text":"one"}\n{bad\n{"text":"two"}\n')
+    with Sandbox(TIGHT) as sandbox:
+        together = parse_files(sandbox, contents, ParseOptions())
+        alone = [parse_files(sandbox, [one], ParseOptions()) for one in contents[95:105]]
+    assert not any(unaccounted(together, [len(data) for _, data in contents]))
+    rows = [r for r in together.records.to_pylist() if 95 <= r["item"] < 105]
+    assert [{**r, "item": 0} for r in rows] == [r for p in alone for r in p.records.to_pylist()]
+
+
+def test_a_file_that_is_not_as_long_as_its_source_said_is_refused() -> None:
+    with tempfile.TemporaryFile() as file, Sandbox(TIGHT) as sandbox:
+        file.write(b"shorter now")
+        file.flush()
+        parsed = sandbox.parse([ItemInput(file, "a.txt", 100)], ParseOptions())
+    assert parsed.regions.to_pylist()[0]["reason"] == "changed"
+    assert unaccounted(parsed, [100]) == [0]
+
+
+def test_the_callers_file_offset_is_left_where_it_was() -> None:
+    with tempfile.TemporaryFile() as file, Sandbox(TIGHT) as sandbox:
+        file.write(b"some text")
+        file.seek(3)
+        sandbox.parse([ItemInput(file, "a.txt", 9)], ParseOptions())
+        assert file.read() == b"e text"
+
+
+def test_a_long_item_comes_in_parts_and_whole() -> None:
+    line = b'{"text":"%s"}\n' % (b"word " * 2000)
+    data = line * 3000  # 30 MB: several messages, one item
+    with Sandbox(Limits()) as sandbox:
+        start = time.monotonic()
+        parsed = parse_files(sandbox, [("a.jsonl", data), ("b.txt", b"after")], ParseOptions())
+    assert len(parsed.records) == 3001
+    assert not any(unaccounted(parsed, [len(data), 5]))
+    assert time.monotonic() - start < 60
+
+
+def test_two_sandboxes_work_side_by_side() -> None:
+    results: list[list[str]] = []
+
+    def work() -> None:
+        with Sandbox(TIGHT) as sandbox:
+            results.append(parse_files(sandbox, [("a.txt", b"text")] * 50, ParseOptions()).records["text"].to_pylist())
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+    assert results == [["text"] * 50] * 2
+
+
+def test_every_reason_has_a_sentence() -> None:
+    assert all(sentence.endswith(".") and code == code.lower() for code, sentence in REASONS.items())
