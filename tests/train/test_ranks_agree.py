@@ -87,7 +87,7 @@ def test_stopped_by_sigterm_on_two_ranks_and_resumed_on_one_the_order_goes_on(tm
 def test_a_dead_rank_ends_the_run_and_says_how_to_go_on(tmp_path: Path) -> None:
     class KillARank(Silent):
         def note(self, text: str) -> None:
-            if text.startswith("step 3/"):
+            if text.startswith("step 1/"):
                 ranks = [p for p in psutil.Process().children(recursive=True) if "sheaf.train.worker" in p.cmdline()]
                 os.kill(ranks[-1].pid, signal.SIGKILL)
 

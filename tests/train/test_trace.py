@@ -41,6 +41,10 @@ def scatter(folder: Path) -> None:
     (folder / "utf16.txt").write_text(text(200), "utf-16")
     (folder / "russian.txt").write_bytes(russian.encode("cp1251"))
     (folder / "windows.txt").write_bytes(text(100).replace(" ", "\r\n").encode("utf-8"))
+    (folder / "marked.txt").write_text(text(150), "utf-8-sig")
+    (folder / "damaged.txt").write_bytes(
+        b"".join(text(5).encode() + b"\n" for _ in range(300)) + b"\xff\xfe\n" + text(9).encode()
+    )
     copy = text(60)
     (folder / "copy.txt").write_text(copy)
     rows = [{"text": text(40), "n": i} for i in range(20)] + [{"text": copy}]
