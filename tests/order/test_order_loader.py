@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from order_corpora import Corpus, corpora, corpus, recipes
 
+from sheaf.corpus.documents import Documents
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.order.balance import EmptyStep
 from sheaf.order.gather import Gatherer
@@ -171,6 +173,20 @@ def test_an_index_that_points_outside_its_file_is_named_and_ends_the_iteration()
     assert loader_threads() == []
     with pytest.raises(CorruptStore, match="uint16 or uint32"):
         Gatherer(made.order(), [made.token_files[0].astype(np.int64)])
+
+
+def test_memory_mapped_files_and_a_kept_pack_give_the_same_batches(tmp_path: Path) -> None:
+    made = corpus([[9] * 80, [40] * 20], shards=3)
+    made.documents.save(tmp_path)
+    for shard, tokens in enumerate(made.token_files):
+        tokens.tofile(tmp_path / f"{shard}.bin")
+    mapped = Corpus(
+        Documents.open(tmp_path), made.names, [np.memmap(tmp_path / f"{s}.bin", np.uint16, "r") for s in range(3)]
+    )
+    for _ in range(2):  # the pack is made, then found
+        order = mapped.order(cache=tmp_path / "packs")
+        for ours, theirs in zip(batches(order, mapped, stop=9), batches(made.order(), made, stop=9), strict=True):
+            assert contents([ours]) == contents([theirs]) and ours.digest == theirs.digest
 
 
 def test_ranks_that_cannot_be_are_refused() -> None:

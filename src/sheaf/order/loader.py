@@ -30,7 +30,7 @@ PLANNED_SAMPLES = 1024  # planned at once: amortises the vectorised calls, yet i
 HANDED_TOKENS = 2**16  # small batches go from thread to thread together: a hand-over costs tens of microseconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """A rank's part of a global step (n samples of T tokens).
 

@@ -42,7 +42,7 @@ LARGEST_DRAW = 2**51
 _SLOWEST = 1e-200  # relative to the fastest source: due times stay finite, and nothing that slow is met anyway
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """Token shares and sizes of the sources, in the order of the corpus' source names (legend: s = sources).
 

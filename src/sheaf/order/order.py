@@ -3,7 +3,7 @@
 (corpus fingerprint, sequence length, global batch, seed, mixture, held-out share) → an endless or finite sequence of
 global steps. Step N is slots [N·batch, (N+1)·batch) of the mixture (`mix`); a slot is a draw of a source; draw k of a
 source with n samples is epoch k // n, and the shuffle of that epoch (`shuffle`) says which sample of the pack
-(`pack`) it is. Nothing is stored and nothing is walked through: step 10 million costs what step 0 costs, some 50 µs.
+(`pack`) it is. Nothing is stored and nothing is walked through: step 10 million costs what step 0 costs, 0.1 ms.
 
 The held-out split is the same machine with the shuffle off and one pass: the sources in proportion to their size,
 each in the order of its pack, the last step perhaps smaller than a batch.
@@ -32,7 +32,7 @@ from sheaf.recipe import MixtureEntry
 Split = Literal["train", "held_out"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampleRef:
     """Samples, by slot. source: int32 (n,). epoch: int64 (n,), of that source. index: int64 (n,), in its pack."""
 
@@ -44,7 +44,7 @@ class SampleRef:
         return len(self.index)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """The runs of some samples, sample after sample (r = runs).
 
@@ -69,7 +69,7 @@ class Use:
     epoch: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Order:
     """Made by `Order.build`. All methods are pure; `step` counts from 0."""
 

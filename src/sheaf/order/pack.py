@@ -8,7 +8,7 @@ nothing is wasted where windows meet. Windows, rather than one sort of everythin
 all samples.
 
 The open samples lie in stacks by room left; a binary tree over the T stacks finds the smallest sufficient one in
-O(log T). Cost: about 0.1 µs a document; memory 20 bytes a run and 20 a sample, written once and memory-mapped.
+O(log T). Cost: about 0.2 µs a document; memory 20 bytes a run and 20 a sample, written once and memory-mapped.
 
 Deterministic: a function of the documents' ids, lengths, T and the held-out fraction alone.
 """
@@ -29,10 +29,10 @@ from sheaf.order.held_out import held_out
 from sheaf.order.kernel import kernel
 
 VERSION = 1  # raise it whenever the same input would be packed otherwise
-WINDOW = 4096  # pieces: larger windows gain under 0.01% on lognormal lengths
+WINDOW = 4096  # pieces; on lognormal lengths 256 waste 0.14% of the positions, 4,096 0.02%, all at once 0.01%
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pack:
     """Samples of all sources as rows, those of source s in [source_first_sample[s], source_first_sample[s + 1]).
 
