@@ -24,6 +24,7 @@ from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.errors import DataRefused, SheafError
 from sheaf.files import checked
 from sheaf.formats.reread import reread as reread_record
+from sheaf.formats.sandbox import Sandbox
 from sheaf.recipe import Limits, SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemUnavailable
 from sheaf.sources.registry import open_source
@@ -53,19 +54,40 @@ def origins(corpus: CorpusVersion, number: int) -> list[dict[str, Any]]:
 
 def reread(corpus: CorpusVersion, origin: dict[str, Any]) -> str:
     """The normalised text that the origin's bytes give now. Raises SourceChanged if they are not what was read."""
-    spec = _spec(corpus, origin["source"])
-    claimed = _live(corpus).get((origin["source"], origin["path"], origin["version"]), "")
-    item = Item(spec.name, origin["path"], origin["uri"], origin["version"], -1, claimed)
-    options = parse_options(spec, mojibake=corpus.manifest["prepare"]["mojibake"])
-    limits = Limits.model_validate(corpus.manifest["prepare"]["limits"])
-    try:
-        with open_source(spec).open_item(item) as file:
-            text = reread_record(file, item.path, origin["member"], origin["locator"], options, limits, claimed)
-    except (ItemChanged, ItemUnavailable, DataRefused) as error:
-        raise SourceChanged("the origin is not what it was", where=origin["uri"], why=str(error)) from error
-    if text is None:
-        raise SourceChanged("the record is no longer there", where=origin["uri"], why="reading it again gave others")
-    return text
+    with Rereader(corpus) as again:
+        return again.text(origin)
+
+
+class Rereader:
+    """Reads origins again, many with one sandbox. Use as a context manager."""
+
+    def __init__(self, corpus: CorpusVersion) -> None:
+        self._corpus = corpus
+        self._sandbox = Sandbox(Limits.model_validate(corpus.manifest["prepare"]["limits"]))
+
+    def __enter__(self) -> Rereader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sandbox.close()
+
+    def text(self, origin: dict[str, Any]) -> str:
+        """As `reread`."""
+        corpus, spec = self._corpus, _spec(self._corpus, origin["source"])
+        claimed = _live(corpus).get((origin["source"], origin["path"], origin["version"]), "")
+        item = Item(spec.name, origin["path"], origin["uri"], origin["version"], -1, claimed)
+        options = parse_options(spec, mojibake=corpus.manifest["prepare"]["mojibake"])
+        member, locator = origin["member"], origin["locator"]
+        try:
+            with open_source(spec).open_item(item) as file:
+                text = reread_record(file, item.path, member, locator, options, self._sandbox, claimed)
+        except (ItemChanged, ItemUnavailable, DataRefused) as error:
+            raise SourceChanged("the origin is not what it was", where=origin["uri"], why=str(error)) from error
+        if text is None:
+            raise SourceChanged(
+                "the record is no longer there", where=origin["uri"], why="reading it again gave others"
+            )
+        return text
 
 
 def documents_of(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:

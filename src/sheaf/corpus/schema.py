@@ -33,7 +33,7 @@ ORIGIN = pa.struct(
         pa.field("bytes", pa.int64()),  # source bytes charged to this occurrence
         pa.field("media", pa.string()),  # detected type, "text/html"
         pa.field("encoding", pa.string()),  # as decoded, "utf-8"
-        pa.field("repairs", pa.string()),  # what normalising changed: "nfc,newlines,mojibake"; "" if nothing
+        pa.field("repairs", pa.string()),  # what normalising changed: "nfc,newlines,mojibake,lines"; "" if nothing
     ]
 )
 

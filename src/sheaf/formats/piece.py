@@ -18,8 +18,8 @@ __all__ = ["Context", "Member", "ParseOptions", "ParserLimits", "Piece", "Pieces
 
 @dataclass(frozen=True, slots=True)
 class ParseOptions:
-    """text: a column name, or a template '{title}\\n\\n{body}', for rows and objects. key: columns that identify a
-    row (SQL), whose locator is then {"key": {…}} instead of bytes; "" is the first column. mojibake: repair text decoded wrongly before."""
+    """text: a column name, or a template '{title} {body}', of rows and objects. key: columns that identify a row (SQL),
+    whose locator is then {"key": {…}} instead of bytes. mojibake: repair text that was decoded wrongly before."""
 
     text: str | None = None
     key: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ its text; where a text file's bytes are the record's text unchanged, also with t
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def trace_run(run: Path, step: int, sample: int | None = None, *, verify: bool =
     order = order_of(opened.recipe, corpus, "train")
     samples = _samples(order, opened, step, sample)
     encoder = _encoder(corpus.tokenizer_path)
+    with ExitStack() as stack:
+        again = stack.enter_context(lineage.Rereader(corpus)) if verify else None
+        shown = [[_document(corpus, encoder, r, again) for r in s.runs] for s in samples]
     return {
         "step": step,
         "run": str(opened.folder),
@@ -48,9 +52,9 @@ def trace_run(run: Path, step: int, sample: int | None = None, *, verify: bool =
                 "sample": s.slot,
                 "source": s.source,
                 "epoch": s.epoch,
-                "documents": [_document(corpus, encoder, r, verify) for r in s.runs],
+                "documents": documents,
             }
-            for s in samples
+            for s, documents in zip(samples, shown, strict=True)
         ],
     }
 
@@ -64,7 +68,7 @@ def trace_item(run: Path, pattern: str) -> Json:
     done = len(read_journal(opened.folder))
     uses = order.steps_of(numbers, done) if len(numbers) and done else []
     first = min((u.step for u in uses), default=None)
-    checkpoints = [p.name for p in list_checkpoints(opened.folder)]
+    checkpoints = sorted(p.name for p in list_checkpoints(opened.folder))
     return {
         "item": pattern,
         "documents": [bytes(corpus.documents.id[n]).hex() for n in numbers],
@@ -97,7 +101,7 @@ def _samples(order: Order, run: Run, step: int, sample: int | None) -> list[Trac
     return samples if sample is None else [samples[sample]]
 
 
-def _document(corpus: CorpusVersion, encoder: Encoder, run: TracedRun, verify: bool) -> Json:
+def _document(corpus: CorpusVersion, encoder: Encoder, run: TracedRun, again: lineage.Rereader | None) -> Json:
     text = corpus.text(run.document)
     length = int(corpus.documents.length[run.document])
     # inputs [start, end) predict up to token `end`; the last token of a document is its end, which has no text
@@ -105,7 +109,7 @@ def _document(corpus: CorpusVersion, encoder: Encoder, run: TracedRun, verify: b
     span = _byte_span(corpus, encoder, run.document, run.start, until)
     raw = text.encode()
     shown = text if span is None else raw[span[0] : span[1]].decode("utf-8", "ignore")
-    origins = [_origin(corpus, o, text, span, verify) for o in lineage.origins(corpus, run.document)]
+    origins = [_origin(o, text, span, again) for o in lineage.origins(corpus, run.document)]
     return {
         "record": run.record,
         "tokens": [run.start, until],
@@ -126,24 +130,27 @@ def _byte_span(corpus: CorpusVersion, encoder: Encoder, document: int, start: in
     return (int(ends[start - 1]) if start else 0, int(ends[end - 1]) if end else 0)
 
 
-def _origin(corpus: CorpusVersion, origin: Json, text: str, span: tuple[int, int] | None, verify: bool) -> Json:
+def _origin(origin: Json, text: str, span: tuple[int, int] | None, again: lineage.Rereader | None) -> Json:
     bytes_of = _source_bytes(origin, len(text.encode()), span)
     shown = origin if bytes_of is None else {**origin, "span": bytes_of}
-    if not verify:
+    if again is None:
         return shown
     try:
-        same = lineage.reread(corpus, origin) == text
+        same = again.text(origin) == text
     except lineage.SourceChanged as error:
         return {**shown, "verified": False, "why": error.why or error.what}
     return {**shown, "verified": same}
 
 
 def _source_bytes(origin: Json, text_bytes: int, span: tuple[int, int] | None) -> list[int] | None:
-    """The span's own bytes inside the member, where the record is a stretch of the member's bytes, unchanged."""
+    """The span's own bytes inside the member, where the record is the beginning of its bytes there, unchanged.
+
+    (Normalising cuts blanks at a text's end without calling it a repair.)
+    """
     where = origin["locator"].get("bytes")
     verbatim = origin["media"].startswith(VERBATIM) and origin["media"] not in RENDERED
     unchanged = origin["encoding"] in ("utf-8", "ascii") and origin["repairs"] == ""
-    if span is None or where is None or not verbatim or not unchanged or text_bytes != where[1] - where[0]:
+    if span is None or where is None or not verbatim or not unchanged or text_bytes > where[1] - where[0]:
         return None
     return [where[0] + span[0], where[0] + span[1]]
 
