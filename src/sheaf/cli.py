@@ -266,15 +266,20 @@ def doctor(
 def demo(
     folder: Annotated[Path, Parameter(help="Where to work; it is made.")] = Path("sheaf-demo"),
     /,
-    *,
+    *overrides: Overrides,
+    megabytes: Annotated[float, Parameter(help="Text to collect from this machine.")] = 30.0,
+    minutes: Annotated[float | None, Parameter(help="Train so long instead of on a fixed number of tokens.")] = None,
+    nproc: Processes = 1,
     common: Common = DEFAULT,
 ) -> Outcome:
     """Collect real text from this machine, scatter it, and go all the way to a traced model."""
     from sheaf import show
     from sheaf.demo.main import run_demo
 
-    data = run_demo(folder, console=common.console())
-    return Outcome(data, show.demo, command_line("sheaf generate", data.get("run", "")))
+    data = run_demo(
+        folder, megabytes=megabytes, minutes=minutes, nproc=nproc, console=common.console(), overrides=overrides
+    )
+    return Outcome(data, show.demo, command_line("sheaf generate", data["run"], "--prompt", "import "))
 
 
 @app.command

@@ -163,7 +163,10 @@ def doctor(data: Json) -> Parts:
 
 
 def demo(data: Json) -> Parts:
-    return pairs(data)
+    """The figures alone: the story was told while it went."""
+    held_out = {k: _number(v) for k, v in data["held_out"].items() if k in ("bits_per_byte", "xz", "unigram")}
+    shown = {"run": data["run"], "loss": _number(data["train"]["loss"]), **held_out, "report": data["report"]}
+    return [_pairs(shown)]
 
 
 def end_of_line(data: Json) -> Parts:
