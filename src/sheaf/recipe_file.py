@@ -148,9 +148,8 @@ def _put(tree: Tree, path: KeyPath, value: Any, place: str) -> list[Problem]:
             key = int(part)
         if number == len(path) - 1:
             either = EITHER.get(path[:-1], ())
-            for other in either if key in either else ():
-                if other in parent:
-                    del parent[other]
+            if key in either and isinstance(parent, dict):
+                _drop(parent, either)
             parent[key] = value
         elif not isinstance(below := parent[key] if isinstance(parent, list) else parent.get(key), (dict, list)):
             parent[key] = {}  # absent, or a word such as `auto` that gives way
@@ -160,6 +159,11 @@ def _put(tree: Tree, path: KeyPath, value: Any, place: str) -> list[Problem]:
             parent = below
     tree.places[path] = place
     return []
+
+
+def _drop(mapping: dict[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        mapping.pop(key, None)
 
 
 def _override_path(value: Any, key: str) -> KeyPath | Problem:

@@ -228,9 +228,9 @@ def test_a_missing_root_names_what_lies_beside_it(tmp_path: Path) -> None:
 
 
 def test_very_deep_trees_are_walked(tmp_path: Path) -> None:
-    deep = "d/" * 1500 + "leaf"
+    deep = "d/" * 1100 + "leaf"
     here = os.open(tmp_path, os.O_DIRECTORY)
-    for _ in range(1500):  # by descriptors, so that the test does not depend on the length of a path
+    for _ in range(1100):  # by descriptors, so that the test does not depend on the length of a path
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_DIRECTORY, dir_fd=here)
         os.close(here)

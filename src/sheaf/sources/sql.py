@@ -1,0 +1,217 @@
+"""The rows of a query over an SQLite database, in pages: an item is up to 2,000 rows (or 16 MiB) as JSON lines.
+
+A row is one object, column → value, columns in the query's order. SQL's text, integers, reals and null are JSON's; a
+blob, or text that is not UTF-8, is {"base64": "…"}; infinities are the words "Infinity" and "-Infinity". A page is
+named by the number of its first row; its version is the digest of its bytes, so a page is read again only if it says
+something else. Give the query an ORDER BY, so that added rows come last and leave the earlier pages as they are.
+
+The database is opened read-only, may not attach others or load extensions, and a query that computes for five minutes
+between two rows is stopped. Cost: listing runs the query once and holds one row; opening a page lets SQLite step over
+the rows before it (about 10 million a second) and holds the page on disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import difflib
+import hashlib
+import math
+import sqlite3
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import orjson
+
+from sheaf.errors import DataRefused, RecipeError, SheafError, TryAgain
+from sheaf.recipe import SourceSpec
+from sheaf.sources.base import Item, ItemChanged, ItemUnavailable, Refusal
+from sheaf.sources.folder import escape
+from sheaf.sources.spool import spooled
+
+SQLITE = "sqlite:///"
+MEDIA = "application/x-ndjson;source=sql"
+PAGE_ROWS = 2000
+PAGE_BYTES = 16 << 20
+BUSY_SECONDS = 10.0
+QUERY_SECONDS = 300.0
+STEPS = 100_000  # virtual machine steps between looks at the clock: about a millisecond
+ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+NOT_NOW = {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_INTERRUPT", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_PROTOCOL"}
+NOT_A_DATABASE = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
+
+
+class SqlSource:
+    """Items are pages of a query's rows."""
+
+    def __init__(
+        self,
+        spec: SourceSpec,
+        spool: Path | None = None,
+        busy_seconds: float = BUSY_SECONDS,
+        query_seconds: float = QUERY_SECONDS,
+    ) -> None:
+        """busy_seconds: how long to wait for a lock; query_seconds: longest computation between two rows."""
+        self.name = spec.name
+        self._spec, self._spool = spec, spool
+        self._busy_seconds, self._query_seconds = busy_seconds, query_seconds
+        self._file = Path(spec.uri.removeprefix(SQLITE)).absolute()
+        if not spec.query:
+            raise RecipeError(
+                f"source '{spec.name}' needs a query",
+                where=f"source '{spec.name}', uri: {spec.uri}",
+                fix='add query: "SELECT id, body FROM … ORDER BY id"',
+            )
+        self._query = spec.query.strip().rstrip(";").rstrip()
+
+    def list_items(self) -> Iterator[Item | Refusal]:
+        """Every page. Raises DataRefused (no such database), RecipeError (wrong query), TryAgain (locked)."""
+        with self._rows(0) as rows:
+            first = 0
+            while (page := self._page(rows, None)).rows:
+                path = f"rows-{first:010d}"
+                uri = f"{SQLITE}{escape(str(self._file))}#{path}"
+                yield Item(self.name, path, uri, page.version, page.size, MEDIA)
+                first += page.rows
+
+    def open_item(self, item: Item) -> BinaryIO:
+        """The page's rows, one JSON object a line. Raises ItemChanged if they are not those that were listed."""
+        first = int(item.path.removeprefix("rows-"))
+        try:
+            with self._rows(first) as rows, spooled(self._spool) as spool:
+                page = self._page(rows, spool)
+                if page.version != item.version:
+                    raise ItemChanged(f"{item.uri} has other rows than were listed")
+        except (TryAgain, DataRefused) as error:
+            raise ItemUnavailable(f"{item.uri}: {error.why or error.what}") from error
+        return spool
+
+    def _page(self, rows: Iterator[bytes], spool: BinaryIO | None) -> _Page:
+        """Take one page's rows; its lines go to the spool, if there is one."""
+        digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
+        while count < PAGE_ROWS and size < PAGE_BYTES and (line := next(rows, None)) is not None:
+            digest.update(line)
+            size += len(line)
+            count += 1
+            if spool is not None:
+                spool.write(line)
+        return _Page(count, size, digest.hexdigest())
+
+    @contextlib.contextmanager
+    def _rows(self, first: int) -> Generator[Iterator[bytes], None, None]:
+        """The query's rows from number `first` on, as JSON lines; SQLite's errors as ours."""
+        if not self._file.is_file():
+            raise self._missing()
+        try:
+            with contextlib.closing(self._connect()) as connection:
+                clock = _Clock(self._query_seconds)
+                connection.set_progress_handler(clock.late, STEPS)
+                connection.execute(
+                    f"EXPLAIN {self._query}"
+                ).close()  # the query alone, for a clear message if it is wrong
+                # Listing and opening run the same statement, so that SQLite orders the rows in the same way.
+                cursor = connection.execute(f"SELECT * FROM ({self._query}\n) LIMIT -1 OFFSET {first:d}")
+                yield _lines(cursor, self._check_key(cursor), clock)
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self._file))}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, timeout=self._busy_seconds, isolation_level=None)
+        connection.execute("PRAGMA query_only = ON").close()
+        connection.set_authorizer(_authorize)
+        connection.text_factory = _text
+        return connection
+
+    def _check_key(self, cursor: sqlite3.Cursor) -> list[str]:
+        names = [str(column[0]) for column in cursor.description]
+        key = self._spec.key
+        if key is not None and key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            raise RecipeError(
+                f"the query of source '{self.name}' gives no column '{key}'",
+                where=f"source '{self.name}', key",
+                why=f"columns: {', '.join(names)}",
+                fix=f"did you mean '{near[0]}'?" if near else "name one of the columns, or leave the key out",
+            )
+        return names
+
+    def _explain(self, error: sqlite3.Error) -> SheafError:
+        code = getattr(error, "sqlite_errorname", "")
+        place = f"source '{self.name}', {SQLITE}{escape(str(self._file))}"
+        if any(code.startswith(name) for name in NOT_A_DATABASE):
+            return DataRefused("this is not a sound SQLite database", where=place, why=str(error))
+        if code.startswith("SQLITE_CANTOPEN"):
+            return DataRefused("the database cannot be opened", where=place, why=str(error), fix="check permissions")
+        if any(code.startswith(name) for name in NOT_NOW):
+            why = f"{error} (no row for {self._query_seconds:g} s)" if code == "SQLITE_INTERRUPT" else str(error)
+            fix = "make the query faster" if code == "SQLITE_INTERRUPT" else "run again when nobody writes to it"
+            return TryAgain("the database does not answer now", where=place, why=why, fix=fix)
+        return RecipeError(
+            f"SQLite refuses the query of source '{self.name}'",
+            where=place,
+            why=str(error),
+            fix="correct `query:`; it is one SELECT, and may not write or attach",
+        )
+
+    def _missing(self) -> DataRefused:
+        folder, near = self._file.parent, list[str]()
+        with contextlib.suppress(OSError):
+            names = [p.name for p in folder.iterdir()]
+            near = difflib.get_close_matches(self._file.name, names, n=3, cutoff=0.5) or sorted(names)[:5]
+        return DataRefused(
+            f"the database of source '{self.name}' does not exist",
+            where=escape(str(self._file)),
+            fix=escape(f"in {folder} there are: {', '.join(near)}") if near else "check the path",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    rows: int
+    size: int
+    version: str
+
+
+class _Clock:
+    """Stops a statement that computes too long without giving a row."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        self._end = time.monotonic() + self._seconds
+
+    def late(self) -> int:
+        return int(time.monotonic() > self._end)
+
+
+def _lines(cursor: sqlite3.Cursor, names: list[str], clock: _Clock) -> Iterator[bytes]:
+    for row in cursor:
+        values = {name: _value(value) for name, value in zip(names, row, strict=True)}
+        yield orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
+        clock.restart()
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _authorize(action: int, *_: str | None) -> int:
+    return sqlite3.SQLITE_OK if action in ALLOWED else sqlite3.SQLITE_DENY
