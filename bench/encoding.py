@@ -19,8 +19,14 @@ from sheaf.formats.encoding import decode
 from sheaf.formats.stream import Refused
 
 PYTHON_NAMES = {"windows-874": "cp874", "macintosh": "mac_roman", "x-mac-cyrillic": "mac_cyrillic"}
-SAMPLES = {"arabic-1": "cp1256", "french-1": "cp1252", "korean": "cp949", "turkish": "cp1254"}
-SAMPLES |= {"bulgarian": "utf-8", "russian-3": "utf-8"}
+SAMPLES = {
+    "arabic-1": "cp1256",
+    "french-1": "cp1252",
+    "korean": "cp949",
+    "turkish": "cp1254",
+    "bulgarian": "utf-8",
+    "russian-3": "utf-8",
+}
 
 
 def cases(folder: Path) -> list[tuple[bytes, str]]:

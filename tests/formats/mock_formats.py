@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from sheaf.formats import item
+from sheaf.formats.charge import Charges
 from sheaf.formats.piece import Context, Pieces, Record, Region
 from sheaf.formats.stream import Stream
 from sheaf.formats.table import Format
@@ -25,9 +27,6 @@ def parse(stream: Stream, context: Context) -> Pieces:
     text = ACTIONS[word]()
     if isinstance(text, str):
         yield Record(text, 4, len(raw), "utf-8")
-    elif text == 1:
-        yield Record("counted twice", 0, len(raw) * 3, "utf-8", weight=len(raw) * 3)
-        yield Region(0, 1, "empty", weight=-5)
     elif text == 2:
         while True:
             yield Record("flood " * 200_000, 0, 0, "utf-8")
@@ -57,6 +56,10 @@ def _eat() -> None:
 
 def _raise() -> None:
     raise KeyError("a bug")
+
+
+def _lie() -> None:
+    item.charge = lambda *_: Charges([999], [], 0)
 
 
 def _connect() -> str:
@@ -103,7 +106,7 @@ ACTIONS = {
     "segfault": lambda: ctypes.string_at(0),
     "memory": _eat,
     "raise": _raise,
-    "lie": lambda: 1,
+    "lie": _lie,
     "flood": lambda: 2,
     "late-crash": lambda: 3,
     "reason": lambda: 4,

@@ -71,7 +71,7 @@ def test_streams_one_after_another_are_one(read: Read, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_what_can_be_read_of_a_truncated_stream_is_kept(read: Read, suffix: str) -> None:
-    lines = b"".join(b'{"text":"%d %s"}\n' % (i, prose(30, i)) for i in range(4000))
+    lines = b"".join(b'{"text":"%d %s"}\n' % (i, prose(30, i)) for i in range(10_000))
     data = PACKERS[suffix](lines)
     outcome = read(f"a.jsonl.{suffix}", data[: len(data) * 3 // 4])
     assert len(outcome.texts) > 20

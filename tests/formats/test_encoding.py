@@ -26,19 +26,21 @@ JAPANESE = (
     * 3
 )
 KOREAN = (
-    "매일 아침 큰 도시에서는 수천 명의 사람들이 잠에서 깹니다. 그들은 차를 마시고 뉴스를 읽고 걸어서 또는 버스를 타고 일하러 갑니다. 저녁에는 집으로 돌아와 아이들과 이야기합니다. "
-    * 3
+    "매일 아침 큰 도시에서는 수천 명의 사람들이 잠에서 깹니다. 그들은 차를 마시고 "
+    "뉴스를 읽고 걸어서 또는 버스를 타고 일하러 갑니다. "
+    "저녁에는 집으로 돌아와 아이들과 이야기합니다. " * 3
 )
 GERMAN = (
-    "Jeden Morgen wachen in der großen Stadt Tausende von Menschen auf. Sie trinken Tee, lesen die Nachrichten und gehen "
-    "zu Fuß zur Arbeit oder fahren mit dem Bus. Abends kehren sie zurück, essen, erzählen und hören dem Regen zu. Schöne Grüße!"
+    "Jeden Morgen wachen in der großen Stadt Tausende von Menschen auf. Sie trinken Tee, lesen die Nachrichten und "
+    "gehen zu Fuß zur Arbeit oder fahren mit dem Bus. Abends kehren sie zurück, essen, erzählen und hören dem Regen "
+    "zu. Schöne Grüße!"
 )
 
 CASES = [
-    ("utf-16-le", CHINESE), ("utf-16-be", RUSSIAN), ("utf-16-le", GERMAN), ("utf-16-be", JAPANESE), ("utf-32-le", GERMAN),
-    ("gb18030", CHINESE), ("gbk", CHINESE), ("big5", TRADITIONAL), ("shift_jis", JAPANESE), ("euc_jp", JAPANESE),
-    ("iso2022_jp", JAPANESE), ("euc_kr", KOREAN), ("latin-1", GERMAN), ("cp1252", GERMAN + " – „so“ …"), ("cp1251", RUSSIAN),
-    ("koi8_r", RUSSIAN),
+    ("utf-16-le", CHINESE), ("utf-16-be", RUSSIAN), ("utf-16-le", GERMAN), ("utf-16-be", JAPANESE),
+    ("utf-32-le", GERMAN), ("gb18030", CHINESE), ("gbk", CHINESE), ("big5", TRADITIONAL), ("shift_jis", JAPANESE),
+    ("euc_jp", JAPANESE), ("iso2022_jp", JAPANESE), ("euc_kr", KOREAN), ("latin-1", GERMAN),
+    ("cp1252", GERMAN + " – „so“ …"), ("cp1251", RUSSIAN), ("koi8_r", RUSSIAN),
 ]  # fmt: skip
 
 

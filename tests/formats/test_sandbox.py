@@ -123,17 +123,17 @@ def test_a_child_that_cannot_start_is_an_error_that_says_so(monkeypatch: pytest.
         parse_files(sandbox, [("a.txt", b"text")], ParseOptions())
 
 
-def test_no_process_descriptor_or_folder_is_left_behind() -> None:
+def test_no_process_descriptor_or_folder_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
-    folders = set(Path(tempfile.gettempdir()).glob("sheaf-sandbox-*"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     children = set(psutil.Process().children())
     with Sandbox(TIGHT, _extra=MOCKS) as sandbox:
         parse_files(sandbox, [("a.mock", b"MOCK exit"), ("a.txt", b"text")], ParseOptions())
         assert len(set(psutil.Process().children()) - children) == 1
     assert set(psutil.Process().children()) <= children
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert set(Path(tempfile.gettempdir()).glob("sheaf-sandbox-*")) <= folders
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_grouping_and_neighbours_change_nothing() -> None:

@@ -52,14 +52,19 @@ def test_the_digest_is_of_the_item_s_bytes(read: Read) -> None:
 )
 def test_content_decides_over_the_suffix_and_the_item_says_so(read: Read, name: str, data: bytes, media: str) -> None:
     outcome = read(name, data)
-    assert outcome.item["media"] == media
+    assert outcome.item["media"] == media, outcome.regions
     assert media in outcome.item["notes"]
 
 
 @pytest.mark.parametrize(
     ("data", "detail"),
-    [(b"\x7fELF\2\1\1" + bytes(64), "ELF"), (b"\x89PNG\r\n\x1a\n" + bytes(64), "PNG"), (b"%PDF-1.7\n...", "PDF")]
-    + [(b"SQLite format 3\0" + bytes(84), "SQLite"), (bytes(range(256)) * 4, "unknown binary data")],
+    [
+        (b"\x7fELF\2\1\1" + bytes(64), "ELF"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "PNG"),
+        (b"%PDF-1.7\n...", "PDF"),
+        (b"SQLite format 3\0" + bytes(84), "SQLite"),
+        (bytes(range(256)) * 4, "unknown binary data"),
+    ],
 )
 def test_what_is_not_read_is_refused_by_name(read: Read, data: bytes, detail: str) -> None:
     outcome = read("thing", data)

@@ -69,6 +69,9 @@ def decode(raw: bytes, declared: str = "") -> Decoded:
             return _marked(raw, 0, wide)
         return _utf8_by_line(raw, "it holds NUL bytes and is no UTF-16 or UTF-32")
     if too_many_controls(raw):
+        wide = wide_encoding(raw)  # Chinese or Japanese UTF-16 need not hold a single NUL
+        if wide:
+            return _marked(raw, 0, wide)
         raise Refused("undecodable", "too many control characters")
     legacy = codec_name(declared)
     if b"\x1b" in raw or legacy in STATEFUL:

@@ -1,8 +1,9 @@
 """One text, one form: line ends, NFC, no control characters, no mojibake; and the id that follows from it.
 
-ASCII text takes one scan (some 600 MB/s); other text adds an NFC quick check and a regular expression that looks for the
-lead characters of mojibake, each with what can follow it in text that was decoded wrongly (50 to 100 million characters a
-second in all). ftfy (Speer 2019) sees only lines where it finds some. The result is a fixed point: normalising it again changes nothing.
+ASCII text takes one scan (some 600 MB/s). Other text adds an NFC quick check and a regular expression that looks for
+leads of mojibake with what can follow them in text that was decoded wrongly (50 million characters a second in all);
+ftfy (Speer 2019) sees only the lines where it finds some. The result is a fixed point: normalising it again
+changes nothing.
 """
 
 from __future__ import annotations

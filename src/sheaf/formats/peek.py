@@ -32,9 +32,9 @@ _XML = re.compile(r"<\?xml\s|<!DOCTYPE\s|<svg[\s>]|<rss[\s>]|<feed[\s>]")
 _MBOX = re.compile(r"From \S.*\d\d:\d\d.*\n[A-Za-z][A-Za-z0-9-]*:")
 _HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(?=\S|\r?\n[ \t])", re.M)
 _KNOWN_HEADERS = frozenset(
-    "from to cc subject date received return-path message-id mime-version delivered-to reply-to sender content-type "
-    "x-mailer in-reply-to references content-transfer-encoding".split(" ")
-)
+    ("from", "to", "cc", "subject", "date", "received", "return-path", "message-id", "mime-version", "delivered-to",
+     "content-type", "reply-to", "sender", "x-mailer", "in-reply-to", "references", "content-transfer-encoding")
+)  # fmt: skip
 _TROFF = re.compile(r"(?:[.']\\\"[^\n]*\n|\s)*[.'](?:TH|Dd|so)\s")
 
 
