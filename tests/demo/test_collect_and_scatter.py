@@ -112,11 +112,11 @@ def test_what_is_in_the_places_is_what_the_truth_says(scattered: Scattered) -> N
             else:
                 found.append(key_of(normal(file.read().decode())))
     assert sorted(found) == sorted(backup.texts)
-    database = next(i for i in scattered.truth.items if i.source == "docstrings")
+    pages = [i for i in scattered.truth.items if i.source == "docstrings"]
     with sqlite3.connect(scattered.data / "docstrings.sqlite") as connection:
         docs = [doc for (doc,) in connection.execute("SELECT doc FROM docstring")]
-    assert sorted(key_of(d) for d in docs) == sorted(database.texts)
-    assert {key_of(d) for d in docs if len(d) < MIN_CHARACTERS} == set(database.short)
+    assert [key_of(d) for d in docs] == [t for page in pages for t in page.texts]
+    assert {key_of(d) for d in docs if len(d) < MIN_CHARACTERS} == {t for page in pages for t in page.short}
     for item in scattered.truth.items:
         if item.path.startswith("compressed/"):
             data = gzip.decompress((scattered.data / "files" / item.path).read_bytes())

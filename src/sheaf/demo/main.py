@@ -20,7 +20,7 @@ from sheaf.console import Console, Silent, duration, size
 from sheaf.corpus.version import CorpusVersion
 from sheaf.demo.baselines import baselines
 from sheaf.demo.collect import collect
-from sheaf.demo.recipe_text import recipe_text
+from sheaf.demo.recipe_text import MINUTES, recipe_text
 from sheaf.demo.scatter import Scattered, scatter
 from sheaf.demo.server import serving
 from sheaf.demo.truth import compare
@@ -34,13 +34,13 @@ def run_demo(
     folder: Path,
     *,
     megabytes: float = 30.0,
-    minutes: float | None = None,
+    minutes: float = MINUTES,
     nproc: int = 1,
     console: Console | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Everything, in `folder`, which is made. minutes: of training, instead of a fixed number of tokens.
+    """Everything, in `folder`, which is made. minutes: of training.
 
     overrides: "key=value" for the recipe that the demo writes. Returns what `sheaf demo --json` prints.
     Raises DemoFailed if the ledger is not what was planted.

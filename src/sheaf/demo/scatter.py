@@ -22,6 +22,7 @@ from sheaf.demo.truth import Planted, Truth, key_of
 MIN_CHARACTERS = 40  # the length rule of the demo's recipe: some docstrings are shorter
 SOURCES = ("files", "backup", "docstrings", "mail", "web")  # in recipe order
 _ROWS = 250  # docstrings a JSONL, CSV or JSON file
+_PAGE_ROWS = 2000  # an item of a table is that many rows of the query, as JSON lines
 _PAGES = 40  # documents on the web server: each is a request
 # What a language's texts are written in, besides UTF-8 with and without a mark: the encodings of its older files.
 _LEGACY = {"ja": "shift_jis", "zh_CN": "gb18030", "de": "latin-1", "fr": "latin-1", "es": "latin-1", "pt_BR": "latin-1"}
@@ -96,11 +97,12 @@ class Planter:
         messages = list(zip_longest(self.mail, self.attached[: len(self.mail)]))
         sent = [write.mail_text(t) for t in self.mail] + [a.text for _, a in messages if a is not None]
         self.file("project.mbox", write.mailbox(messages), sent, source="mail")
-        database = write.database(self.rows)
-        self.files["docstrings.sqlite"] = database
-        keys = tuple(key_of(t.text) for t in self.rows)
-        row_bytes = sum(len(t.text.encode()) for t in self.rows)
-        self.items.append(Planted("docstrings", "docstring", row_bytes, keys, _short([t.text for t in self.rows])))
+        self.files["docstrings.sqlite"] = write.database(self.rows)
+        for first in range(0, len(self.rows), _PAGE_ROWS):
+            page = self.rows[first : first + _PAGE_ROWS]
+            texts = [t.text for t in page]
+            keys, size = tuple(key_of(t) for t in texts), len(write.query_page(page, first + 1))
+            self.items.append(Planted("docstrings", f"rows-{first:010d}", size, keys, _short(texts)))
         _write_tree(data, self.files)
         pages = tuple(i.path for i in self.items if i.source == "web")
         return Scattered(data, pages, Truth(SOURCES, tuple(self.items)))

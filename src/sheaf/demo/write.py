@@ -126,3 +126,9 @@ def database(rows: Sequence[Text]) -> bytes:
             connection.executemany("INSERT INTO docstring VALUES (?, ?, ?)", values)
         connection.close()
         return path.read_bytes()
+
+
+def query_page(rows: Sequence[Text], first: int) -> bytes:
+    """Rows of the table as the query's answer, one JSON object a line, numbered from `first`."""
+    values = [{"id": number, "name": t.name, "doc": t.text} for number, t in enumerate(rows, first)]
+    return b"".join(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values)
