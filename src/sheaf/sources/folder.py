@@ -2,8 +2,8 @@
 
 Listing walks with os.scandir, one folder's entries in memory at a time, in the order of the paths (a folder sorts as
 "name/"). Symbolic links are followed if they end inside the root; what is neither a file nor a folder is refused by
-name. Opening walks again from the root, refusing links, so that nothing swapped in after listing is read: 3 µs a folder
-level. Cost of listing: about 8 µs an item.
+name. Opening walks again from the root, refusing links, so that nothing swapped in after listing is read. Cost: 10 µs of
+processor time to list an item, 30 µs to open one.
 
 Names need not be UTF-8. In `path` and `uri`, a byte that is not becomes %HH, and a % that would look like one, or like
 the escape of a %, becomes %25; so paths stay unique and `real_path` finds the file.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import functools
 import os
 import re
 import stat
@@ -50,7 +51,7 @@ class FolderSource:
         if not stat.S_ISDIR(top.st_mode):
             yield self._judge(self._top.name, str(self._top), top)
             return
-        root = os.path.realpath(self._top)
+        root = self._root
         try:
             first = self._entries("", str(self._top))
         except OSError as error:
@@ -78,10 +79,15 @@ class FolderSource:
             raise ItemChanged(f"{item.uri} changed after it was listed")
         return os.fdopen(fd, "rb")
 
+    @functools.cached_property
+    def _root(self) -> str:
+        """The root without links."""
+        return os.path.realpath(self._top)
+
     def _open(self, relative: str) -> int:
-        if not self._top.is_dir():
+        if self._top.is_file():
             return os.open(self._top, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        root = os.path.realpath(self._top)
+        root = self._root
         inside = _inside(os.path.realpath(f"{root}/{relative}"), root)
         if inside is None:
             raise OSError(errno.ELOOP, "it now lies outside the source's folder")
