@@ -105,7 +105,7 @@ def default_rate(optimizer: Literal["muon", "adamw"], hidden_parameters: int) ->
     return float(f"{MUON_FACTOR * kaplan:.3g}"), f"{MUON_FACTOR:g} times AdamW's {source}"
 
 
-# 0.9 M weights on bytes of Python source, 80 steps of 2,048 tokens, held-out nats at 1, 2.3 and 4.5 times Kaplan's rate:
+# 0.9 M weights, bytes of Python source, 80 steps of 2,048 tokens, held-out nats at 1, 2.3 and 4.5 times Kaplan's rate:
 # 2.735, 2.468, 2.393 (AdamW at 1 and 3 times: 2.883, 2.837). Short runs like high rates; Jordan's 0.02 is 4 times.
 MUON_FACTOR = 3.0
 
