@@ -2,7 +2,7 @@
 
 text/plain is preferred, else the HTML part as text. Every other part is a member, read like any file: text becomes a
 record, a zip is opened, a picture is refused by name. The standard library's parser with the compat32 policy: the newer
-header objects raise on malformed headers, which real mail is full of (cpython issues 102988, 80222, 121284).
+header objects raise on malformed headers, which real mail is full of.
 """
 
 from __future__ import annotations
