@@ -2,8 +2,8 @@
 
 Listing walks with os.scandir, one folder's entries in memory at a time, in the order of the paths (a folder sorts as
 "name/"). Symbolic links are followed if they end inside the root; what is neither a file nor a folder is refused by
-name. Opening walks again from the root, refusing links, so that nothing swapped in after listing is read. Cost: 10 µs of
-processor time to list an item, 30 µs to open one.
+name. Opening walks again from the root, refusing links, so that nothing swapped in after listing is read.
+Cost: 10 µs of processor time to list an item, 30 µs to open one.
 
 Names need not be UTF-8. In `path` and `uri`, a byte that is not becomes %HH, and a % that would look like one, or like
 the escape of a %, becomes %25; so paths stay unique and `real_path` finds the file.

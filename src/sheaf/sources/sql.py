@@ -6,8 +6,8 @@ named by the number of its first row; its version is the digest of its bytes, so
 something else. Give the query an ORDER BY, so that added rows come last and leave the earlier pages as they are.
 
 The database is opened read-only, may not attach others or load extensions, and a query that computes for five minutes
-between two rows is stopped. Cost: listing runs the query once (2.5 µs a short row) and holds one row; opening a page lets SQLite step over
-the rows before it (0.1 µs each) and holds the page on disk.
+between two rows is stopped. Cost: listing runs the query once (2.5 µs a short row) and holds one row; opening a page
+lets SQLite step over the rows before it (0.1 µs each) and holds the page on disk.
 """
 
 from __future__ import annotations
