@@ -178,6 +178,13 @@ def test_another_layout_of_the_folders_gives_the_same_records(
     assert here.fingerprint == there.fingerprint
 
 
+def test_a_workspace_inside_a_source_is_not_gathered(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=3)
+    inside = recipe_for(tmp_path, "sources.files.uri=.", "sources.files.exclude=['*.db']", workspace="work [1]")
+    first = prepare(inside, workers=1)
+    assert prepare(inside, workers=1)["items"] == {**first["items"], "read": 0, "unchanged": first["items"]["seen"]}
+
+
 def test_without_exact_dedup_every_occurrence_trains(tmp_path: Path) -> None:
     make_tree(tmp_path / "files", files=5)
     once = prepare(recipe_for(tmp_path), workers=1)

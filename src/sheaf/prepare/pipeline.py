@@ -7,6 +7,7 @@ where it was. Only listing and selecting see everything at once, and they see na
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -29,7 +30,7 @@ from sheaf.files import checked, digest_json, read_done
 from sheaf.prepare import encode, read, score, select, tokenizer
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.read import Keys, Listed
-from sheaf.recipe import Recipe
+from sheaf.recipe import Recipe, SourceSpec
 from sheaf.sources.base import Item, Refusal
 from sheaf.sources.registry import open_source
 
@@ -86,7 +87,7 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
     with console.stage("list", None, "items") as advance:
         for spec in recipe.sources:
             before = len(items) + len(refusals)
-            for found in open_source(spec).list_items():
+            for found in open_source(_without_workspace(spec, Path(recipe.workspace))).list_items():
                 if isinstance(found, Item):
                     items.append(Listed(found, keys.of(found)))
                 else:
@@ -100,6 +101,15 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
                     fix="correct its uri, include or query, or take the source out of the recipe",
                 )
     return Listing(items, refusals)
+
+
+def _without_workspace(spec: SourceSpec, workspace: Path) -> SourceSpec:
+    """The source less our own workspace, where that lies inside it: what we write is not what the user gathers."""
+    root = Path(spec.uri.removeprefix("file://"))
+    if "://" in spec.uri.removeprefix("file://") or not workspace.resolve().is_relative_to(root.resolve()):
+        return spec
+    inside = glob.escape(str(workspace.resolve().relative_to(root.resolve())))
+    return spec.model_copy(update={"exclude": (*spec.exclude, f"{inside}/**")})
 
 
 def _known_shards(workspace: Workspace, wanted: set[bytes]) -> dict[str, set[bytes]]:
