@@ -51,21 +51,21 @@ def disk_errors(path: Path) -> Generator[None]:
             raise EnvironmentProblem(
                 "no space left on the disk",
                 where=str(path),
-                why=os.strerror(error.errno),
+                why=error.strerror or str(error),
                 fix="free some space, or set `workspace:` to a larger disk; what was finished is kept",
             ) from error
         if error.errno == errno.EFBIG:
             raise EnvironmentProblem(
                 "a file grew beyond what this disk or account allows",
                 where=str(path),
-                why=os.strerror(error.errno),
+                why=error.strerror or str(error),
                 fix="raise the limit (ulimit -f), or set `workspace:` to another disk; what was finished is kept",
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise EnvironmentProblem(
                 "the workspace cannot be written",
                 where=str(path),
-                why=os.strerror(error.errno),
+                why=error.strerror or str(error),
                 fix="set `workspace:` to a folder that you may write",
             ) from error
         raise
