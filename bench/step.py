@@ -148,7 +148,7 @@ def train_transformers(compiled: bool, batch: int) -> None:
                 return
             else:
                 answer(wall=time.perf_counter() - self.since[0], processor=time.process_time() - self.since[1])
-            self.left = int(sys.stdin.readline())
+            self.left = int(sys.stdin.readline() or 0)
             control.should_training_stop = self.left == 0
             self.since = time.perf_counter(), time.process_time()
 
@@ -178,7 +178,7 @@ def train_transformers(compiled: bool, batch: int) -> None:
 
 
 def serve(run: Callable[[int], object]) -> None:
-    while steps := int(sys.stdin.readline()):
+    while steps := int(sys.stdin.readline() or 0):
         wall, processor = time.perf_counter(), time.process_time()
         run(steps)
         answer(wall=time.perf_counter() - wall, processor=time.process_time() - processor)

@@ -85,8 +85,9 @@ class TraceFailed(SheafError):
 def _gather(folder: Path, megabytes: float, seed: int, console: Console) -> Scattered:
     with console.stage("collect text from this machine", int(megabytes * 1e6), "B") as advance:
         pool = collect(megabytes, seed, seen=advance)
-    with console.stage("scatter it", None, "places"):
+    with console.stage("scatter it", None, "items") as advance:
         scattered = scatter(pool, folder / "data")
+        advance(len(scattered.truth.items))
         scattered.truth.save(folder / "truth.json")
     console.note("\nWhat lies where:")
     for name, counts in scattered.truth.counts().items():
@@ -132,9 +133,10 @@ def _measure(run: Path, console: Console) -> dict[str, Any]:
 
     opened = Run.open(run)
     corpus = opened.corpus()
-    with console.stage("measure on held-out text", None, "tokens"):
+    with console.stage("measure on held-out text", None, "B") as advance:
         ours = evaluate_run(run)["bits_per_byte"]
         others = baselines(corpus, order_of(opened.recipe, corpus, "held_out"))
+        advance(others.bytes)
     console.note(f"\nBits per byte of {size(others.bytes)} of held-out text (less is better):")
     for name, bits in (("this model", ours), ("xz -9e", others.xz), ("unigram", others.unigram)):
         console.note(f"  {name:<10} {bits:.3f}")

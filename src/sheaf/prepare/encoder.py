@@ -75,7 +75,7 @@ class Encoder:
         return self._library.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def spans(self, ids: NDArray[np.integer]) -> NDArray[np.int64] | None:
-        """Where each token's UTF-8 bytes end in the text, int64 (tokens,); None if tokens are no pieces of the bytes."""
+        """Where each token's UTF-8 bytes end in the text, int64 (tokens,); None if tokens are no pieces of bytes."""
         if self._fast is None:
             return None
         return np.cumsum(self._bytes_of_id[ids])

@@ -189,11 +189,12 @@ def _derive(
     selection = select.select(workspace, live, listing.keys, listing.refusals, recipe)
     if not pc.any(selection.decisions["kept"]).as_py():
         raise DataRefused("no record is left to train on", why=_reasons(selection), fix="relax prepare.length")
-    with console.stage("tokenizer", None, "tokens"):
+    with console.stage("tokenizer", None, "tokens") as advance:
         chosen = tokenizer.ensure(
             workspace, recipe.prepare.tokenizer, live, selection.decisions, selection.text_bytes, new=new_tokenizer
         )
         encoder = Encoder(checked(workspace.tokenizer(chosen) / "tokenizer.json"))
+        advance(encoder.vocab_size)
     missing = [s for s in live if read_done(workspace.tokens(chosen, s)) is None]
     _run(pool, console, "encode", [encode.task(workspace, chosen, s) for s in missing])
     return version.commit(
