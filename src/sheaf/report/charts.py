@@ -92,7 +92,7 @@ class _Scale:
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         low, high = (0.0 if from_zero else min(ys)), max(ys)
         room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-        return _Scale(min(xs), max(max(xs), min(xs) + 1e-9), low if from_zero else low - room, high + room)
+        return _Scale(min(xs), max(max(xs), min(xs) + 1), low if from_zero else low - room, high + room)
 
     def x(self, value: float) -> float:
         return _LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - _LEFT - _RIGHT)
