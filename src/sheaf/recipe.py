@@ -20,8 +20,8 @@ class Strict(BaseModel):
 class Secret(Strict):
     """A reference to a secret: its value is looked up when used, and never printed, logged or stored."""
 
-    env: str | None = None
-    file: str | None = None
+    env: Annotated[str | None, Field(description="name of an environment variable")] = None
+    file: Annotated[str | None, Field(description="a file that holds nothing else")] = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Secret:
@@ -35,8 +35,10 @@ class SourceSpec(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="unique name of the source")]
     uri: Annotated[str, Field(min_length=1, description="a path, an http(s):// URL, or sqlite:///PATH")]
-    include: Annotated[tuple[str, ...], Field(strict=False)] = ("**/*",)
-    exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    include: Annotated[
+        tuple[str, ...], Field(strict=False, description="for folders: globs; ** is any number of folders")
+    ] = ("**/*",)
+    exclude: Annotated[tuple[str, ...], Field(strict=False, description="globs of what to leave out after all")] = ()
     urls: Annotated[
         tuple[str, ...], Field(strict=False, description="for http: what to fetch, relative to uri; empty: uri itself")
     ] = ()
@@ -48,44 +50,46 @@ class SourceSpec(Strict):
         str | None,
         Field(description="for rows and objects: a column name, or a template such as '{title}\\n\\n{body}'"),
     ] = None
-    license: Annotated[str | None, Field(description="noted in the report and carried with every record")] = None
-    password: Secret | None = None
+    license: Annotated[
+        str | None, Field(description="shown in the report and with every origin that `trace` names")
+    ] = None
+    password: Annotated[Secret | None, Field(description="of the user that an http uri names")] = None
     headers: Annotated[dict[str, Secret | str], Field(description="for http: request headers")] = {}
 
 
 class Length(Strict):
     """Length rules: a record outside them is dropped, with the reason `too-short` or `too-long`."""
 
-    min_characters: Annotated[int, Field(ge=0)] = 32
-    max_characters: Annotated[int | None, Field(ge=1)] = None
-    min_words: Annotated[int, Field(ge=0)] = 0
+    min_characters: Annotated[int, Field(ge=0, description="shorter records are dropped")] = 32
+    max_characters: Annotated[int | None, Field(ge=1, description="longer records are dropped")] = None
+    min_words: Annotated[int, Field(ge=0, description="records of fewer words are dropped")] = 0
 
 
 class Dedup(Strict):
     """Exact: one copy of records with equal normalised text is kept, with the origins of all."""
 
-    exact: bool = True
+    exact: Annotated[bool, Field(description="false: every occurrence trains")] = True
 
 
 class Limits(Strict):
     """What one item may cost before its parser is stopped and the item quarantined."""
 
-    seconds: Annotated[float, Field(gt=0, strict=False)] = 60.0
-    memory_mb: Annotated[int, Field(ge=256)] = 2048
+    seconds: Annotated[float, Field(gt=0, strict=False, description="of wall clock for one item")] = 60.0
+    memory_mb: Annotated[int, Field(ge=256, description="of the parser's process")] = 2048
     expanded_mb: Annotated[int, Field(ge=1, description="bytes that one item may expand to")] = 4096
     ratio: Annotated[float, Field(gt=1, strict=False, description="expansion above 1 MB that counts as a bomb")] = 200.0
     depth: Annotated[int, Field(ge=1, description="containers inside containers")] = 8
-    members: Annotated[int, Field(ge=1)] = 100_000
-    record_mb: Annotated[int, Field(ge=1)] = 64
+    members: Annotated[int, Field(ge=1, description="files in one archive")] = 100_000
+    record_mb: Annotated[int, Field(ge=1, description="of one record")] = 64
 
 
 class TokenizerSpec(Strict):
     """Either train one on the corpus, or take a tokenizer.json as it is."""
 
-    train: Literal["bpe"] | None = None
-    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 16384
+    train: Annotated[Literal["bpe"] | None, Field(description="byte-level byte-pair encoding")] = None
+    vocab_size: Annotated[int, Field(ge=300, le=1_000_000, description="of a tokenizer that is trained")] = 16384
     sample_mb: Annotated[int, Field(ge=1, description="text that a new tokenizer is trained on")] = 64
-    from_: Annotated[str | None, Field(alias="from")] = None
+    from_: Annotated[str | None, Field(alias="from", description="a tokenizer.json, or a folder with one")] = None
 
     @model_validator(mode="after")
     def _one_way(self) -> TokenizerSpec:
@@ -108,22 +112,28 @@ class Prepare(Strict):
 class MixtureEntry(Strict):
     """weight: share of training tokens, relative to the other sources. max_epochs: how often a record may be used."""
 
-    weight: Annotated[float, Field(ge=0, strict=False)] = 1.0
-    max_epochs: Annotated[float | None, Field(gt=0, strict=False)] = None
+    weight: Annotated[float, Field(ge=0, strict=False, description="share of training tokens, relative to others")] = (
+        1.0
+    )
+    max_epochs: Annotated[
+        float | None, Field(gt=0, strict=False, description="then the source is spent, and the others go on")
+    ] = None
 
 
 class ModelSpec(Strict):
     """A preset (tiny, small, base), some of its dimensions changed, or a folder with a published checkpoint."""
 
-    preset: str | None = None
-    from_: Annotated[str | None, Field(alias="from")] = None
-    family: Literal["llama", "mistral", "qwen2", "qwen3"] = "qwen3"
+    preset: Annotated[str | None, Field(description="tiny (5 M parameters), small (25 M), base (125 M)")] = None
+    from_: Annotated[str | None, Field(alias="from", description="a folder with config.json and safetensors")] = None
+    family: Annotated[Literal["llama", "mistral", "qwen2", "qwen3"], Field(description="architecture of a preset")] = (
+        "qwen3"
+    )
     hidden_size: Annotated[int | None, Field(ge=8)] = None
     layers: Annotated[int | None, Field(ge=1)] = None
     heads: Annotated[int | None, Field(ge=1)] = None
     kv_heads: Annotated[int | None, Field(ge=1)] = None
     intermediate_size: Annotated[int | None, Field(ge=8)] = None
-    tied: bool | None = None
+    tied: Annotated[bool | None, Field(description="the head is the embedding")] = None
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSpec:

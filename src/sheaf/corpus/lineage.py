@@ -49,7 +49,7 @@ def origins(corpus: CorpusVersion, number: int) -> list[dict[str, Any]]:
             found += [o for o in record["origins"] if (o["source"], o["path"], o["version"]) in live]
     rank = {name: i for i, name in enumerate(corpus.source_names)}
     found.sort(key=lambda o: (rank[o["source"]], o["path"], o["member"], o["locator"]))
-    return [_public(o) for o in found]
+    return [_public(o, _spec(corpus, o["source"]).license) for o in found]
 
 
 def reread(corpus: CorpusVersion, origin: dict[str, Any]) -> str:
@@ -143,8 +143,8 @@ def _spec(corpus: CorpusVersion, name: str) -> SourceSpec:
     return SourceSpec.model_validate(next(s for s in corpus.manifest["sources"] if s["name"] == name))
 
 
-def _public(origin: dict[str, Any]) -> dict[str, Any]:
+def _public(origin: dict[str, Any], license: str | None) -> dict[str, Any]:
     """An origin as `trace` shows it: the contract's fields first, the locator as an object."""
     names = ("source", "uri", "version", "member", "path", "bytes", "media", "encoding", "repairs")
     shown = {name: origin[name] for name in names}
-    return {**shown, "locator": orjson.loads(origin["locator"])}
+    return {**shown, "locator": orjson.loads(origin["locator"])} | ({"license": license} if license else {})
