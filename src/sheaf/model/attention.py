@@ -126,13 +126,22 @@ _attend_cpu.register_autograd(_backward, setup_context=_save)
 
 
 def _tiles(starts: Tensor) -> Iterator[tuple[int, slice, slice, Tensor]]:
-    """(batch row, rows, keys, hidden_rgl): the mask says which of the tile's keys each of its rows may not see."""
+    """(batch row, rows, keys, hidden_rgl): the mask says which of the last l keys each of the tile's rows may not see.
+
+    Where no document or window begins inside the tile only its own keys need a mask, so l is often one tile of many.
+    """
     length = starts.shape[1]
     positions = torch.arange(length)
-    for b, firsts in enumerate(starts[:, ::ROWS].tolist()):
-        for tile, first in enumerate(firsts):
-            rows = slice(tile * ROWS, min(tile * ROWS + ROWS, length))
+    triangle = positions[:ROWS, None, None] < positions[:ROWS]
+    firsts, lasts = starts[:, ::ROWS].tolist(), starts[:, [*range(ROWS - 1, length - 1, ROWS), length - 1]].tolist()
+    for b in range(len(starts)):
+        for top, first, last in zip(range(0, length, ROWS), firsts[b], lasts[b], strict=True):
+            rows = slice(top, min(top + ROWS, length))
             keys = slice(first // ROWS * ROWS, rows.stop)
+            size = rows.stop - top
+            if last <= keys.start:
+                yield b, rows, keys, triangle[:size, :, :size]
+                continue
             row, key = positions[rows, None, None], positions[keys]
             yield b, rows, keys, (key > row) | (key < starts[b, rows, None, None])
 
@@ -145,5 +154,6 @@ def _head_groups(q: Tensor, rows: slice, keys: slice) -> Iterator[slice]:
 
 def _probabilities(q_hrd: Tensor, k_hld: Tensor, hidden_rgl: Tensor) -> Tensor:
     scores = torch.bmm(q_hrd, k_hld.mT)
-    scores.unflatten(1, (hidden_rgl.shape[0], -1)).masked_fill_(hidden_rgl, float("-inf"))
+    masked = scores[:, :, -hidden_rgl.shape[2] :].unflatten(1, (hidden_rgl.shape[0], -1))
+    masked.masked_fill_(hidden_rgl, float("-inf"))
     return torch.softmax(scores, -1)
