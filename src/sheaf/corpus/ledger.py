@@ -25,18 +25,21 @@ def summary(corpus: CorpusVersion) -> Json:
     """{"corpus", "bytes": {"in","kept","dropped","quarantined"}, "sources": {NAME: sums}, "reasons": {NAME:
     {"dropped" | "quarantined": {REASON: {"count", "bytes" of quarantined regions}}}}}.
     """
-    ledger = corpus.ledger()
-    tokens = corpus.tokens_by_source()
-    sources = {
-        name: {**_sums(ledger.filter(pc.equal(ledger["source"], name))), "tokens": tokens[name]}
-        for name in corpus.source_names
-    }
-    total = _sums(ledger)
+    total = sums(corpus.ledger())
     return {
         "corpus": corpus.digest,
         "bytes": {name: total[name] for name in ("in", "kept", "dropped", "quarantined")},
-        "sources": sources,
+        "sources": by_source(corpus),
         "reasons": {name: _reasons(corpus, number, name) for number, name in enumerate(corpus.source_names)},
+    }
+
+
+def by_source(corpus: CorpusVersion) -> Json:
+    """The sums of each source's items, and its tokens."""
+    ledger, tokens = corpus.ledger(), corpus.tokens_by_source()
+    return {
+        name: {**sums(ledger.filter(pc.equal(ledger["source"], name))), "tokens": tokens[name]}
+        for name in corpus.source_names
     }
 
 
@@ -74,9 +77,9 @@ def bad_pattern(pattern: str, error: re.error) -> UsageError:
     )
 
 
-def _sums(ledger: pa.Table) -> Json:
-    sums = {name: int(np.sum(ledger[column].to_numpy())) for name, column in SUMS.items()}
-    return {"items": len(ledger), **sums}
+def sums(ledger: pa.Table) -> Json:
+    """Items, bytes and records of some ledger lines, in total."""
+    return {"items": len(ledger)} | {k: int(np.sum(ledger[column].to_numpy())) for k, column in SUMS.items()}
 
 
 def _reasons(corpus: CorpusVersion, number: int, name: str) -> Json:

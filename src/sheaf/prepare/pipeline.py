@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from sheaf import engine as engines
 from sheaf.console import Console, Silent
 from sheaf.corpus import shards, version
+from sheaf.corpus.ledger import by_source, sums
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
@@ -237,13 +238,11 @@ def _reasons(selection: select.Selection) -> str:
 def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str, Any]:
     """What became of everything: the contract of `prepare --json`, and the same per source."""
     ledger, decisions = corpus.ledger(), corpus.decisions()
-    total = _sums(ledger)
-    tokens = corpus.tokens_by_source()
-    listed = len(ledger)
+    total = sums(ledger)
     return {
         "corpus": corpus.digest,
         "items": {
-            "seen": listed,
+            "seen": total["items"],
             "read": read_now,
             "unchanged": max(_readable(ledger) - read_now, 0),
             "quarantined": _wholly_quarantined(ledger),
@@ -256,26 +255,13 @@ def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str
             "quarantined": total["regions"],
             "dropped": _dropped(decisions),
         },
-        "tokens": sum(tokens.values()),
+        "tokens": corpus.manifest["tokens"],
         "seconds": round(seconds, 3),
         "documents": len(corpus.documents),
-        "sources": {
-            name: {**_sums(ledger.filter(pc.equal(ledger["source"], name))), "tokens": tokens[name]}
-            for name in corpus.source_names
-        },
+        "sources": by_source(corpus),
         "quarantine": _by_reason(corpus.quarantine()),
         "workspace": str(corpus.workspace.root),
     }
-
-
-def _sums(ledger: pa.Table) -> dict[str, int]:
-    names = {
-        **{"in": "size", "kept": "kept_bytes", "dropped": "dropped_bytes", "quarantined": "quarantined_bytes"},
-        **{"records": "records", "records_kept": "kept", "duplicate": "duplicate", "dropped_records": "dropped"},
-        **{"regions": "quarantined"},
-    }
-    sums: dict[str, int] = {k: int(np.sum(ledger[column].to_numpy())) for k, column in names.items()}
-    return {"items": len(ledger), **sums}
 
 
 def _readable(ledger: pa.Table) -> int:
