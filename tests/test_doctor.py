@@ -38,7 +38,6 @@ def test_check_ids_are_those_that_scripts_know(checks: dict[str, doctor.Check]) 
         "torch.bf16",
         "torch.compile",
         "train.collective",
-        "extra.hf",
     ]
 
 

@@ -7,7 +7,6 @@ and in the two ranks that exchange a tensor).
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import resource
@@ -29,7 +28,6 @@ from sheaf.files import write_file
 Status = Literal["ok", "warn", "fail"]
 
 COLLECTIVE_SECONDS = 120.0  # two ranks start torch and exchange a tensor; a slow disk needs most of it
-EXTRAS = {"hf": ("transformers", "models of other families, and checking exports")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ def examine(workspace: Path) -> Iterator[Check]:
         ("torch.compile", _compiler),
         ("train.collective", _collective),
     ]
-    looks += [(f"extra.{extra}", lambda e=extra: _extra(e)) for extra in EXTRAS]
     for identity, look in looks:
         try:
             yield look()
@@ -256,19 +253,14 @@ def _torch_bf16() -> Check:
 
 
 def _compiler() -> Check:
-    """torch.compile on a processor writes C++ with OpenMP; the same program is tried here."""
-    compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
-    if compiler is None:
-        return Check("torch.compile", "warn", "no C++ compiler", "install g++; until then training is not compiled")
-    with tempfile.TemporaryDirectory(prefix="sheaf-doctor-") as folder:
-        program = Path(folder) / "probe.cpp"
-        program.write_text("#include <cmath>\n#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
-        command = [compiler, "-fopenmp", str(program), "-o", str(Path(folder) / "probe")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Check("torch.compile", "warn", f"{compiler} cannot build an OpenMP program: {last}", "install libomp")
-    return Check("torch.compile", "ok", f"{compiler} builds OpenMP programs")
+    """torch.compile on a processor writes C++; the same headers and options are tried here."""
+    from sheaf.model.compile import compiler_problem
+
+    problem = compiler_problem()
+    if problem:
+        fix = "install g++ and Python's headers; until then training is not compiled"
+        return Check("torch.compile", "warn", problem, fix)
+    return Check("torch.compile", "ok", "C++ with OpenMP and Python's headers can be built")
 
 
 def _collective() -> Check:
@@ -295,13 +287,6 @@ def _collective() -> Check:
         return Check("train.collective", "fail", last, "training with --nproc needs gloo over the loopback interface")
     seconds = time.perf_counter() - start
     return Check("train.collective", "ok", f"two processes met over gloo in {seconds:.1f} s, starting included")
-
-
-def _extra(extra: str) -> Check:
-    module, purpose = EXTRAS[extra]
-    if importlib.util.find_spec(module) is None:
-        return Check(f"extra.{extra}", "ok", f"not installed ({purpose}): pip install 'sheaf[{extra}]'")
-    return Check(f"extra.{extra}", "ok", f"{module} is installed")
 
 
 def _rank(store: str, rank: int) -> None:

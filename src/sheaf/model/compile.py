@@ -4,15 +4,27 @@ The blocks of a decoder differ in their weights only, and weights are inputs of 
 first, and the others find its code. So the time to the first step does not grow with depth. Shapes are static: a
 training run has one. The compiled code is kept in the user's cache folder, not under /tmp as by default, so that the
 second run on a machine starts warm (TORCHINDUCTOR_CACHE_DIR, if set, is respected).
+
+On a processor torch writes C++ and needs a compiler with OpenMP and Python's headers: `compiler_problem` tries them.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Literal
 
+import torch
+from torch.utils import cpp_extension
+
 from sheaf.model.decoder import Decoder
+
+PROBE = "#include <Python.h>\n#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 
 def compile_decoder(model: Decoder, mode: Literal["on", "off"]) -> None:
@@ -20,10 +32,31 @@ def compile_decoder(model: Decoder, mode: Literal["on", "off"]) -> None:
     if mode == "off":
         return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_folder()))
+    # torch 2.13 writes this folder unquoted into a command line that it then splits like a shell: without this, an
+    # environment in a folder with a space in its name could not link.
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(str(Path(torch.__file__).parent / "lib"))
     for block in model.model.layers:
         block.compile(fullgraph=True, dynamic=False)
 
 
+def compiler_problem() -> str:
+    """Why torch.compile cannot work on this machine's processor; "" if it can. Builds a program of three lines."""
+    compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    if compiler is None:
+        return "there is no C++ compiler"
+    with tempfile.TemporaryDirectory(prefix="sheaf-compiler-") as folder:
+        program = Path(folder) / "probe.cpp"
+        program.write_text(PROBE)
+        headers = f"-I{sysconfig.get_path('include')}"
+        command = [compiler, "-fopenmp", headers, "-c", str(program), "-o", str(Path(folder) / "probe.o")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
+    return "" if done.returncode == 0 else f"{compiler} cannot build for it: {lines[0].strip()}"
+
+
 def _cache_folder() -> Path:
+    """In the user's cache, or a temporary one if that has a blank in its name: torch's command lines bear none."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    if any(c.isspace() for c in base):
+        base = f"{tempfile.gettempdir()}/sheaf-{os.getuid()}"
     return Path(base) / "sheaf" / "inductor"

@@ -11,6 +11,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from sheaf.errors import EnvironmentProblem
+from sheaf.model.compile import compiler_problem
 from sheaf.order.order import Order
 from sheaf.parallel.ranks import available_cores
 from sheaf.recipe import Budget, Recipe, Train
@@ -126,8 +128,20 @@ def mean_tokens(order: Order, tokens: int) -> float:
 
 
 def _compile(train: Train, order: Order, parameters: int, steps: int | None, ranks: int, gpu: bool) -> tuple[bool, str]:
-    if train.compile != "auto":
-        return train.compile == "on", "the recipe says so"
+    if train.compile == "off":
+        return False, "the recipe says so"
+    problem = "" if gpu else compiler_problem()
+    if train.compile == "on" and problem:
+        raise EnvironmentProblem(
+            "the model cannot be compiled on this machine",
+            where="train.compile: on",
+            why=problem,
+            fix="install a C++ compiler and Python's headers, or set train.compile to auto or off",
+        )
+    if train.compile == "on":
+        return True, "the recipe says so"
+    if problem:
+        return False, problem
     if steps is None:
         seconds = 3600.0 * (train.budget.hours or 0.0)
     else:
