@@ -114,6 +114,26 @@ def test_long_rows_are_computed_some_heads_at_a_time_with_the_same_result(monkey
     assert torch.allclose(attend(q, k, v, starts), at_once, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_is_equal_bit_for_bit_on_any_number_of_threads(batch: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(batch, 2, 300, 2, 16, generator=generator, requires_grad=True)
+    k, v = (torch.randn(batch, 2, 300, 16, generator=generator, requires_grad=True) for _ in range(2))
+    starts = row_starts(torch.sort(tokens(batch, 300) % 4).values, (batch, 300), None, CPU)
+    before = torch.get_num_threads()
+    results: list[list[torch.Tensor]] = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            out = attend(q, k, v, starts)
+            results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
 def test_the_operators_are_sound_for_compilation() -> None:
     q = torch.randn(1, 2, 20, 2, 8, requires_grad=True)
     k, v = (torch.randn(1, 2, 20, 8, requires_grad=True) for _ in range(2))

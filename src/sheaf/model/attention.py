@@ -8,11 +8,12 @@ Documents, a sliding window and plain causal attention are three ways to compute
 shape does not depend on how many documents there are: nothing recompiles.
 
 On CPU a tile of 128 rows takes the keys from the first row's start (rounded down, so that few matrix shapes occur) to
-its own end, as two batched products and a softmax of ATen; backward recomputes the probabilities. Cost: Σ over
-documents of len²/2 plus a tile's edge, where a kernel with a mask costs T². Memory: one tile's scores. Measured on
-two Zen 4 cores, 16 × 512 × 8 heads of 64, forward + backward: 172 ms in bf16, 245 ms in fp32; ATen's flash kernel 371
-and 297 (it computes whole squares of 512 keys, and has no fast bf16 product without AMX). Scores are rounded to the
-compute dtype once, their softmax accumulates in fp32.
+its own end, as two batched products and a softmax of ATen; backward recomputes the probabilities. Batch rows go to
+threads (`workers.py`). Cost: Σ over documents of len²/2 plus a tile's edge, where a kernel with a mask costs T².
+Memory: one tile's scores a thread. Measured on two Zen 4 cores, 16 × 512, 8 heads of 64, no documents, forward +
+backward: 110 to 130 ms in bf16, 210 ms in fp32; ATen's flash kernel 371 and 297: it computes whole squares of 512
+keys, and has no fast bf16 product without AMX. Scores are rounded to the compute dtype once, their softmax
+accumulates in fp32.
 
 On CUDA, `scaled_dot_product_attention` with the mask that the starts say.
 """
@@ -26,8 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sheaf.model.workers import for_each
+
 ROWS = 128
-# Scores of one tile, in elements: 2^21 stay in a cache of a few MB. Long rows are computed some heads at a time.
+# Scores that a thread holds at once, in elements. Tiles of long rows are computed some heads at a time.
 TILE_ELEMENTS = 1 << 21
 
 
@@ -75,10 +78,14 @@ def attend_masked(q_bhtgd: Tensor, k_bhld: Tensor, v_bhld: Tensor, visible_btl: 
 @torch.library.custom_op("sheaf::attend", mutates_args=())
 def _attend_cpu(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:
     out = torch.empty_like(q)
-    for b, rows, keys, hidden in _tiles(starts):
-        for heads in _head_groups(q, rows, keys):
+
+    def attend_piece(piece: _Piece) -> None:
+        b, heads, tiles = piece
+        for rows, keys, hidden in tiles:
             p = _probabilities(q[b, heads, rows].flatten(1, 2), k[b, heads, keys], hidden)
             out[b, heads, rows] = torch.bmm(p, v[b, heads, keys]).view_as(out[b, heads, rows])
+
+    for_each(attend_piece, _pieces(starts, k.shape[1], q.shape[3]))
     return out
 
 
@@ -89,8 +96,10 @@ def _attend_cpu_backward(
     """With P = softmax(q·kᵀ): dv = Pᵀ·g, dP = g·vᵀ, dS = P∘(dP − rowsum(P∘dP)), dq = dS·k, dk = dSᵀ·q."""
     grad = grad.contiguous()
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for b, rows, keys, hidden in _tiles(starts):
-        for heads in _head_groups(q, rows, keys):
+
+    def differentiate_piece(piece: _Piece) -> None:
+        b, heads, tiles = piece
+        for rows, keys, hidden in tiles:
             q_tile, g_tile = q[b, heads, rows].flatten(1, 2), grad[b, heads, rows].flatten(1, 2)
             k_tile, v_tile = k[b, heads, keys], v[b, heads, keys]
             p = _probabilities(q_tile, k_tile, hidden)
@@ -99,6 +108,8 @@ def _attend_cpu_backward(
             dq[b, heads, rows] = torch.bmm(ds, k_tile).view_as(dq[b, heads, rows])
             dk[b, heads, keys] += torch.bmm(ds.mT, q_tile)
             dv[b, heads, keys] += torch.bmm(p.mT, g_tile)
+
+    for_each(differentiate_piece, _pieces(starts, k.shape[1], q.shape[3]))
     return dq, dk, dv
 
 
@@ -125,31 +136,45 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
 _attend_cpu.register_autograd(_backward, setup_context=_save)
 
 
-def _tiles(starts: Tensor) -> Iterator[tuple[int, slice, slice, Tensor]]:
-    """(batch row, rows, keys, hidden_rgl): the mask says which of the last l keys each of the tile's rows may not see.
+_Tile = tuple[slice, slice, Tensor]
+_Piece = tuple[int, slice, list[_Tile]]
+
+
+def _pieces(starts: Tensor, heads: int, group: int) -> list[_Piece]:
+    """What threads share out: a batch row with some of its heads, all where rows alone keep the threads busy.
+
+    Pieces write nothing in common, so the sums of dk and dv have one order whatever the threads do.
+    """
+    splits = -(-torch.get_num_threads() // len(starts))
+    pieces: list[_Piece] = []
+    for b, tiles in enumerate(_tiles(starts)):
+        elements = max((rows.stop - rows.start) * group * (keys.stop - keys.start) for rows, keys, _ in tiles)
+        at_once = max(1, min(-(-heads // splits), TILE_ELEMENTS // elements))
+        pieces += [(b, slice(h, min(h + at_once, heads)), tiles) for h in range(0, heads, at_once)]
+    return pieces
+
+
+def _tiles(starts: Tensor) -> Iterator[list[_Tile]]:
+    """For each batch row its (rows, keys, hidden_rgl): which of the last l keys each of a tile's rows may not see.
 
     Where no document or window begins inside the tile only its own keys need a mask, so l is often one tile of many.
     """
     length = starts.shape[1]
     positions = torch.arange(length)
     triangle = positions[:ROWS, None, None] < positions[:ROWS]
-    firsts, lasts = starts[:, ::ROWS].tolist(), starts[:, [*range(ROWS - 1, length - 1, ROWS), length - 1]].tolist()
-    for b in range(len(starts)):
-        for top, first, last in zip(range(0, length, ROWS), firsts[b], lasts[b], strict=True):
-            rows = slice(top, min(top + ROWS, length))
-            keys = slice(first // ROWS * ROWS, rows.stop)
-            size = rows.stop - top
-            if last <= keys.start:
-                yield b, rows, keys, triangle[:size, :, :size]
-                continue
-            row, key = positions[rows, None, None], positions[keys]
-            yield b, rows, keys, (key > row) | (key < starts[b, rows, None, None])
-
-
-def _head_groups(q: Tensor, rows: slice, keys: slice) -> Iterator[slice]:
-    heads, elements = q.shape[1], (rows.stop - rows.start) * q.shape[3] * (keys.stop - keys.start)
-    at_once = max(1, min(heads, TILE_ELEMENTS // elements))
-    return (slice(h, min(h + at_once, heads)) for h in range(0, heads, at_once))
+    ends = [*range(ROWS - 1, length - 1, ROWS), length - 1]
+    for starts_t, firsts, lasts in zip(starts, starts[:, ::ROWS].tolist(), starts[:, ends].tolist(), strict=True):
+        tiles: list[_Tile] = []
+        for end, first, last in zip(ends, firsts, lasts, strict=True):
+            rows = slice(end // ROWS * ROWS, end + 1)
+            keys = slice(first // ROWS * ROWS, end + 1)
+            size = rows.stop - rows.start
+            hidden = triangle[:size, :, :size]
+            if last > keys.start:
+                row, key = positions[rows, None, None], positions[keys]
+                hidden = (key > row) | (key < starts_t[rows, None, None])
+            tiles.append((rows, keys, hidden))
+        yield tiles
 
 
 def _probabilities(q_hrd: Tensor, k_hld: Tensor, hidden_rgl: Tensor) -> Tensor:

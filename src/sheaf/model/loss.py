@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sheaf.model.workers import for_each
+
 IGNORE = -100
 CHUNK_TOKENS = 2048
 # fp32 elements of one block of rows: 1 MB stays in a core's cache. Of 2^16 to 2^21 the fastest, a third less than 2^20.
@@ -74,7 +76,8 @@ def _losses(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tens
     losses_c = torch.empty(labels_c.shape, dtype=torch.float32, device=logits_cv.device)
     valid_c = labels_c != IGNORE
     target_c1 = labels_c.clamp_min(0)[:, None]
-    for block in _spans(labels_c.numel(), max(1, BLOCK_ELEMENTS // logits_cv.shape[1])):
+
+    def softmax_of(block: slice) -> None:
         log_p_rv = torch.log_softmax(logits_cv[block].float(), dim=-1)
         target_r1, valid_r = target_c1[block], valid_c[block]
         losses_c[block] = log_p_rv.gather(1, target_r1)[:, 0].neg() * valid_r
@@ -82,6 +85,12 @@ def _losses(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tens
             gradient_rv = log_p_rv.exp_()
             gradient_rv.scatter_add_(1, target_r1, torch.full_like(target_r1, -1, dtype=torch.float32))
             logits_cv[block] = gradient_rv
+
+    blocks = _spans(labels_c.numel(), max(1, BLOCK_ELEMENTS // logits_cv.shape[1]))
+    if logits_cv.device.type == "cpu":
+        for_each(softmax_of, blocks)
+    else:
+        softmax_of(slice(None))
     if with_gradient:
         logits_cv.index_fill_(0, (~valid_c).nonzero()[:, 0], 0)
     return losses_c
