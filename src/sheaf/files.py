@@ -139,16 +139,19 @@ def read_done(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-_checked: set[Path] = set()
+_checked: set[tuple[Path, int, int, int]] = set()
 
 
 def checked(path: Path) -> Path:
     """The path, after comparing the file's digest with its folder's DONE (once a process). Raises CorruptStore."""
-    if path in _checked:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        stat = None
+    if stat is not None and (path, stat.st_ino, stat.st_size, stat.st_mtime_ns) in _checked:
         return path
-    done = read_done(path.parent)
-    expected = (done or {}).get("files", {}).get(path.name)
-    if expected is None or not path.exists():
+    expected = (read_done(path.parent) or {}).get("files", {}).get(path.name)
+    if stat is None or expected is None:
         raise CorruptStore(
             "a file of the workspace is missing", where=str(path), fix=f"delete {path.parent} and prepare again"
         )
@@ -159,5 +162,5 @@ def checked(path: Path) -> Path:
             why="its digest differs from the one in DONE",
             fix=f"delete {path.parent} and prepare again",
         )
-    _checked.add(path)
+    _checked.add((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return path

@@ -123,7 +123,9 @@ class MixtureEntry(Strict):
 class ModelSpec(Strict):
     """A preset (tiny, small, base), some of its dimensions changed, or a folder with a published checkpoint."""
 
-    preset: Annotated[str | None, Field(description="tiny (5 M parameters), small (25 M), base (125 M)")] = None
+    preset: Annotated[
+        Literal["tiny", "small", "base"] | None, Field(description="tiny (5 M parameters), small (25 M), base (125 M)")
+    ] = None
     from_: Annotated[str | None, Field(alias="from", description="a folder with config.json and safetensors")] = None
     family: Annotated[Literal["llama", "mistral", "qwen2", "qwen3"], Field(description="architecture of a preset")] = (
         "qwen3"

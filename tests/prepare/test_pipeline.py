@@ -11,6 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 from sheaf import recipe_file
 from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import DataRefused
+from sheaf.errors import CorruptStore, DataRefused, EnvironmentProblem, RecipeError
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
 
@@ -206,8 +208,13 @@ def test_killed_at_any_moment_and_run_again_it_gives_the_same_corpus(tree: Path,
     program.write_text(script)
     recipe = tree / "killed.yaml"
     recipe.write_text(recipe_file.dump(recipe_for(tree, workspace="killed")))
+    once = [sys.executable, str(program), str(tree / "once.yaml")]
+    (tree / "once.yaml").write_text(recipe_file.dump(recipe_for(tree, workspace="once")))
+    start = time.monotonic()
+    subprocess.run(once, check=True)
+    whole = time.monotonic() - start
     finished = 0
-    for delay in (0.6, 1.0, 1.4, 1.8, 2.4, 3.0):
+    for delay in (0.4 * whole, 0.5 * whole, 0.6 * whole, 0.7 * whole, 0.8 * whole, 0.9 * whole):
         process = subprocess.Popen([sys.executable, str(program), str(recipe)], start_new_session=True)
         try:
             finished += process.wait(delay) == 0
@@ -293,3 +300,116 @@ def test_a_flipped_byte_in_the_store_is_named(tmp_path: Path) -> None:
     assert "tokens.bin" in done.stderr
     assert "has changed since it was written" in done.stderr
 
+
+def test_a_folder_that_was_never_renamed_is_no_shard(tree: Path, prepared: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(tree / "files", tmp_path / "files")
+    shutil.copy(tree / "help.db", tmp_path)
+    prepare(recipe_for(tmp_path), workers=1)
+    shards = tmp_path / "workspace/shards"
+    shard = next(shards.iterdir())
+    # what a killed worker leaves between writing DONE and renaming, seen while its process still lives
+    shard.rename(shards / f".{shard.name}.tmp-{os.getpid()}")
+    (tmp_path / "workspace/HEAD").unlink()
+    prepare(recipe_for(tmp_path), workers=1)
+    assert not any(name.startswith(".") for name in CorpusVersion.open(tmp_path / "workspace").shard_names)
+
+
+def test_a_refused_corpus_is_not_the_newest_one(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=3)
+    good = prepare(recipe_for(tmp_path), workers=1)
+    (tmp_path / "files/noise.bin").write_bytes(os.urandom(200_000))
+    with pytest.raises(DataRefused, match=r"noise\.bin"):
+        prepare(recipe_for(tmp_path, "prepare.refuse_above=0.1"), workers=1)
+    assert CorpusVersion.open(tmp_path / "workspace").digest == good["corpus"]
+
+
+def test_a_lost_version_is_made_again(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=3)
+    first = prepare(recipe_for(tmp_path), workers=1)
+    shutil.rmtree(tmp_path / "workspace/corpora")
+    assert prepare(recipe_for(tmp_path), workers=1)["corpus"] == first["corpus"]
+
+
+def test_two_at_once_take_turns(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=20)
+    results: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(prepare(recipe_for(tmp_path), workers=1)["corpus"]))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert len(set(results)) == 1
+    assert len(list((tmp_path / "workspace/corpora").iterdir())) == 1
+
+
+def test_a_file_that_never_holds_still_is_quarantined_and_the_rest_is_kept(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=5)
+    stop = threading.Event()
+
+    def write() -> None:
+        with (tmp_path / "files/service.log").open("a") as f:
+            while not stop.is_set():
+                f.write("another line of the log, written while it is read\n")
+                f.flush()
+                stop.wait(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        result = prepare(recipe_for(tmp_path), workers=1)
+    finally:
+        stop.set()
+        writer.join()
+    assert result["quarantine"]["changed"]["regions"] == 1
+    assert result["bytes"]["in"] == sum(result["bytes"][k] for k in ("kept", "dropped", "quarantined"))
+    again = prepare(recipe_for(tmp_path), workers=1)
+    assert "changed" not in again["quarantine"]
+    assert again["items"]["read"] == 1
+
+
+def test_a_full_disk_is_told_as_one_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=30)
+    recipe = tmp_path / "sheaf.yaml"
+    recipe.write_text(recipe_file.dump(recipe_for(tmp_path)))
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from sheaf import recipe_file; from sheaf.errors import SheafError\n"
+        "from sheaf.prepare.pipeline import prepare\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))\n"
+        "try: prepare(recipe_file.load(Path(sys.argv[1])), workers=1)\n"
+        "except SheafError as e: print(e); sys.exit(e.exit_code)\n"
+    )
+    codes: list[int] = []
+    for limit in (2_000, 20_000, 24_000, 40_000):
+        done = subprocess.run([sys.executable, "-c", code, str(recipe), str(limit)], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 0 or "grew beyond what this disk" in done.stdout, done.stdout
+        codes.append(done.returncode)
+    assert codes[0] == 4
+    assert prepare(recipe_file.load(recipe), workers=1)["records"]["kept"] > 30
+
+
+def test_a_workspace_that_cannot_be_is_named(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=1)
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(EnvironmentProblem, match="cannot be made") as caught:
+        prepare(recipe_for(tmp_path, workspace="taken"), workers=1)
+    assert caught.value.exit_code == 4
+    with pytest.raises(RecipeError, match="same folder"):
+        prepare(recipe_for(tmp_path, workspace="files"), workers=1)
+
+
+def test_a_flipped_byte_in_a_shard_is_caught_without_reading_all_of_it(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=3)
+    prepare(recipe_for(tmp_path), workers=1)
+    records = next((tmp_path / "workspace/shards").rglob("records.parquet"))
+    data = bytearray(records.read_bytes())
+    data[10] ^= 0xFF  # in the first page: ids
+    records.write_bytes(data)
+    (tmp_path / "files/new.txt").write_text("one more file, so that the records are selected again")
+    with pytest.raises(CorruptStore, match="cannot be read"):
+        prepare(recipe_for(tmp_path), workers=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,4 +37,12 @@ class Documents:
 
     def save(self, folder: Path) -> None:
         for name in COLUMNS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+            save_array(folder / f"{name}.npy", getattr(self, name))
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """A .npy file. numpy's own `save` tells nobody why a write failed; a full disk must be known as one."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as f:
+        np.lib.format.write_array_header_1_0(f, np.lib.format.header_data_from_array_1_0(array))
+        f.write(array.data.cast("B"))

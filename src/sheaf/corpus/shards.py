@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sheaf.corpus.schema import ITEMS, ORIGIN, QUARANTINE, RECORDS
+from sheaf.errors import CorruptStore
 from sheaf.files import checked
 from sheaf.sources.base import Item
 
@@ -44,12 +45,28 @@ def build(
 def write(tables: ShardTables, folder: Path) -> None:
     for name in ("records", "items", "quarantine"):
         table: pa.Table = getattr(tables, name)
-        pq.write_table(table, folder / f"{name}.parquet", compression="zstd", row_group_size=ROW_GROUP)
+        path = folder / f"{name}.parquet"
+        pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
 
 
 def read(folder: Path, name: str, columns: list[str] | None = None) -> pa.Table:
-    """One table of a shard, its digest checked. Raises CorruptStore."""
-    return pq.read_table(checked(folder / f"{name}.parquet"), columns=columns)
+    """One table of a shard. Raises CorruptStore.
+
+    A whole table is checked by its file's digest; some columns of it by the checksums of their pages, so that reading
+    ids does not cost a pass over all texts.
+    """
+    path = folder / f"{name}.parquet"
+    if columns is None:
+        return pq.read_table(checked(path))
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStore(
+            "a file of the workspace cannot be read",
+            where=str(path),
+            why=str(error),
+            fix=f"delete {folder} and prepare again",
+        ) from error
 
 
 def _item_columns(items: Sequence[Item]) -> dict[str, pa.Array]:

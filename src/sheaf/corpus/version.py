@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sheaf.corpus import shards
-from sheaf.corpus.documents import COLUMNS, Documents
+from sheaf.corpus.documents import COLUMNS, Documents, save_array
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused
 from sheaf.files import checked, digest_json, digest_of, task_folder, write_file
@@ -129,7 +129,7 @@ class CorpusVersion:
         return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)
 
 
-def read_rows(shard: Path, rows: Iterable[int]) -> list[dict[str, Any]]:
+def read_rows(shard: Path, rows: Iterable[int], columns: list[str] | None = None) -> list[dict[str, Any]]:
     """Rows of a shard's records in the order asked for; only their row groups are read."""
     wanted = np.asarray(list(rows), np.int64)
     file = _parquet(checked(shard / "records.parquet"))
@@ -137,7 +137,7 @@ def read_rows(shard: Path, rows: Iterable[int]) -> list[dict[str, Any]]:
     group = wanted // shards.ROW_GROUP
     for g in np.unique(group):
         here = np.flatnonzero(group == g)
-        table = file.read_row_group(int(g))
+        table = file.read_row_group(int(g), columns=columns)
         for at, record in zip(here, table.take(pa.array(wanted[here] % shards.ROW_GROUP)).to_pylist(), strict=True):
             result[at] = record
     return result
@@ -210,8 +210,8 @@ def commit(
     if not (workspace.corpus(name) / "DONE").exists():
         with task_folder(workspace.corpus(name), stage="commit") as out:
             documents.save(out)
-            np.save(out / "row.npy", row, allow_pickle=False)
-            np.save(out / "bytes.npy", size, allow_pickle=False)
+            save_array(out / "row.npy", row)
+            save_array(out / "bytes.npy", size)
             for table, file in ((decisions, "decisions"), (ledger, "ledger"), (quarantine, "quarantine")):
                 pq.write_table(table, out / f"{file}.parquet", compression="zstd")
             (out / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))

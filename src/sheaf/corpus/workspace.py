@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sheaf.console import Console
+from sheaf.errors import EnvironmentProblem
 from sheaf.files import disk_errors, read_done
 
 _TEMPORARY = re.compile(r"^\..*\.tmp-(\d+)$")
@@ -46,17 +51,41 @@ class Workspace:
 
     def create(self) -> None:
         """Make the folder and remove what killed processes of this machine left half-written."""
-        with disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            for folder in ("shards", "scores", "tokenizers", "tokens", "corpora", "packs"):
-                (self.root / folder).mkdir(exist_ok=True)
-        for folder in (*self.root.glob("*"), *self.root.glob("tokens/*")):
+        try:
+            with disk_errors(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+                for folder in ("shards", "scores", "tokenizers", "tokens", "corpora", "packs"):
+                    (self.root / folder).mkdir(exist_ok=True)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+            raise EnvironmentProblem(
+                "the workspace cannot be made",
+                where=str(self.root),
+                why=error.strerror or str(error),
+                fix="set `workspace:` to a folder, or to the name of one that can be made",
+            ) from error
+        for folder in (self.root, *self.root.glob("*"), *self.root.glob("tokens/*")):
             if folder.is_dir():
                 _remove_leftovers(folder)
 
     def finished_shards(self) -> list[str]:
         """Names of all complete shards, sorted."""
-        return sorted(p.name for p in (self.root / "shards").iterdir() if read_done(p) is not None)
+        found = (p for p in (self.root / "shards").iterdir() if not p.name.startswith("."))
+        return sorted(p.name for p in found if read_done(p) is not None)
+
+    @contextmanager
+    def locked(self, console: Console) -> Generator[None]:
+        """Hold the workspace for preparing: two at once would do everything twice. Ends with its process."""
+        with disk_errors(self.root):
+            fd = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                console.note(f"waiting for another process that prepares in {self.root}")
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
 
 def _remove_leftovers(folder: Path) -> None:

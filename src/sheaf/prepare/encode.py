@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from sheaf.corpus.documents import save_array
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
@@ -42,7 +43,7 @@ def encode_shard(workspace: str, tokenizer: str, shard: str) -> Json:
                 row += len(ids)
                 f.write(np.concatenate([part.astype(encoder.dtype) for i in ids for part in (i, end)]).tobytes())
         np.cumsum(offsets, out=offsets)
-        np.save(out / "offsets.npy", offsets, allow_pickle=False)
+        save_array(out / "offsets.npy", offsets)
     return {"tokens": int(offsets[-1])}
 
 

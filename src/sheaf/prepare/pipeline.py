@@ -26,7 +26,7 @@ from sheaf.corpus.ledger import by_source, sums
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
-from sheaf.errors import DataRefused, TryAgain
+from sheaf.errors import CorruptStore, DataRefused, RecipeError, TryAgain
 from sheaf.files import checked, digest_json, read_done
 from sheaf.prepare import encode, read, score, select, tokenizer
 from sheaf.prepare.encoder import Encoder
@@ -36,6 +36,7 @@ from sheaf.sources.base import Item, Refusal
 from sheaf.sources.registry import open_source
 
 SELECT_VERSION = 1
+ROUNDS = 3  # of listing and reading, while items change under our eyes
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,30 @@ def prepare(
     console = console or Silent()
     workspace = Workspace(Path(recipe.workspace))
     workspace.create()
-    listing = list_sources(recipe, console)
-    with closing(engines.make(engine, workers)) as pool:
-        known = _known_shards(workspace, listing.keys)
-        read_now = _read(workspace, recipe, listing, known, pool, console)
+    with workspace.locked(console), closing(engines.make(engine, workers)) as pool:
+        listing, read_now = _gather(workspace, recipe, pool, console)
         live = [shard for shard, keys in _known_shards(workspace, listing.keys).items() if keys]
         corpus = _unchanged(workspace, recipe, live, listing, new_tokenizer)
         if corpus is None:
             corpus = _derive(workspace, recipe, live, listing, pool, console, new_tokenizer)
-    result = summary(corpus, read_now=read_now, seconds=time.monotonic() - started)
-    _refuse_if_too_much(recipe, result)
-    return result
+    return summary(corpus, read_now=read_now, seconds=time.monotonic() - started)
+
+
+def _gather(workspace: Workspace, recipe: Recipe, pool: Engine, console: Console) -> tuple[Listing, int]:
+    """List and read until everything listed is read. Items that change under our eyes are tried again, then refused."""
+    listing, changed, read_now, rounds = Listing([], []), set[bytes](), 0, 0
+    while rounds == 0 or (changed and rounds < ROUNDS):
+        listing = list_sources(recipe, console)
+        wanted, changed = _read(workspace, recipe, listing, _known_shards(workspace, listing.keys), pool, console)
+        read_now += wanted - len(changed)
+        rounds += 1
+    if not changed:
+        return listing, read_now
+    console.note(f"{len(changed)} items kept changing while they were read; the next run tries them again")
+    gone = [x.item for x in listing.items if x.key in changed]
+    why = "it was written to at every try"
+    refusals = [Refusal(i.source, i.path, i.uri, max(i.size, 0), "changed", why) for i in gone]
+    return Listing([x for x in listing.items if x.key not in changed], [*listing.refusals, *refusals]), read_now
 
 
 def list_sources(recipe: Recipe, console: Console) -> Listing:
@@ -109,6 +123,12 @@ def _without_workspace(spec: SourceSpec, workspace: Path) -> SourceSpec:
     root = Path(spec.uri.removeprefix("file://"))
     if "://" in spec.uri.removeprefix("file://") or not workspace.resolve().is_relative_to(root.resolve()):
         return spec
+    if workspace.resolve() == root.resolve():
+        raise RecipeError(
+            f"the source '{spec.name}' and the workspace are the same folder",
+            where=str(workspace),
+            fix="set `workspace:` to a folder of its own; it may lie inside the source",
+        )
     inside = glob.escape(str(workspace.resolve().relative_to(root.resolve())))
     return spec.model_copy(update={"exclude": (*spec.exclude, f"{inside}/**")})
 
@@ -123,27 +143,29 @@ def _known_shards(workspace: Workspace, wanted: set[bytes]) -> dict[str, set[byt
 
 def _read(
     workspace: Workspace, recipe: Recipe, listing: Listing, known: dict[str, set[bytes]], pool: Engine, console: Console
-) -> int:
-    """Read the items that no shard holds; returns how many were read."""
+) -> tuple[int, set[bytes]]:
+    """Read the items that no shard holds: how many those were, and the keys of those that changed meanwhile."""
     have: set[bytes] = set().union(*known.values())
     new = [x for x in listing.items if x.key not in have]
     if not new:
-        return 0
+        return 0, set()
     specs = {s.name: s for s in recipe.sources}
     tasks = [read.task(workspace, recipe, specs[b[0].item.source], b) for b in read.batches(new)]
-    deferred: list[list[str]] = []
+    unavailable: list[list[str]] = []
+    changed: set[bytes] = set()
     with console.stage("read", sum(t.weight for t in tasks), "B") as advance:
         for _, result in pool.run(tasks, advance):
-            deferred += result["deferred"]
-    if deferred:
-        uri, why = deferred[0]
+            unavailable += result["unavailable"]
+            changed.update(bytes.fromhex(key) for key in result["changed"])
+    if unavailable:
+        uri, why = unavailable[0]
         raise TryAgain(
-            f"{len(deferred)} of {len(new)} items could not be had now",
+            f"{len(unavailable)} of {len(new)} items could not be had now",
             where=uri,
             why=why,
             fix="run the same command again: what was read is kept, only these are tried again",
         )
-    return len(new)
+    return len(new), changed
 
 
 def _select_key(recipe: Recipe, live: Sequence[str], listing: Listing) -> str:
@@ -161,7 +183,10 @@ def _unchanged(
     """HEAD, if it was made from exactly this."""
     if new_tokenizer or not workspace.head.exists():
         return None
-    corpus = CorpusVersion.open(workspace)
+    try:
+        corpus = CorpusVersion.open(workspace)
+    except CorruptStore:  # it is made again
+        return None
     tokens = [workspace.tokens(corpus.manifest["tokenizer"], shard) for shard in corpus.shard_names]
     whole = all(read_done(folder) is not None for folder in tokens)
     own_tokenizer = recipe.prepare.tokenizer.from_ is None  # a given file may have changed: look at it
@@ -188,11 +213,10 @@ def _derive(
     missing = [s for s in live if read_done(workspace.scores(s, score.STAGE)) is None]
     _run(pool, console, "score", [score.task(workspace, s) for s in missing])
     selection = select.select(workspace, live, listing.keys, listing.refusals, recipe)
-    if not pc.any(selection.decisions["kept"]).as_py():
-        raise DataRefused("no record is left to train on", why=_reasons(selection), fix="relax prepare.length")
+    _refuse_if_too_much(recipe, selection)
     with console.stage("tokenizer", None, "tokens") as advance:
         chosen = tokenizer.ensure(
-            workspace, recipe.prepare.tokenizer, live, selection.decisions, selection.text_bytes, new=new_tokenizer
+            workspace, recipe.prepare.tokenizer, live, selection, new=new_tokenizer, note=console.note
         )
         encoder = Encoder(checked(workspace.tokenizer(chosen) / "tokenizer.json"))
         advance(encoder.vocab_size)
@@ -230,9 +254,26 @@ def _drain(results: Iterable[tuple[Task, Json]]) -> None:
         pass
 
 
-def _reasons(selection: select.Selection) -> str:
-    counts = pc.value_counts(selection.decisions["reason"]).to_pylist()
-    return ", ".join(f"{c['counts']} {c['values'] or 'kept'}" for c in counts)
+def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
+    """Before anything is made of it, so that a refused corpus is never the newest one."""
+    total, quarantine = sums(selection.ledger), _by_reason(selection.quarantine)
+    lost = ", ".join(f"{reason}: {n['regions']}" for reason, n in quarantine.items())
+    if not pc.any(selection.decisions["kept"]).as_py():
+        dropped = ", ".join(f"{reason}: {n}" for reason, n in _dropped(selection.decisions).items())
+        raise DataRefused(
+            "no record is left to train on",
+            why="; ".join(x for x in (dropped and f"dropped {dropped}", lost and f"quarantined {lost}") if x),
+            fix="relax prepare.length, or mend the sources",
+        )
+    share = total["quarantined"] / max(total["in"], 1)
+    if share > recipe.prepare.refuse_above:
+        largest = selection.quarantine.sort_by([("bytes", "descending")])["uri"].to_pylist()[0]
+        raise DataRefused(
+            f"{share:.1%} of the bytes were quarantined; the recipe allows {recipe.prepare.refuse_above:.1%}",
+            where=f"{largest} is the largest",
+            why=lost,
+            fix="mend the sources, exclude what is broken, or raise prepare.refuse_above",
+        )
 
 
 def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str, Any]:
@@ -285,13 +326,3 @@ def _by_reason(quarantine: pa.Table) -> dict[str, dict[str, int]]:
         c["reason"]: {"regions": c["bytes_count"], "bytes": c["bytes_sum"]}
         for c in sorted(counts, key=lambda c: c["reason"])
     }
-
-
-def _refuse_if_too_much(recipe: Recipe, result: dict[str, Any]) -> None:
-    share = result["bytes"]["quarantined"] / max(result["bytes"]["in"], 1)
-    if share > recipe.prepare.refuse_above:
-        raise DataRefused(
-            f"{share:.1%} of the bytes were quarantined; the recipe allows {recipe.prepare.refuse_above:.1%}",
-            why=", ".join(f"{reason}: {n['regions']}" for reason, n in result["quarantine"].items()),
-            fix="see `sheaf ledger`; mend the sources, exclude what is broken, or raise prepare.refuse_above",
-        )

@@ -16,22 +16,25 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sheaf.corpus import shards
 from sheaf.corpus.reading import parse_options
+from sheaf.corpus.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import digest_json, digest_of, task_folder
 from sheaf.formats import READER_VERSION
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
 from sheaf.recipe import Limits, Recipe, SourceSpec
-from sheaf.sources.base import Item, ItemChanged, ItemUnavailable
+from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source, source_options
 
 READ_VERSION = 1
 BATCH_ITEMS = 4096
 OPEN_ITEMS = 200  # descriptors held at once: the usual soft limit is 1024, and several workers share a terminal's
 OPEN_BYTES = 64 << 20
+SHARD_TEXT_BYTES = 256 << 20  # gathered text after which a batch's shard is written and another begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,10 @@ def batches(new: Sequence[Listed]) -> Iterator[list[Listed]]:
 
 
 def task(workspace: Workspace, recipe: Recipe, spec: SourceSpec, batch: Sequence[Listed]) -> Task:
-    shard = digest_json([READ_VERSION, [x.key.hex() for x in batch]])
     return Task(
         function="sheaf.prepare.read:read_batch",
         arguments={
             "workspace": str(workspace.root),
-            "shard": shard,
             "source": spec.model_dump(mode="json", by_alias=True),
             "limits": recipe.prepare.limits.model_dump(mode="json"),
             "mojibake": recipe.prepare.mojibake,
@@ -96,85 +97,123 @@ def task(workspace: Workspace, recipe: Recipe, spec: SourceSpec, batch: Sequence
 
 def read_batch(
     workspace: str,
-    shard: str,
     source: dict[str, Any],
     limits: dict[str, Any],
     mojibake: bool,
     items: list[list[Any]],
     keys: list[str],
 ) -> Json:
-    """Read a batch of items into one shard. Items that cannot be had now are left out and named in the result."""
+    """Read a batch of items into a shard, or several where they expand to much text.
+
+    Items that cannot be had now are left out: {"changed": [KEY, …], "unavailable": [[URI, why], …]}.
+    """
     spec = SourceSpec.model_validate(source)
-    batch = [Item(spec.name, path, uri, version, size, media) for path, uri, version, size, media in items]
-    folder = Workspace(Path(workspace)).shard(shard)
+    batch = [
+        Listed(Item(spec.name, path, uri, version, size, media), bytes.fromhex(key))
+        for (path, uri, version, size, media), key in zip(items, keys, strict=True)
+    ]
     reader = _Reader(spec, parse_options(spec, mojibake=mojibake))
+    store = Workspace(Path(workspace))
     with Sandbox(Limits.model_validate(limits)) as sandbox:
-        reader.read_all(batch, sandbox)
-    done = [i for i in range(len(batch)) if i not in reader.deferred]
-    if done:
-        tables = reader.tables(batch, [bytes.fromhex(k) for k in keys], done)
-        with task_folder(folder, stage="read", items=len(done)) as out:
-            shards.write(tables, out)
-    return {"shard": shard if done else None, "deferred": [[batch[i].uri, why] for i, why in reader.deferred.items()]}
+        for group in _groups(batch):
+            reader.read(group, sandbox)
+            if reader.text_bytes > SHARD_TEXT_BYTES:
+                reader.write_shard(store)
+    reader.write_shard(store)
+    return {"changed": [x.key.hex() for x in reader.changed], "unavailable": reader.unavailable}
+
+
+def _groups(batch: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
+    """A few items at a time: open descriptors and bytes in flight are bounded."""
+    start = 0
+    while start < len(batch):
+        stop, size = start, 0
+        while stop < len(batch) and stop - start < OPEN_ITEMS and (stop == start or size < OPEN_BYTES):
+            size += max(batch[stop].item.size, 0)
+            stop += 1
+        yield batch[start:stop]
+        start = stop
 
 
 class _Reader:
-    """Opens items a few at a time, parses them, and collects the answers."""
+    """Opens items, has them parsed, and gathers the answers until they make a shard."""
 
     def __init__(self, spec: SourceSpec, options: ParseOptions) -> None:
         self.source = open_source(spec)
         self.options = options
-        self.deferred: dict[int, str] = {}
-        self.records: list[pa.Table] = []
-        self.regions: list[pa.Table] = []
+        self.changed: list[Listed] = []
+        self.unavailable: list[list[str]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.text_bytes = 0
+        self.items: list[Listed] = []  # what the next shard holds; `item` in the tables counts in it
+        self.records: list[pa.Table] = [PARSED_RECORDS.empty_table()]
+        self.regions: list[pa.Table] = [PARSED_REGIONS.empty_table()]
         self.about: list[pa.Table] = []
 
-    def read_all(self, batch: Sequence[Item], sandbox: Sandbox) -> None:
-        start = 0
-        while start < len(batch):
-            stop, size = start, 0
-            while stop < len(batch) and stop - start < OPEN_ITEMS and (stop == start or size < OPEN_BYTES):
-                size += max(batch[stop].size, 0)
-                stop += 1
-            with ExitStack() as stack:
-                opened = self._open(batch, range(start, stop), stack)
-                self._parse(opened, batch, sandbox)
-            start = stop
+    def read(self, group: Sequence[Listed], sandbox: Sandbox) -> None:
+        with ExitStack() as stack:
+            opened = [(x, file) for x in group if (file := self._open(x, stack)) is not None]
+            if opened:
+                self._parse(opened, sandbox)
 
-    def _open(self, batch: Sequence[Item], numbers: range, stack: ExitStack) -> list[tuple[int, BinaryIO]]:
-        opened: list[tuple[int, BinaryIO]] = []
-        for i in numbers:
-            try:
-                opened.append((i, stack.enter_context(self.source.open_item(batch[i]))))
-            except (ItemChanged, ItemUnavailable) as error:
-                self.deferred[i] = str(error)
-        return opened
-
-    def _parse(self, opened: list[tuple[int, BinaryIO]], batch: Sequence[Item], sandbox: Sandbox) -> None:
-        if not opened:
+    def write_shard(self, store: Workspace) -> None:
+        if not self.items:
             return
+        keys = [x.key for x in self.items]
+        records, regions, about = (pa.concat_tables(t) for t in (self.records, self.regions, self.about))
+        tables = shards.build([x.item for x in self.items], keys, records, regions, about)
+        name = digest_json([READ_VERSION, [key.hex() for key in keys]])
+        with task_folder(store.shard(name), stage="read", items=len(keys)) as out:
+            shards.write(tables, out)
+        self._begin()
+
+    def _open(self, x: Listed, stack: ExitStack) -> BinaryIO | None:
+        try:
+            return stack.enter_context(self.source.open_item(x.item))
+        except ItemChanged:
+            self.changed.append(x)
+        except ItemUnavailable as error:
+            self.unavailable.append([x.item.uri, str(error)])
+        except ItemRefused as refused:
+            self._refuse(x, refused)
+        return None
+
+    def _parse(self, opened: Sequence[tuple[Listed, BinaryIO]], sandbox: Sandbox) -> None:
+        before = [os.fstat(file.fileno()) for _, file in opened]
         inputs = [
-            ItemInput(file=f, name=batch[i].path, size=os.fstat(f.fileno()).st_size, media=batch[i].media)
-            for i, f in opened
+            ItemInput(file=file, name=x.item.path, size=stat.st_size, media=x.item.media)
+            for (x, file), stat in zip(opened, before, strict=True)
         ]
         parsed = sandbox.parse(inputs, self.options)
-        numbers = pa.array([i for i, _ in opened], pa.int32())
+        number: list[int] = []
+        for (x, file), stat in zip(opened, before, strict=True):
+            now = os.fstat(file.fileno())
+            if (now.st_size, now.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+                number.append(len(self.items))
+                self.items.append(x)
+            else:  # written to while it was read: what came of it is neither the old item nor the new one
+                number.append(-1)
+                self.changed.append(x)
+        numbers = pa.array(number, pa.int32())
         self.records.append(_renumber(parsed.records, numbers))
         self.regions.append(_renumber(parsed.regions, numbers))
         self.about.append(_renumber(parsed.items, numbers))
+        self.text_bytes += parsed.records.nbytes
 
-    def tables(self, batch: Sequence[Item], keys: Sequence[bytes], done: list[int]) -> shards.ShardTables:
-        """The shard's tables over the items that were read, numbered anew without the deferred ones."""
-        new_number = [-1] * len(batch)
-        for n, i in enumerate(done):
-            new_number[i] = n
-        numbers = pa.array(new_number, pa.int32())
-        records, regions, about = (
-            _renumber(pa.concat_tables(t), numbers) for t in (self.records, self.regions, self.about)
-        )
-        return shards.build([batch[i] for i in done], [keys[i] for i in done], records, regions, about)
+    def _refuse(self, x: Listed, refused: ItemRefused) -> None:
+        number = len(self.items)
+        self.items.append(x)
+        about = {"item": number, "digest": "", "media": "", "structure_bytes": 0, "notes": ""}
+        self.about.append(pa.Table.from_pylist([about], schema=PARSED_ITEMS))
+        region = {"item": number, "member": "", "locator": "{}", "bytes": max(x.item.size, 0)}
+        region |= {"reason": refused.reason, "detail": refused.detail}
+        self.regions.append(pa.Table.from_pylist([region], schema=PARSED_REGIONS))
 
 
 def _renumber(table: pa.Table, numbers: pa.Array) -> pa.Table:
+    """The rows of items that are kept, with the item's number in the shard. numbers: int32 by number asked, or -1."""
     position = table.schema.get_field_index("item")
-    return table.set_column(position, table.schema.field(position), numbers.take(table["item"].combine_chunks()))
+    item = numbers.take(table["item"].combine_chunks())
+    return table.set_column(position, table.schema.field(position), item).filter(pc.greater_equal(item, 0))

@@ -8,7 +8,7 @@ anew on what is there then, which gives what a fresh workspace would.
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sheaf.corpus import shards
+from sheaf.corpus.version import read_rows
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import RecipeError
-from sheaf.files import digest_file, digest_json, read_done, task_folder, write_json
+from sheaf.files import digest_json, digest_of, read_done, task_folder, write_json
+from sheaf.prepare.select import Selection
 from sheaf.recipe import TokenizerSpec
 
 VERSION = 1
@@ -37,42 +38,46 @@ def ensure(
     workspace: Workspace,
     spec: TokenizerSpec,
     live_shards: list[str],
-    decisions: pa.Table,
-    text_bytes: np.ndarray,
+    selection: Selection,
     *,
     new: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> str:
     """The digest of the tokenizer to use; its folder is `workspace.tokenizer(digest)`."""
     if spec.from_ is not None:
         return _adopt(workspace, Path(spec.from_))
     pointer = workspace.root / "tokenizers" / f"{digest_json([VERSION, spec.model_dump(by_alias=True)])}.json"
     if pointer.exists() and not new:
-        digest: str = orjson.loads(pointer.read_bytes())["tokenizer"]
-        if read_done(workspace.tokenizer(digest)) is not None:
-            return digest
-    texts = sample(workspace, live_shards, decisions, text_bytes, spec.sample_mb << 20)
+        kept = orjson.loads(pointer.read_bytes())
+        if read_done(workspace.tokenizer(kept["tokenizer"])) is not None:
+            if kept["records"] != selection.content:
+                note("the tokenizer stays the one trained on earlier records; --new-tokenizer trains it on these")
+            return kept["tokenizer"]
+    texts = sample(workspace, live_shards, selection, spec.sample_mb << 20)
     digest = _train(workspace, spec, texts)
-    write_json(pointer, {"tokenizer": digest, "trained_on_bytes": sum(len(t.encode()) for t in texts)})
+    write_json(pointer, {"tokenizer": digest, "records": selection.content})
     return digest
 
 
-def sample(
-    workspace: Workspace, live_shards: list[str], decisions: pa.Table, text_bytes: np.ndarray, limit_bytes: int
-) -> list[str]:
+def sample(workspace: Workspace, live_shards: list[str], selection: Selection, limit_bytes: int) -> list[str]:
     """Texts of the kept records with the lowest ids, in id order, until limit_bytes are reached."""
+    decisions, text_bytes = selection.decisions, selection.text_bytes
     kept = np.flatnonzero(decisions["kept"].to_numpy())
     ids = decisions["id"].take(pa.array(kept)).cast(pa.binary())
     by_id = kept[pc.array_sort_indices(ids.combine_chunks()).to_numpy()]
-    end = int(np.searchsorted(np.cumsum(text_bytes[by_id]), limit_bytes, side="left")) + 1
-    chosen = by_id[:end]
+    ends = np.cumsum(text_bytes[by_id])
+    chosen = by_id[: int(np.searchsorted(ends, limit_bytes, side="left")) + 1]
     shard = decisions["shard"].to_numpy()[chosen]
     row = decisions["row"].to_numpy()[chosen]
     texts: list[str] = [""] * len(chosen)
     for number in np.unique(shard):
         here = np.flatnonzero(shard == number)
-        column = shards.read(workspace.shard(live_shards[number]), "records", ["text"])["text"]
-        for at, text in zip(here, column.take(pa.array(row[here])).to_pylist(), strict=True):
-            texts[at] = text
+        rows = read_rows(workspace.shard(live_shards[number]), row[here], ["text"])
+        for at, record in zip(here, rows, strict=True):
+            texts[at] = record["text"]
+    over = int(ends[len(chosen) - 1]) - limit_bytes
+    if over > 0:  # the last one may be a book
+        texts[-1] = texts[-1].encode()[:-over].decode("utf-8", "ignore")
     return texts
 
 
@@ -110,12 +115,9 @@ def _adopt(workspace: Workspace, path: Path) -> str:
 
 def _store(workspace: Workspace, tokenizer: Tokenizer) -> str:
     """Write tokenizer.json in a folder named by its digest."""
-    building = workspace.tokenizer(f"building-{digest_json([tokenizer.to_str()])}")
-    with task_folder(building, stage="tokenizer") as out:
-        tokenizer.save(str(out / "tokenizer.json"))
-    digest = digest_file(building / "tokenizer.json")
+    data = tokenizer.to_str(pretty=True).encode()
+    digest = digest_of(data)
     if read_done(workspace.tokenizer(digest)) is None:
-        building.rename(workspace.tokenizer(digest))
-    else:
-        shutil.rmtree(building)
+        with task_folder(workspace.tokenizer(digest), stage="tokenizer") as out:
+            (out / "tokenizer.json").write_bytes(data)
     return digest

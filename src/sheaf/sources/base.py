@@ -68,3 +68,11 @@ class ItemChanged(Exception):
 
 class ItemUnavailable(Exception):
     """The item could not be fetched now (after retries)."""
+
+
+class ItemRefused(Exception):
+    """The place has given its last word on this item: it will not be had. reason: a code; detail: what it said."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
