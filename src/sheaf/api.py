@@ -36,13 +36,23 @@ def load(recipe: Recipe | str | Path = "sheaf.yaml", overrides: Sequence[str] = 
 
 
 def prepare(
-    recipe: Recipe | str | Path, *, workers: int | None = None, engine: str = "local", console: Console | None = None
+    recipe: Recipe | str | Path,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    console: Console | None = None,
+    new_tokenizer: bool = False,
 ) -> Corpus:
-    """Gather, select and tokenise what the recipe names; what was done before is not done again."""
+    """Gather, select and tokenise what the recipe names; what was done before is not done again.
+
+    new_tokenizer: train it anew on what is there now, instead of keeping the one of earlier versions.
+    """
     from sheaf.prepare.pipeline import prepare as run_pipeline
 
     recipe = load(recipe)
-    result = run_pipeline(recipe, workers=workers, engine=engine, console=console or Silent())
+    result = run_pipeline(
+        recipe, workers=workers, engine=engine, console=console or Silent(), new_tokenizer=new_tokenizer
+    )
     return Corpus.open(Path(recipe.workspace), result["corpus"])
 
 

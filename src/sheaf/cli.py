@@ -75,6 +75,9 @@ def prepare(
     /,
     *overrides: Overrides,
     workers: Workers = None,
+    new_tokenizer: Annotated[
+        bool, Parameter(negative=(), help="Train the tokenizer anew on what is there now.")
+    ] = False,
     strict: Strict = False,
     common: Common = DEFAULT,
 ) -> Outcome:
@@ -83,7 +86,7 @@ def prepare(
     from sheaf.prepare.pipeline import prepare as run_pipeline
 
     recipe, words = _split(recipe, overrides)
-    data = run_pipeline(_load(recipe, words), workers=workers, console=common.console())
+    data = run_pipeline(_load(recipe, words), workers=workers, console=common.console(), new_tokenizer=new_tokenizer)
     following = command_line("sheaf train", *_unless_default(recipe), *words)
     return Outcome(data, show.prepared, following, _strictly(strict, data))
 
