@@ -271,7 +271,7 @@ def demo(
     /,
     *overrides: Overrides,
     megabytes: Annotated[float, Parameter(help="Text to collect from this machine.")] = 30.0,
-    minutes: Annotated[float | None, Parameter(help="Train so long instead of on a fixed number of tokens.")] = None,
+    minutes: Annotated[float, Parameter(help="Train so long.")] = 4.0,
     nproc: Processes = 1,
     common: Common = DEFAULT,
 ) -> Outcome:
