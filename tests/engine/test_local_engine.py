@@ -202,8 +202,10 @@ def test_a_consumer_that_stops_early_ends_the_running_tasks(engine: LocalEngine,
 PARENT = """
 import sys
 sys.path.insert(0, {here!r})
+import signal
 from sheaf.engine.base import Task
 from sheaf.engine.local import LocalEngine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
 engine = LocalEngine(2, prefixes=("engine_tasks",))
 arguments = [{{"started": f"{{sys.argv[1]}}/started{{n}}", "cleaned": f"{{sys.argv[1]}}/cleaned{{n}}"}} for n in (1, 2)]
 try:
