@@ -14,6 +14,7 @@ from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
 from sheaf.errors import CorruptStore, EnvironmentProblem, UsageError
+from sheaf.files import digest_file
 from sheaf.train import journal
 from sheaf.train.checkpoint import CheckpointWriter, list_checkpoints, load_model, newest_valid, open_checkpoint
 from sheaf.train.launch import resume, train
@@ -57,7 +58,7 @@ def test_the_newest_are_kept_and_hold_what_was_there_when_they_were_taken(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json", "COMMITTED"])
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "noise"])
 def test_any_damage_to_any_file_is_noticed(tmp_path: Path, name: str, harm: str) -> None:
     writer = CheckpointWriter(tmp_path, keep=3)
     save(writer, 1, 1.0)
@@ -70,13 +71,51 @@ def test_any_damage_to_any_file_is_noticed(tmp_path: Path, name: str, harm: str)
     if harm == "remove":
         path.unlink()
     else:
-        path.write_bytes(data if harm == "flip" else data[: len(data) // 2])
+        path.write_bytes({"flip": data, "cut": data[: len(data) // 2], "noise": b"\xff\x80" * 32}[harm])
     with pytest.raises(CorruptStore):
         open_checkpoint(path.parent)
     notes: list[str] = []
     newest = newest_valid(tmp_path, notes.append)
     assert newest is not None and newest.step == 1
     assert notes or (name, harm) == ("COMMITTED", "remove")
+
+
+def test_a_manifest_that_is_none_is_damage_even_if_its_digest_holds(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, keep=3)
+    save(writer, 1, 1.0)
+    writer.wait()
+    writer.close()
+    folder = tmp_path / "checkpoints" / "step-00000001"
+    for content in (b"[]", b"{}", b"{"):
+        (folder / "manifest.json").write_bytes(content)
+        (folder / "COMMITTED").write_text(digest_file(folder / "manifest.json"))
+        assert newest_valid(tmp_path) is None
+
+
+def test_what_is_written_after_damage_is_kept_and_the_damaged_are_set_aside(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, keep=3)
+    for step in (4, 8, 12):
+        save(writer, step, 1.0)
+    writer.close()
+    folder = tmp_path / "checkpoints"
+    for name in ("step-00000008", "step-00000012"):
+        (folder / name / "COMMITTED").write_bytes(b"\xff")
+
+    writer = CheckpointWriter(tmp_path, keep=2)
+    writer.go_on_from(newest_valid(tmp_path))
+    for step in (5, 6):
+        save(writer, step, 2.0)
+    writer.close()
+    names = ["step-00000005", "step-00000006", ".damaged-step-00000008", ".damaged-step-00000012"]
+    assert {path.name for path in folder.iterdir()} == set(names)
+
+
+def test_the_checkpoint_just_written_is_never_pruned(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, keep=2)
+    for step in (8, 12, 5):  # as if the later ones had come from elsewhere
+        save(writer, step, 1.0)
+    writer.close()
+    assert "step-00000005" in {path.name for path in list_checkpoints(tmp_path)}
 
 
 def test_a_full_disk_stops_the_run_cleanly_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_stopped_by_sigterm_on_two_ranks_and_resumed_on_one_the_order_goes_on(tm
     message = launcher.communicate()[1].decode()
     assert launcher.returncode == 143, message
     assert f"sheaf resume {run}" in message
+    assert f"there is a checkpoint of step {steps_done(run)}" in message
     assert list_checkpoints(run)[0].name == f"step-{steps_done(run):08d}"
 
     resume(run, nproc=1, console=Silent())

@@ -137,6 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_note(tmp_path: Path) -> None
     resume(run, console=Silent())
     assert_same(calm, run)
     notes = (run / "notes.txt").read_text()
+    assert (run / "checkpoints" / ".damaged-step-00000012").is_dir()
     assert "step-00000012 is damaged" in notes and "from step-00000008" in notes
 
 

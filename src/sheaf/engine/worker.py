@@ -7,7 +7,6 @@ Cost: 60 ms and 15 MB until the first task's own imports; torch is not among our
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -18,8 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from sheaf.errors import SheafError
-
-PR_SET_PDEATHSIG = 1
+from sheaf.processes import die_with_parent
 
 
 def main(parent: int, prefixes: Sequence[str]) -> None:
@@ -32,14 +30,6 @@ def main(parent: int, prefixes: Sequence[str]) -> None:
         request = json.loads(line)
         answers.write(encode(_answer(request["function"], request["arguments"], prefixes)))
         answers.flush()
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends in any way, SIGKILL included."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it ended before we could ask
-        os._exit(0)
 
 
 def encode(value: Any) -> bytes:

@@ -1,8 +1,8 @@
 """Who takes part in a run: this process' rank, how many there are, and the few small words they exchange.
 
-One process is the same as a world of one: every method works and sends nothing. Several ranks come from torchrun's
-environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); they talk gloo on CPU and NCCL where there are GPUs. All
-collectives here are called by every rank, in the same order, from the training thread. Cost: one message of a few
+One process is the same as a world of one: every method works and sends nothing. Several ranks know each other from the
+environment (RANK, LOCAL_RANK, WORLD_SIZE) and meet through the file that `launch` names there, or as torchrun says
+(MASTER_ADDR, MASTER_PORT) if that started them; they talk gloo on CPU and NCCL where there are GPUs. All collectives here are called by every rank, in the same order, from the training thread. Cost: one message of a few
 bytes each; the gradients have their own file, `data.py`.
 """
 
@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from sheaf.errors import EnvironmentProblem
 
+LAUNCHER, STORE = "SHEAF_LAUNCHER", "SHEAF_RANKS"  # variables that `launch` sets: its pid, the file to meet at
 TIMEOUT = datetime.timedelta(minutes=10)  # of one collective; a dead rank breaks the connection long before
 
 
@@ -73,7 +74,7 @@ def alone() -> Ranks:
 
 @contextlib.contextmanager
 def join() -> Generator[Ranks]:
-    """Enter the process group that torchrun's environment describes; leave it at the end.
+    """Enter the process group that the environment describes; leave it at the end.
 
     Raises EnvironmentProblem if a GPU machine has fewer GPUs than local ranks.
     """
@@ -81,7 +82,13 @@ def join() -> Generator[Ranks]:
     device = _device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if STORE in os.environ:
+        store = dist.FileStore(os.environ[STORE], world)
+        store.set_timeout(TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+    else:
+        dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield Ranks(rank, world, device)
     finally:

@@ -8,8 +8,8 @@
 "step-00000100" means that steps 0 … 99 are in it. The training thread copies the tensors (a pause of a memory copy) and
 makes the journal durable; a background thread writes a folder with a temporary name, syncs it, and renames it. One
 save is under way at a time: the next waits, which bounds memory to one copy (12 bytes a weight with AdamW). Nothing
-here depends on ranks or layouts: any number of ranks can load it. Every digest is checked on load, and a checkpoint
-that fails is passed over for the one before.
+here depends on ranks or layouts: any number of ranks can load it. Every digest is checked on load; a checkpoint that
+fails is passed over for the one before, and set aside as ".damaged-step-…" when the run goes on.
 """
 
 from __future__ import annotations
@@ -65,8 +65,19 @@ class CheckpointWriter:
         self._pending: Future[Path] | None = None
         with disk_errors(self.folder):
             self.folder.mkdir(exist_ok=True)
-            for left in self.folder.glob(".*"):  # of a process that was killed while writing
+            for left in self.folder.glob(".step-*"):  # of a process that was killed while writing
                 shutil.rmtree(left, ignore_errors=True)
+
+    def go_on_from(self, checkpoint: Checkpoint | None) -> None:
+        """Set aside every newer one, which was passed over: it must neither be taken for a newer state nor kept in
+        place of those that are written now."""
+        self.last = None if checkpoint is None else checkpoint.path
+        with disk_errors(self.folder):
+            for path in list_checkpoints(self.folder.parent):
+                if checkpoint is None or step_of(path) > checkpoint.step:
+                    aside = path.with_name(f".damaged-{path.name}")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    path.rename(aside)
 
     def save(self, manifest: dict[str, Any], model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Copy the tensors now, write them later. Raises what went wrong with the save before."""
@@ -106,7 +117,8 @@ class CheckpointWriter:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
         for old in list_checkpoints(self.folder.parent)[self.keep :]:
-            remove(old)
+            if old != final:
+                remove(old)
         return final
 
 
@@ -119,15 +131,20 @@ def remove(checkpoint: Path) -> None:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The committed checkpoints' folders, newest first, unchecked."""
-    found = (path for path in (run / "checkpoints").glob("step-*") if (path / COMMITTED).exists())
-    return sorted(found, reverse=True)
+    found = (path for path in (run / "checkpoints").glob("step-[0-9]*") if (path / COMMITTED).exists())
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The steps that a checkpoint's folder stands for."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Raises CorruptStore if a file is missing, or differs from what was committed."""
+    """Raises CorruptStore if a file cannot be read, or differs from what was committed."""
     try:
-        expected = (path / COMMITTED).read_text().strip()
-        if digest_file(path / MANIFEST) != expected:
+        expected = (path / COMMITTED).read_bytes().strip()
+        if digest_file(path / MANIFEST).encode() != expected:
             raise _corrupt(path / MANIFEST)
         manifest = orjson.loads((path / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
@@ -135,8 +152,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         for name, digest in manifest["files"].items():
             if digest_file(path / name) != digest:
                 raise _corrupt(path / name)
-    except FileNotFoundError as error:
-        raise _corrupt(Path(error.filename)) from error
+    except OSError as error:
+        raise _corrupt(Path(error.filename or path)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # JSON, but not ours
+        raise _corrupt(path / MANIFEST) from error
     return Checkpoint(path, manifest)
 
 
@@ -175,7 +194,7 @@ def find_checkpoint(run: Path, step: int) -> Checkpoint:
     """The checkpoint after `step` steps. Raises UsageError naming those that there are."""
     path = run / "checkpoints" / f"step-{step:08d}"
     if not (path / COMMITTED).exists():
-        have = ", ".join(str(int(p.name.removeprefix("step-"))) for p in reversed(list_checkpoints(run)))
+        have = ", ".join(str(step_of(p)) for p in reversed(list_checkpoints(run)))
         raise UsageError(
             f"the run has no checkpoint of step {step}", where=str(run), fix=f"there are: {have or 'none'}"
         )

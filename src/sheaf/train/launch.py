@@ -13,14 +13,14 @@ import torch
 from sheaf import errors
 from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import EnvironmentProblem, SheafError, UsageError
+from sheaf.errors import EnvironmentProblem, Interrupted, SheafError, UsageError
 from sheaf.files import write_file
+from sheaf.model.memory import keep_memory
 from sheaf.order.balance import check_ranks
 from sheaf.parallel.launch import Ended, run_ranks
 from sheaf.parallel.ranks import alone, available_cores, threads_for
 from sheaf.recipe import Layout, Recipe
 from sheaf.recipe_file import dump
-from sheaf.train.journal import steps_done
 from sheaf.train.notes import Follower, NotesFile
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import decide
@@ -103,6 +103,7 @@ def _go(run: Run, nproc: int, console: Console) -> dict[str, Any]:
 
 
 def _train_here(run: Run, console: Console) -> Run:
+    keep_memory()
     threads = run.settings.threads
     notes = NotesFile(run.folder, console)
     if threads > available_cores():
@@ -116,7 +117,7 @@ def _train_on_ranks(run: Run, nproc: int, console: Console) -> Run:
     for left in run.folder.glob("failure-*.json"):
         left.unlink()
     with Follower(run.folder, console, run.settings.steps):
-        ended = run_ranks("sheaf.train.worker", [str(run.folder)], nproc)
+        ended = run_ranks("sheaf.train.worker", [str(run.folder)], nproc, run.folder)
     if ended != Ended():
         raise _error_of(run.folder, ended)
     return Run.open(run.folder)
@@ -124,10 +125,11 @@ def _train_on_ranks(run: Run, nproc: int, console: Console) -> Run:
 
 def _error_of(folder: Path, ended: Ended) -> SheafError:
     """What to raise for ranks that did not end well: what one of them raised, if it left word."""
-    if ended.signal:
-        return interrupted(folder, steps_done(folder), ended.signal)
-    for path in sorted(folder.glob("failure-*.json")):
-        content = orjson.loads(path.read_bytes())
+    found = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("failure-*.json"))]
+    found.sort(key=lambda content: content["kind"] == Interrupted.__name__)  # the cause, rather than what followed
+    if ended.signal and (not found or found[0]["kind"] == Interrupted.__name__):
+        return interrupted(folder, ended.signal)
+    for content in found:
         kind = getattr(errors, content["kind"], SheafError)
         error = kind(content["what"], where=content["where"], why=content["why"], fix=content["fix"])
         error.exit_code = content["code"]

@@ -25,8 +25,9 @@ from sheaf.model.compile import compile_decoder
 from sheaf.model.pretrained import load_state
 from sheaf.order.loader import Batch, Loader
 from sheaf.parallel.ranks import Ranks
+from sheaf.processes import StopSignals
 from sheaf.train import journal
-from sheaf.train.checkpoint import Checkpoint, CheckpointWriter, newest_valid, saved_model
+from sheaf.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, saved_model, step_of
 from sheaf.train.evaluate import evaluate, steps_within
 from sheaf.train.journal import Journal
 from sheaf.train.learner import Learner
@@ -35,7 +36,6 @@ from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import with_steps
 from sheaf.train.setup import DTYPES, new_model, order_of
-from sheaf.train.signals import StopSignals
 
 NOTES_A_RUN = 20
 PROBE_STEPS = 4
@@ -147,7 +147,7 @@ class Trainer:
         if files is not None:
             files.checkpoints.wait()
         number = signals.received or signal.SIGTERM
-        raise interrupted(self.run.folder, self.done, number)
+        raise interrupted(self.run.folder, number)
 
     def _note_progress(self, line: dict[str, Any]) -> None:
         steps = self.settings.steps or 1
@@ -196,8 +196,8 @@ class Trainer:
                 stack.enter_context(closing(Journal(folder / journal.EVALUATIONS, lengths["evaluations_bytes"]))),
                 stack.enter_context(closing(CheckpointWriter(folder, self.train.keep))),
             )
+            files.checkpoints.go_on_from(self.checkpoint)
             if self.checkpoint is not None:
-                files.checkpoints.last = self.checkpoint.path
                 self.evaluation = self._evaluation_of_now()
             yield files
 
@@ -300,12 +300,16 @@ class Trainer:
         }
 
 
-def interrupted(run: Path, done: int, number: int) -> Interrupted:
-    error = Interrupted(
-        f"stopped by {signal.Signals(number).name} after step {done}; a checkpoint is written",
-        where=str(run),
-        fix=f"go on with: sheaf resume {run}",
-    )
+def interrupted(run: Path, number: int) -> Interrupted:
+    """What to raise after a signal; it says what there is to go on from."""
+    stopped, newest = f"stopped by {signal.Signals(number).name}", next(iter(list_checkpoints(run)), None)
+    if newest is None:
+        error = Interrupted(
+            f"{stopped}; no checkpoint yet", where=str(run), fix=f"start again with: sheaf resume {run}"
+        )
+    else:
+        what = f"{stopped}; there is a checkpoint of step {step_of(newest):,}"
+        error = Interrupted(what, where=str(run), fix=f"go on with: sheaf resume {run}")
     error.exit_code = 128 + number
     return error
 
