@@ -1,6 +1,12 @@
-"""Why bytes were quarantined: every code with a sentence for reports and docs. No other code is ever written."""
+"""Why bytes were quarantined: every code that a parser or the sandbox writes, with a sentence for reports and docs.
+
+What the places refuse before a parser sees it has its codes in `sources.reasons`; `explain` knows all. No other code is
+ever written: `answers` and `sources.base` refuse those that are in no table.
+"""
 
 from __future__ import annotations
+
+from sheaf.sources.reasons import explain_refusal
 
 REASONS: dict[str, str] = {
     "bad-csv": "A row of a table is broken: a quote is opened and never closed.",
@@ -21,3 +27,8 @@ REASONS: dict[str, str] = {
     "unreadable": "The file system or the network failed while it was read.",
     "unsupported": "A type of file that is not read; the detail names it.",
 }
+
+
+def explain(code: str) -> str:
+    """The sentence for a code of the quarantine, whoever wrote it; "" if nobody writes it."""
+    return REASONS.get(code) or explain_refusal(code)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus.version import CorpusVersion
-from sheaf.formats.reasons import REASONS
+from sheaf.formats.reasons import explain
 from sheaf.train import journal
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
@@ -195,7 +195,7 @@ def _reasons(quarantine: pa.Table) -> list[ReasonFacts]:
     for row in quarantine.to_pylist():
         by_reason.setdefault(row["reason"], []).append(row)
     found = [
-        ReasonFacts(reason, REASONS.get(reason, ""), len(rows), sum(r["bytes"] for r in rows), rows[:EXAMPLES])
+        ReasonFacts(reason, explain(reason), len(rows), sum(r["bytes"] for r in rows), rows[:EXAMPLES])
         for reason, rows in by_reason.items()
     ]
     return sorted(found, key=lambda r: (-r.bytes, r.reason))

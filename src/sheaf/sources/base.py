@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from sheaf.sources.reasons import checked
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -34,7 +36,7 @@ class Item:
 class Refusal:
     """Something listed that will not be read: a FIFO, a link out of the root, a URL that answers 404.
 
-    It has a ledger line like every item. size is what is known of it (0 if nothing is).
+    It has a ledger line like every item. size is what is known of it (0 if nothing is). reason: a code of `reasons`.
     """
 
     source: str
@@ -43,6 +45,9 @@ class Refusal:
     size: int
     reason: str
     detail: str
+
+    def __post_init__(self) -> None:
+        checked(self.reason)
 
 
 class Source(Protocol):
@@ -57,7 +62,8 @@ class Source(Protocol):
     def open_item(self, item: Item) -> BinaryIO:
         """The item's bytes as a seekable file with a real descriptor (a local file, or an unlinked spool).
 
-        Raises ItemChanged if it no longer has the version that was listed, ItemUnavailable if it cannot be had now.
+        Raises ItemChanged if it no longer has the version that was listed, ItemUnavailable if it cannot be had now,
+        ItemRefused if the place says that it will not be had.
         """
         ...
 
@@ -75,4 +81,4 @@ class ItemRefused(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = checked(reason), detail
