@@ -88,18 +88,26 @@ def schema_text() -> str:
 
 
 def resolve_secret(secret: Secret) -> str:
-    """The secret's value, for use at once. Raises EnvironmentProblem, which names the place and never the value."""
+    """The secret's value, for use at once. Raises EnvironmentProblem, which names the place and never the value.
+
+    Of a file, one line end at its end is no part of the secret. Control characters are refused: no protocol takes them,
+    and some quote what they refuse.
+    """
     if secret.env is not None:
         value, place = os.environ.get(secret.env, ""), f"environment variable {secret.env}"
     else:
         place = f"file {secret.file}"
         try:
-            value = Path(str(secret.file)).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise EnvironmentProblem("a secret cannot be read", where=place, why=str(why)) from None
+            raw = Path(str(secret.file)).read_bytes()
+        except OSError as error:
+            raise EnvironmentProblem("a secret cannot be read", where=place, why=str(error.strerror)) from None
+        # Not strict: the error would hold the value.
+        value = re.sub(r"\r?\n\Z", "", raw.decode("utf-8", "surrogateescape"))
     if not value:
         raise EnvironmentProblem("a secret is not set", where=place, fix=f"set the {place}, then run again")
+    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in value):
+        why = "it holds a line break, another control character or a byte that is not UTF-8"
+        raise EnvironmentProblem("a secret cannot be used", where=place, why=why, fix=f"correct the {place}")
     return value
 
 

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from sheaf.errors import EnvironmentProblem, TryAgain
-from sheaf.recipe import Secret, SourceSpec
-from sheaf.sources import Item, ItemChanged, ItemUnavailable, Refusal, open_source
+from sheaf.errors import EnvironmentProblem, RecipeError, TryAgain
+from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
+from sheaf.recipe import Limits, Secret, SourceSpec
+from sheaf.sources import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal, fetch, open_source
 from sheaf.sources.address import is_public
 from sheaf.sources.http import HttpSource
 
@@ -131,7 +133,7 @@ def test_urls_are_items_sorted_by_path_without_the_server_in_it(server: Server) 
     items = list(source(server, "b.html", "a/a.html").list_items())
     assert [i.path for i in items] == ["a/a.html", "b.html"]
     assert items[0].uri == server.url + "a/a.html"
-    assert all(isinstance(i, Item) and (i.size, i.media) == (len(BODY), "text/html") for i in items)
+    assert all(isinstance(i, Item) and (i.size, i.media) == (len(BODY), "text/html; charset=utf-8") for i in items)
     assert server.count == {"HEAD /a/a.html": 1, "HEAD /b.html": 1}
 
 
@@ -208,7 +210,7 @@ def test_a_4xx_is_refused_by_its_number(server: Server, status: int) -> None:
     assert server.count["GET /x"] == 1  # final: not tried again
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_a_server_error_is_tried_again(server: Server, status: int) -> None:
     failing = lambda r: answer(r, status)  # noqa: E731
     server.routes = {"/x": in_turn(failing, failing, failing, failing, page)}  # HEAD and GET, twice
@@ -241,21 +243,42 @@ def test_a_body_shorter_than_announced_is_fetched_again(server: Server) -> None:
     short = lambda r: answer(r, 200, BODY[:100], length=len(BODY), ETag='"v1"')  # noqa: E731
     server.routes = {"/x": in_turn(page, short, short, page)}
     assert read(source(server, "x")) == BODY
-    server.routes = {"/x": in_turn(page, short)}
+    longer = lambda r: answer(r, 200, BODY[:200], length=len(BODY), ETag='"v1"')  # noqa: E731
+    server.routes = {"/x": in_turn(page, short, longer, short)}
     found = source(server, "x")
     item = only(found)
     assert isinstance(item, Item)
     with pytest.raises(ItemUnavailable):
         found.open_item(item)
+    assert server.count["GET /x"] == 6
+
+
+def test_a_body_that_is_short_by_the_same_at_every_try_is_refused_for_good(server: Server) -> None:
+    server.routes = {"/x": in_turn(page, lambda r: answer(r, 200, BODY[:100], length=len(BODY), ETag='"v1"'))}
+    assert refusal_at_opening(server).reason == "http-length"
+    assert server.count["GET /x"] == 3
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_4xx_after_a_good_head_is_refused_for_good_by_its_number(server: Server, status: int) -> None:
+    server.routes = {"/x": in_turn(page, lambda r: answer(r, status))}
+    assert refusal_at_opening(server).reason == f"http-{status}"
+    assert server.count["GET /x"] == 1
+
+
+def refusal_at_opening(server: Server) -> ItemRefused:
+    found = source(server, "x")
+    item = only(found)
+    assert isinstance(item, Item)
+    with pytest.raises(ItemRefused) as raised:
+        found.open_item(item)
+    return raised.value
 
 
 def test_a_server_that_announces_another_length_by_head_is_caught(server: Server) -> None:
     server.routes = {"/x": in_turn(lambda r: answer(r, 200, BODY[:7], ETag='"v1"'), page)}
-    found = source(server, "x")
-    item = only(found)
-    assert isinstance(item, Item) and item.size == 7
-    with pytest.raises(ItemUnavailable, match="announced 7 bytes and sent"):
-        found.open_item(item)
+    refused = refusal_at_opening(server)
+    assert refused.reason == "http-length" and "announced 7 bytes and sent" in refused.detail
 
 
 def test_an_item_that_changed_after_listing_is_not_read(server: Server) -> None:
@@ -277,8 +300,9 @@ def test_an_item_that_is_too_large_is_refused_when_listed_or_stopped_when_read(s
     refused, item = found.list_items()
     assert isinstance(refused, Refusal) and refused.reason == "too-large"
     assert isinstance(item, Item) and item.size == -1
-    with pytest.raises(ItemUnavailable, match="1,000 bytes"):
+    with pytest.raises(ItemRefused, match="1,000 bytes") as raised:
         found.open_item(item)
+    assert raised.value.reason == "too-large"
 
 
 def test_redirects_are_followed_at_one_origin(server: Server) -> None:
@@ -385,6 +409,70 @@ def test_secrets_are_not_sent_along_with_a_redirect_elsewhere(server: Server, mo
         assert isinstance(only(found), Item)
         assert server.headers["/x"]["x-token"] == "canary"
         assert "x-token" not in other.headers["/y"]
+
+
+@pytest.mark.parametrize(
+    "value", ["canary\nX: y", "canary\r\n", "cana\x00ry", "canary\x7f", "canary €", "canary\udcff"]
+)
+def test_a_secret_that_cannot_be_sent_is_refused_without_being_quoted(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    (tmp_path / "token").write_bytes(value.encode("utf-8", "surrogateescape") + b"\n")
+    monkeypatch.setattr(os, "environ", {**os.environ, "SHEAF_TEST_TOKEN": value})
+    server.routes = {"/x": page}
+    for secret, place in (
+        (Secret(env="SHEAF_TEST_TOKEN"), "SHEAF_TEST_TOKEN"),
+        (Secret(file=str(tmp_path / "token")), "token"),
+    ):
+        with pytest.raises(EnvironmentProblem) as raised:
+            list(source(server, "x", headers={"X-Token": secret}).list_items())
+        assert place in raised.value.where
+        chain = "".join(traceback.format_exception(raised.value))
+        error: BaseException | None = raised.value
+        while error is not None:
+            chain += repr(error) + repr(vars(error))
+            error = error.__cause__ or error.__context__
+        assert "canary" not in chain.replace(str(tmp_path), "") and "cana" not in chain.replace(str(tmp_path), "")
+    assert not server.count
+
+
+def test_a_secret_file_may_end_in_a_line_break_and_a_secret_may_hold_latin_1(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes("canary é\r\n".encode())
+    server.routes = {"/x": page}
+    assert isinstance(only(source(server, "x", headers={"X-Token": Secret(file=str(tmp_path / "token"))})), Item)
+    assert server.headers["/x"]["x-token"] == "canary é"
+
+
+def test_what_the_http_library_says_of_our_request_is_not_repeated(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHEAF_TEST_TOKEN", "canary\nX: y")
+    monkeypatch.setattr(fetch, "_header", lambda name, value: os.environ[value.env].encode())  # the check is broken
+    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
+    with pytest.raises(TryAgain) as raised:
+        list(source(server, "x", headers={"X-Token": Secret(env="SHEAF_TEST_TOKEN")}).list_items())
+    assert "cannot be sent" in raised.value.why and "canary" not in str(raised.value)
+    assert "canary" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("headers", [{"X Token": "v"}, {"X-Töken": "v"}, {"X-Token": "a\nb"}, {"X-Token": "€"}])
+def test_a_header_that_is_none_is_the_recipe_s_fault(server: Server, headers: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match="header"):
+        list(source(server, "x", headers=headers).list_items())
+
+
+@pytest.mark.parametrize("charset", ["KOI8-R", '"koi8-r"', "koi8-r; x=y"])
+def test_the_charset_that_the_server_declares_decides_how_the_page_is_read(server: Server, charset: str) -> None:
+    text = "Съешь ещё этих мягких французских булок"
+    body = f"<html><body><p>{text}</p></body></html>".encode("koi8-r")
+    server.routes = {"/x": lambda r: answer(r, 200, body, ETag='"v"', Content_Type=f"Text/HTML ;charset={charset}")}
+    found = source(server, "x")
+    item = only(found)
+    assert isinstance(item, Item) and item.media == "text/html; charset=koi8-r"
+    with found.open_item(item) as file, Sandbox(Limits()) as sandbox:
+        parsed = sandbox.parse([ItemInput(file, item.path, item.size, item.media)], ParseOptions())
+    [record] = parsed.records.to_pylist()
+    assert (record["encoding"], record["media"], record["text"]) == ("koi8-r", "text/html", text)
 
 
 def test_a_password_is_sent_for_the_user_of_the_uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ Cost: one round trip an item when listing, one when opening; disk for the items 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +22,14 @@ import httpx
 
 from sheaf.errors import TryAgain
 from sheaf.recipe import SourceSpec
-from sheaf.sources.base import Item, ItemChanged, ItemUnavailable, Refusal
-from sheaf.sources.fetch import BadAnswer, Fetcher, Unreachable, body, length_of
+from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal
+from sheaf.sources.fetch import TRIES, BadAnswer, Fetcher, Unreachable, WrongLength, body, length_of
 from sheaf.sources.spool import spooled
 
 CONNECTIONS = 8
 WINDOW = 256  # URLs asked for ahead of the consumer: bounds memory, keeps the connections busy
 MAX_BYTES = 4 << 30
+CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]{1,40})", re.I)
 
 
 class HttpSource:
@@ -48,11 +50,20 @@ class HttpSource:
                 yield from pool.map(self._probe, paths[start : start + WINDOW])
 
     def open_item(self, item: Item) -> BinaryIO:
-        """The body in an unlinked file, after checking its length and version. Raises ItemChanged, ItemUnavailable."""
+        """The body in an unlinked file, after checking its length and version.
+
+        Raises ItemChanged; ItemUnavailable; ItemRefused for an answer that is final: a 4xx, too much, or the same
+        wrong length at every try.
+        """
         url = self._urls.get(item.path, item.uri)
+        wrong: list[int] = []
         try:
-            return self._fetcher.retry(lambda: self._fetch(item, url))
-        except (BadAnswer, Unreachable) as error:
+            return self._fetcher.retry(lambda: self._fetch(item, url, wrong))
+        except BadAnswer as error:
+            raise ItemRefused(error.reason, str(error)) from error
+        except Unreachable as error:
+            if len(wrong) == TRIES and len(set(wrong)) == 1:
+                raise ItemRefused("http-length", str(error)) from error
             raise ItemUnavailable(f"{url}: {error}") from error
 
     def _probe(self, path: str) -> Item | Refusal:
@@ -90,18 +101,23 @@ class HttpSource:
             raise BadAnswer("too-large", f"{size:,} bytes of {self._max_bytes:,}")
         return Item(self.name, path, url, _version(answer), -1 if size is None else size, _media(answer))
 
-    def _fetch(self, item: Item, url: str) -> BinaryIO:
+    def _fetch(self, item: Item, url: str, wrong: list[int]) -> BinaryIO:
+        """One try. wrong: gets the length of a body that is not as long as announced."""
         digest, size = hashlib.blake2b(digest_size=16), 0
         with self._fetcher.send("GET", url) as answer:
             self._fetcher.check(answer)
             if not _same_version(item.version, _version(answer)):
                 raise ItemChanged(f"{url} changed after it was listed")
             with spooled(self._spool) as spool:
-                for chunk in body(answer, self._max_bytes):
-                    spool.write(chunk)
-                    digest.update(chunk)
-                    size += len(chunk)
-                _check_whole(item, size, digest.hexdigest())
+                try:
+                    for chunk in body(answer, self._max_bytes):
+                        spool.write(chunk)
+                        digest.update(chunk)
+                        size += len(chunk)
+                    _check_whole(item, size, digest.hexdigest())
+                except (httpx.RemoteProtocolError, WrongLength):
+                    wrong.append(answer.num_bytes_downloaded)
+                    raise
             return spool
 
 
@@ -128,12 +144,14 @@ def _same_version(listed: str, now: str) -> bool:
 
 
 def _media(answer: httpx.Response) -> str:
-    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """The content type, with the charset if one is declared: "text/html; charset=koi8-r"."""
+    kind, _, parameters = answer.headers.get("content-type", "").partition(";")
+    charset = CHARSET.search(parameters)
+    return kind.strip().lower() + (f"; charset={charset[1].lower()}" if charset else "")
 
 
 def _check_whole(item: Item, size: int, digest: str) -> None:
     if item.version.startswith("digest:") and item.version != f"digest:{digest}":
         raise ItemChanged(f"{item.uri} changed after it was listed")
     if item.size not in (-1, size):
-        # Not ItemChanged: the version is the listed one, so the server contradicts itself and would do so for ever.
-        raise BadAnswer("http-length", f"the server announced {item.size:,} bytes and sent {size:,}")
+        raise WrongLength(item.size, size)  # not ItemChanged: the version is the listed one
