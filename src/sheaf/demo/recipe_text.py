@@ -54,7 +54,7 @@ train:
   batch_tokens: 8192                               # a small batch: in minutes, many steps count more
   budget: {budget}                               # or {{tokens: 20M}}, {{epochs: 1}}, {{steps: 100}}
   held_out: 0.01                                   # share of the records, never trained on
-  evaluate_tokens: 65536                           # of them, at each of ten looks on the way
+  evaluate_tokens: 32768                           # of them, at each of ten looks on the way
 
 workspace: ./workspace                               # corpus, runs and caches
 """
