@@ -150,7 +150,10 @@ def _by_hash(root: Path, paths: Iterable[Path], seed: int) -> list[Path]:
     return sorted(names, key=lambda p: (hashlib.blake2b(names[p], key=key, digest_size=8).digest(), names[p]))
 
 
-_NOT_CODE = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test"})
+# Neither tests nor tables: `encodings` and `pydoc_data` are megabytes of code points and help texts in one literal.
+_NOT_CODE = frozenset(
+    {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+)
 
 
 def _code(root: Path, label: str, seed: int) -> Iterator[tuple[str, str]]:
