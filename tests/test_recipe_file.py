@@ -201,12 +201,23 @@ def test_any_key_can_be_overridden(override: str, read: Any) -> None:
         ("train.seed=[", "YAML"),
         ("train.seed.deeper=1", "train.seed"),
         ("train.batch_tokens=lots", "integer"),
+        ("train.betas=[0.9, 1.0]", "less than 1"),
+        ("train.betas=[-0.1, 0.9]", "greater than or equal to 0"),
+        ("train.learning_rate=inf", "finite"),
+        ("train.budget.epochs=1e300", "1000000000"),
+        ("train.budget.hours=1e400", "hours"),
+        ("train.budget.steps=99999999999999999999", "1000000000000"),
     ],
 )
 def test_a_wrong_override_is_named_with_the_nearest_right_one(override: str, said: str) -> None:
     error = refused(GOOD, override)
     assert said in str(error)
     assert "override of " + override.partition("=")[0] in str(error)
+
+
+def test_a_batch_smaller_than_a_sample_is_refused() -> None:
+    error = refused(GOOD, "train.batch_tokens=64")
+    assert "batch_tokens (64) must be at least sequence_length" in str(error)
 
 
 def test_a_dumped_recipe_reads_back_equal() -> None:

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
-    """No unknown keys, no coercion of strings to numbers, immutable."""
+    """No unknown keys, no coercion of strings to numbers, only finite numbers, immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Secret(Strict):
@@ -148,9 +148,9 @@ class Budget(Strict):
     """How long to train: exactly one of the four."""
 
     tokens: Annotated[int | str | None, Field(description="a number, or 20M, 1.5B")] = None
-    epochs: Annotated[float | None, Field(gt=0, strict=False)] = None
-    hours: Annotated[float | None, Field(gt=0, strict=False)] = None
-    steps: Annotated[int | None, Field(ge=1)] = None
+    epochs: Annotated[float | None, Field(gt=0, le=1e9, strict=False)] = None
+    hours: Annotated[float | None, Field(gt=0, le=1e6, strict=False)] = None
+    steps: Annotated[int | None, Field(ge=1, le=10**12)] = None
 
     @model_validator(mode="after")
     def _one_measure(self) -> Budget:
@@ -175,6 +175,9 @@ class Layout(Strict):
     pipeline: Literal[1] = 1
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]  # how much of a running mean stays at each step
+
+
 class Train(Strict):
     sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] = 512
     batch_tokens: Annotated[int, Field(ge=16, description="tokens of one global batch")] = 16384
@@ -184,7 +187,7 @@ class Train(Strict):
         None
     )
     weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.1
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.95)
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0, strict=False, description="largest norm of the global gradient")] = 1.0
     schedule: Schedule = Schedule()
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -199,6 +202,15 @@ class Train(Strict):
     keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 3
     seed: Annotated[int | None, Field(ge=0, lt=2**63, description="default: the recipe's seed")] = None
     layout: Literal["auto"] | Layout = "auto"
+
+    @model_validator(mode="after")
+    def _a_sample_fits(self) -> Train:
+        if self.batch_tokens < self.sequence_length:
+            raise ValueError(
+                f"batch_tokens ({self.batch_tokens}) must be at least sequence_length ({self.sequence_length}): "
+                "a global batch holds whole samples"
+            )
+        return self
 
 
 class Recipe(Strict):

@@ -1,14 +1,18 @@
-"""Where runs are: the one that a word on the command line means, and the newest one when none is given."""
+"""Where runs are: the one that a word on the command line means, and the newest one when none is given; and what
+run.json says of one. Without torch: a verb that only reads must not wait for it.
+"""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from sheaf.errors import RecipeError, UsageError
+from sheaf.errors import CorruptStore, RecipeError, UsageError
 
+KEYS = frozenset({"format", "name", "started", "recipe", "corpus", "order", "settings", "ranks", "result"})
 DEFAULT_RECIPE = Path("sheaf.yaml")
 
 
@@ -48,8 +52,30 @@ def runs_of(workspace: Path) -> list[Path]:
     return sorted(folders, key=_started, reverse=True)
 
 
+def read_record(run: Path) -> dict[str, Any]:
+    """The content of run.json. Raises CorruptStore if it cannot be read or is not one."""
+    path = run / "run.json"
+    try:
+        record = orjson.loads(path.read_bytes())
+        if not isinstance(record, dict):
+            raise ValueError("it is not a JSON object")
+        if missing := KEYS - record.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (OSError, ValueError) as error:
+        raise CorruptStore(
+            "the record of a run cannot be read",
+            where=str(path),
+            why=str(error),
+            fix="restore the file, or name another run",
+        ) from error
+    return record
+
+
 def _started(run: Path) -> tuple[str, str]:
-    return str(orjson.loads((run / "run.json").read_bytes()).get("started", "")), run.name
+    try:
+        return str(read_record(run)["started"]), run.name
+    except CorruptStore:
+        return "", run.name  # the oldest: whoever names no run means one that works
 
 
 def is_run(folder: Path) -> bool:

@@ -14,7 +14,7 @@ import torch
 from training_corpus import VOCABULARY, make_corpus, make_recipe
 
 from sheaf.console import Silent
-from sheaf.errors import DataRefused, TrainingFailed, UsageError
+from sheaf.errors import DataRefused, RecipeError, TrainingFailed, UsageError
 from sheaf.model.loss import per_token_loss
 from sheaf.order.held_out import held_out
 from sheaf.recipe import MixtureEntry
@@ -23,6 +23,8 @@ from sheaf.train.checkpoint import list_checkpoints, load_model
 from sheaf.train.evaluate import evaluate_run
 from sheaf.train.launch import new_run_folder, resume, train
 from sheaf.train.run import Run
+from sheaf.train.settings import attention_span
+from sheaf.train.setup import order_of
 
 
 class Listening(Silent):
@@ -46,6 +48,10 @@ def test_the_journal_accounts_for_every_step_and_token(tmp_path: Path) -> None:
     assert Path(result["checkpoint"]).name == "step-00000010"
     assert result["validation_loss"] == journal.read_evaluations(Path(result["run"]))[-1]["loss"]
     assert orjson.loads((Path(result["run"]) / "run.json").read_bytes())["result"] == result
+    span = attention_span(order_of(Run.open(Path(result["run"])).recipe, corpus, "train"))
+    assert 1 < span < 64 / 2 + 1
+    per_token = load_model(Path(result["run"]))[0].config.flops_per_token(span)
+    assert result["model_flops_per_second"] == pytest.approx(per_token * result["tokens_per_second"])
 
 
 def test_the_first_loss_is_that_of_a_model_that_knows_nothing(tmp_path: Path) -> None:
@@ -129,8 +135,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step_and_its_samp
 
 
 def test_nothing_held_out_means_no_validation_loss_and_a_clear_refusal_to_evaluate(tmp_path: Path) -> None:
-    result = train(make_recipe(tmp_path, held_out=0.0, budget={"steps": 2}), make_corpus(tmp_path), console=Silent())
+    console = Listening()
+    result = train(make_recipe(tmp_path, held_out=0.0, budget={"steps": 2}), make_corpus(tmp_path), console=console)
     assert result["validation_loss"] is None
+    begin = next(i for i, note in enumerate(console.notes) if note.startswith("step 1/"))
+    assert any("no validation: train.held_out is 0" in note for note in console.notes[:begin])
     with pytest.raises(DataRefused, match="held out"):
         evaluate_run(Path(result["run"]))
 
@@ -140,9 +149,42 @@ def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     run = Run.open(Path(result["run"])).updated(result=None)
     fd = os.open(run.folder / ".lock", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
+    before = (run.folder / "run.json").read_bytes()
     with pytest.raises(UsageError, match="another process"):
-        resume(run.folder, console=Silent())
+        resume(run.folder, nproc=2, console=Silent())
+    assert (run.folder / "run.json").read_bytes() == before
     os.close(fd)
+
+
+def test_the_notes_disk_being_full_stops_nothing(tmp_path: Path) -> None:
+    class Fills(Listening):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if text.startswith("step 1/"):
+                notes = tmp_path / "runs" / "test-001" / "notes.txt"
+                notes.unlink()
+                notes.symlink_to("/dev/full")
+
+    console = Fills()
+    result = train(make_recipe(tmp_path, budget={"steps": 5}), make_corpus(tmp_path), console=console)
+    assert result["steps"] == 5
+    assert sum("cannot be written: No space left" in note for note in console.notes) == 1
+    assert any(note.startswith("step 5/5") for note in console.notes)
+
+
+@pytest.mark.parametrize("tokens", ["9" * 30, "9" * 400])
+def test_a_budget_beyond_all_numbers_is_refused_before_a_folder_is_made(tmp_path: Path, tokens: str) -> None:
+    with pytest.raises(RecipeError, match="budget") as raised:
+        train(make_recipe(tmp_path, budget={"tokens": tokens}), make_corpus(tmp_path), console=Silent())
+    assert raised.value.exit_code == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_of_whole_samples_is_named_if_it_is_not_what_was_asked_for(tmp_path: Path) -> None:
+    console = Listening()
+    result = train(make_recipe(tmp_path, batch_tokens=600, budget={"steps": 1}), make_corpus(tmp_path), console=console)
+    assert result["tokens"] <= 576
+    assert "a global batch of 576 tokens: 9 whole samples of 64, of the 600 asked for" in console.notes
 
 
 def test_run_folders_are_numbered_and_never_shared(tmp_path: Path) -> None:

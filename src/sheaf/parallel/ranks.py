@@ -2,8 +2,9 @@
 
 One process is the same as a world of one: every method works and sends nothing. Several ranks know each other from the
 environment (RANK, LOCAL_RANK, WORLD_SIZE) and meet through the file that `launch` names there, or as torchrun says
-(MASTER_ADDR, MASTER_PORT) if that started them; they talk gloo on CPU and NCCL where there are GPUs. All collectives here are called by every rank, in the same order, from the training thread. Cost: one message of a few
-bytes each; the gradients have their own file, `data.py`.
+(MASTER_ADDR, MASTER_PORT) if that started them; they talk gloo on CPU and NCCL where there are GPUs. All collectives
+here are called by every rank, in the same order, from the training thread. Cost: one message of a few bytes each; the
+gradients have their own file, `data.py`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from sheaf.recipe import Layout, Recipe
 from sheaf.recipe_file import dump
 from sheaf.train.notes import Follower, NotesFile
 from sheaf.train.run import Run, claim_folder, locked, start_run
-from sheaf.train.settings import decide
+from sheaf.train.settings import attention_span, decide
 from sheaf.train.setup import config_of, exact, hidden_parameters, order_of
 from sheaf.train.trainer import interrupted, train_run
 
@@ -36,26 +36,29 @@ def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, console: Con
     """
     nproc = _ranks(recipe, nproc)
     order = order_of(recipe, corpus, "train")
-    order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
+    held_out = order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
     check_ranks(order.batch, nproc)
     config = config_of(recipe, corpus)
     settings, reasons = decide(
         recipe,
         order,
-        parameters=config.parameters(),
+        flops_per_token=config.flops_per_token(attention_span(order)),
         hidden_parameters=hidden_parameters(config),
         ranks=nproc,
         threads=threads_for(1),
         gpu=torch.cuda.is_available(),
     )
     folder = new_run_folder(recipe, corpus.workspace.runs)
-    write_file(folder / "recipe.yaml", dump(recipe).encode())
-    run = start_run(folder, recipe, corpus, settings, nproc, order.state(0))
-    notes = NotesFile(folder, console)
-    notes.note(f"run {folder}: {config.parameters():,} parameters, {nproc} {'rank' if nproc == 1 else 'ranks'}")
-    for reason in reasons:
-        notes.note(reason)
-    return _go(run, nproc, console)
+    with locked(folder):
+        write_file(folder / "recipe.yaml", dump(recipe).encode())
+        run = start_run(folder, recipe, corpus, settings, nproc, order.state(0))
+        notes = NotesFile(folder, console)
+        notes.note(f"run {folder}: {config.parameters():,} parameters, {nproc} {'rank' if nproc == 1 else 'ranks'}")
+        if not held_out.steps:
+            reasons.append(f"no validation: train.held_out is {recipe.train.held_out:g}, and holds no document back")
+        for reason in reasons:
+            notes.note(reason)
+        return _go(run, nproc, console)
 
 
 def resume(run: Path, *, nproc: int | None = None, console: Console) -> dict[str, Any]:
@@ -63,19 +66,21 @@ def resume(run: Path, *, nproc: int | None = None, console: Console) -> dict[str
 
     Raises UsageError if the run is finished or is being trained by another process.
     """
-    opened = Run.open(run)
-    if opened.result is not None:
-        raise UsageError(
-            "the run is finished; there is nothing to resume",
-            where=str(opened.folder),
-            why=f"it made all its {opened.result['steps']:,} steps",
-            fix="`sheaf train` starts another one; a larger train.budget makes it longer",
-        )
-    ranks = nproc or opened.ranks
-    check_ranks(opened.settings.batch, ranks)
-    if ranks != opened.ranks:
-        opened = opened.updated(ranks=ranks)
-    return _go(opened, ranks, console)
+    folder = Run.open(run).folder  # a folder that is no run is refused before a lock is put there
+    with locked(folder):
+        opened = Run.open(folder)
+        if opened.result is not None:
+            raise UsageError(
+                "the run is finished; there is nothing to resume",
+                where=str(folder),
+                why=f"it made all its {opened.result['steps']:,} steps",
+                fix="`sheaf train` starts another one; a larger train.budget makes it longer",
+            )
+        ranks = nproc or opened.ranks
+        check_ranks(opened.settings.batch, ranks)
+        if ranks != opened.ranks:
+            opened = opened.updated(ranks=ranks)
+        return _go(opened, ranks, console)
 
 
 def new_run_folder(recipe: Recipe, runs: Path | None = None) -> Path:
@@ -95,8 +100,8 @@ def _ranks(recipe: Recipe, nproc: int) -> int:
 
 
 def _go(run: Run, nproc: int, console: Console) -> dict[str, Any]:
-    with locked(run.folder):
-        run = _train_here(run, console) if nproc == 1 else _train_on_ranks(run, nproc, console)
+    """Train a run that this process holds."""
+    run = _train_here(run, console) if nproc == 1 else _train_on_ranks(run, nproc, console)
     if run.result is None:
         raise AssertionError("a run that ended well has a result")
     return run.result

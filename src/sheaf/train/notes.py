@@ -1,4 +1,7 @@
-"""Notes of a run: a console that also keeps them in notes.txt, and a parent that shows what its ranks write."""
+"""Notes of a run: a console that also keeps them in notes.txt, and a parent that shows what its ranks write.
+
+A note that cannot be written (a full disk) stops nothing: what must not be lost is in the journal and the checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ class NotesFile:
     def __init__(self, folder: Path | None, inner: Console | None = None) -> None:
         self._path = folder / NOTES if folder is not None else None
         self._inner = inner or Silent()
+        self._told = False
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None, unit: str) -> Generator[Callable[[int], None]]:
@@ -29,8 +33,13 @@ class NotesFile:
 
     def note(self, text: str) -> None:
         if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(text + "\n")
+            try:
+                with self._path.open("a") as file:
+                    file.write(text + "\n")
+            except OSError as error:
+                if not self._told:
+                    self._inner.note(f"{self._path} cannot be written: {error.strerror}")
+                self._told = True
         self._inner.note(text)
 
 

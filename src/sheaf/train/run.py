@@ -27,6 +27,7 @@ from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.files import disk_errors, write_json
 from sheaf.recipe import Recipe
+from sheaf.runs import read_record
 from sheaf.train.settings import Settings
 
 FORMAT = 1
@@ -41,7 +42,7 @@ class Run:
 
     @staticmethod
     def open(folder: Path) -> Run:
-        """Raises UsageError if this is no run, or one that was killed before it began."""
+        """Raises UsageError if this is no run, or one that was killed before it began; CorruptStore if it is broken."""
         path = folder / "run.json"
         if not path.exists():
             raise UsageError(
@@ -50,8 +51,8 @@ class Run:
                 why="it has no run.json" if folder.exists() else "the folder does not exist",
                 fix="name a folder under workspace/runs, or start anew with `sheaf train`",
             )
-        record = orjson.loads(path.read_bytes())
-        if record.get("format") != FORMAT:
+        record = read_record(folder)
+        if record["format"] != FORMAT:
             raise CorruptStore("the run was written by another version of Sheaf", where=str(path))
         return Run(folder.resolve(), record)
 

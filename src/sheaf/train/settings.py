@@ -11,8 +11,9 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sheaf.errors import EnvironmentProblem
+from sheaf.errors import EnvironmentProblem, RecipeError
 from sheaf.model.compile import compiler_problem
+from sheaf.order.mix import LARGEST_DRAW
 from sheaf.order.order import Order
 from sheaf.parallel.ranks import available_cores
 from sheaf.recipe import Budget, Recipe, Train
@@ -21,7 +22,7 @@ from sheaf.train.optimizer import default_rate
 
 MICRO_TOKENS = 8192  # enough rows for full speed of the matrix products; activations of `small` stay near 1 GB
 COMPILE_SECONDS = 60.0  # cold cache, two cores, presets tiny to base
-COMPILE_SAVES = 0.3  # share of an eager step that compiling saves; measured 0.3 to 0.45 in bf16
+COMPILE_SAVES = 0.3  # share of an eager step that compiling saves: an estimate
 CORE_FLOPS, GPU_FLOPS = 60e9, 150e12  # what an eager bf16 step reaches of a core, of a GPU; only to decide on compiling
 
 
@@ -52,7 +53,8 @@ class Settings:
 
 
 def batch_samples(train: Train) -> int:
-    return max(1, train.batch_tokens // train.sequence_length)
+    """At least one: the recipe sees to that."""
+    return train.batch_tokens // train.sequence_length
 
 
 def seed_of(recipe: Recipe) -> int:
@@ -60,19 +62,32 @@ def seed_of(recipe: Recipe) -> int:
 
 
 def decide(
-    recipe: Recipe, order: Order, *, parameters: int, hidden_parameters: int, ranks: int, threads: int, gpu: bool
+    recipe: Recipe,
+    order: Order,
+    *,
+    flops_per_token: float,
+    hidden_parameters: int,
+    ranks: int,
+    threads: int,
+    gpu: bool,
 ) -> tuple[Settings, list[str]]:
     """The settings of a new run, and a line of reason for each that the recipe left open."""
     train = recipe.train
     steps, reasons = _steps(train.budget, order)
+    batch = batch_samples(train)
+    if batch * train.sequence_length != train.batch_tokens:
+        reasons.append(
+            f"a global batch of {batch * train.sequence_length:,} tokens: {batch:,} whole samples of "
+            f"{train.sequence_length:,}, of the {train.batch_tokens:,} asked for"
+        )
     rate, source = default_rate(train.optimizer, hidden_parameters)
     if train.learning_rate is None:
         reasons.append(f"learning rate {rate:g}: {source}")
-    compiled, why = _compile(train, order, parameters, steps, ranks, gpu)
+    compiled, why = _compile(train, order, flops_per_token, steps, ranks, gpu)
     reasons.append(f"compile {'on' if compiled else 'off'}: {why}")
     settings = Settings(
         steps=steps,
-        batch=batch_samples(train),
+        batch=batch,
         micro_tokens=train.micro_batch_tokens or MICRO_TOKENS,
         learning_rate=train.learning_rate or rate,
         evaluate_every=0,
@@ -109,13 +124,31 @@ def _steps(budget: Budget, order: Order) -> tuple[int | None, list[str]]:
         wanted, why = order.steps_for(budget.epochs), f"budget of {budget.epochs:g} epochs"
     else:
         tokens = parse_tokens(budget.tokens or 0)
+        _check_reach(tokens // order.sequence_length)
         wanted, why = math.ceil(tokens / mean_tokens(order, tokens)), f"budget of {tokens:,} tokens"
     steps = max(1, wanted)
+    _check_reach(steps * order.batch)
     reasons = [f"{steps:,} steps: {why}"]
     if order.steps is not None and order.steps < steps:
         reasons = [f"{order.steps:,} steps instead of {steps:,}: max_epochs of all sources are used up then"]
         steps = order.steps
     return steps, reasons
+
+
+def _check_reach(samples: int) -> None:
+    if samples > LARGEST_DRAW:
+        raise RecipeError(
+            "the budget reaches further than samples can be numbered",
+            where="train.budget",
+            why=f"there are numbers for {LARGEST_DRAW:.0e} of them",
+            fix="lower train.budget",
+        )
+
+
+def attention_span(order: Order) -> float:
+    """Keys that a mean token sees, itself included: documents see nothing of each other."""
+    tokens, squares = order.pack.sample_tokens.sum(dtype=float), order.pack.sample_squares.sum(dtype=float)
+    return float((squares / tokens + 1) / 2)
 
 
 def mean_tokens(order: Order, tokens: int) -> float:
@@ -127,7 +160,9 @@ def mean_tokens(order: Order, tokens: int) -> float:
     return sum(order.valid_tokens(step) for step in looked_at) / len(looked_at)
 
 
-def _compile(train: Train, order: Order, parameters: int, steps: int | None, ranks: int, gpu: bool) -> tuple[bool, str]:
+def _compile(
+    train: Train, order: Order, flops_per_token: float, steps: int | None, ranks: int, gpu: bool
+) -> tuple[bool, str]:
     if train.compile == "off":
         return False, "the recipe says so"
     problem = "" if gpu else compiler_problem()
@@ -145,7 +180,7 @@ def _compile(train: Train, order: Order, parameters: int, steps: int | None, ran
     if steps is None:
         seconds = 3600.0 * (train.budget.hours or 0.0)
     else:
-        flops = 6.0 * parameters * steps * order.batch * order.sequence_length
+        flops = flops_per_token * steps * order.batch * order.sequence_length
         seconds = flops / (GPU_FLOPS * ranks if gpu else CORE_FLOPS * available_cores())
     saved = COMPILE_SAVES * seconds
     why = f"it would save about {saved:.0f} s of some {seconds:.0f} s and costs {COMPILE_SECONDS:.0f} s to compile"

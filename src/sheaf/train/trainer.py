@@ -24,6 +24,7 @@ from sheaf.errors import Interrupted, UsageError
 from sheaf.model.compile import compile_decoder
 from sheaf.model.pretrained import load_state
 from sheaf.order.loader import Batch, Loader
+from sheaf.order.mix import LARGEST_DRAW
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
@@ -34,11 +35,11 @@ from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
-from sheaf.train.settings import with_steps
+from sheaf.train.settings import attention_span, with_steps
 from sheaf.train.setup import DTYPES, new_model, order_of
 
 NOTES_A_RUN = 20
-PROBE_STEPS = 4
+PROBE_STEPS, PROBE_SECONDS = 17, 10.0  # the first one compiles and does not count
 
 
 def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
@@ -258,7 +259,8 @@ class Trainer:
     def _steps_for_hours(self, hours: float) -> int:
         """Steps that fit into a budget of hours, from some steps at rate 0 whose traces are wiped out afterwards.
 
-        Measured before step 0 and then written down, so that schedule and end are known from the first step on.
+        Measured before step 0 and then written down, so that schedule and end are known from the first step on. The
+        lower quartile counts: what else runs on the machine now may be gone in a minute.
         """
         before = {name: parameter.detach().clone() for name, parameter in self.learner.model.named_parameters()}
         seconds: list[float] = []
@@ -267,15 +269,17 @@ class Trainer:
                 start = time.perf_counter()
                 self.learner.step(batch, rate=0.0)
                 seconds.append(time.perf_counter() - start)
+                if self.ranks.from_first([len(seconds) > 4 and sum(seconds[1:]) > PROBE_SECONDS])[0]:
+                    break
         load_state(self.learner.model, before)
         self.learner.reset_optimizer()
-        step_seconds = statistics.median(seconds[1:] or seconds)
+        step_seconds = sorted(seconds[1:] or seconds)[(len(seconds) - 1) // 4]
         evaluations = 10 * steps_within(self.held_out, self.train.evaluate_tokens) * step_seconds / 3
         (steps,) = self.ranks.from_first([max(1, (3600 * hours - sum(seconds) - evaluations) // step_seconds)])
         self.console.note(
             f"{int(steps):,} steps: {hours:g} hours at the {step_seconds:.2f} s a step that were measured"
         )
-        return int(steps) if self.order.steps is None else min(int(steps), self.order.steps)
+        return min(int(steps), self.order.steps or LARGEST_DRAW // self.order.batch)
 
     def _set_steps(self, steps: int) -> None:
         self.settings = with_steps(self.settings, steps, self.train)
@@ -284,6 +288,7 @@ class Trainer:
 
     def _result(self, files: Files) -> dict[str, Any]:
         lines = journal.read(self.run.folder)
+        speed = statistics.median(line["tokens_per_second"] for line in lines)
         return {
             "run": str(self.run.folder),
             "steps": self.done,
@@ -291,7 +296,8 @@ class Trainer:
             "validation_loss": self.evaluation["loss"] if self.evaluation else None,
             "bits_per_byte": self.evaluation["bits_per_byte"] if self.evaluation else None,
             "tokens": self.tokens,
-            "tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines),
+            "tokens_per_second": speed,
+            "model_flops_per_second": speed * self.learner.model.config.flops_per_token(attention_span(self.order)),
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
             "ranks": self.ranks.world,
