@@ -105,8 +105,18 @@ def test_a_mixture_is_weights_or_entries_and_a_weight_of_zero_leaves_a_source_ou
     entries = corpus.loader(sequence_length=32, batch=4, mixture={"a": MixtureEntry(), "b": MixtureEntry(weight=0.0)})
     for _, one, other in zip(range(4), plain, entries, strict=False):
         assert one.digest == other.digest
+    mapping = corpus.loader(sequence_length=32, batch=4, mixture={"a": {"weight": 1, "max_epochs": 2}, "b": 0})
+    assert mapping.order.entries["a"] == MixtureEntry(weight=1.0, max_epochs=2.0)
     samples = plain.order.samples(2)
     assert set(samples.source.tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"start": -1}, {"mixture": {"a": {"wait": 1}}}, {"mixture": {"a": -1}}, {"mixture": {"a": "much"}}]
+)
+def test_a_loaders_arguments_that_make_no_sense_are_refused(corpus: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        corpus.loader(sequence_length=32, batch=4, **wrong)
 
 
 def test_a_loader_gives_tensors_to_plain_loops(corpus: Any) -> None:
@@ -126,6 +136,8 @@ def test_train_returns_a_run_that_traces_itself(recipe: Path, corpus: Any) -> No
     assert run.corpus().digest == corpus.digest
     assert run.report().is_file()
     assert isinstance("".join(run.generate("Text", max_tokens=5)), str)
+    with pytest.raises(UsageError, match="Unicode"):
+        next(run.generate("a\udcff", max_tokens=5))
     with pytest.raises(UsageError, match="finished"):
         sheaf.resume(run)
 

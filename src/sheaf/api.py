@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import orjson
+from pydantic import ValidationError
 
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import UsageError
 from sheaf.recipe import MixtureEntry, Recipe
-from sheaf.runs import find_run
-
-if TYPE_CHECKING:
-    pass
+from sheaf.runs import find_run, read_record
 
 if TYPE_CHECKING:
     from sheaf.order.loader import Loader
@@ -109,24 +107,24 @@ class Corpus(CorpusVersion):
         rank: int = 0,
         world: int = 1,
         seed: int = 0,
-        mixture: Mapping[str, MixtureEntry | float] | None = None,
+        mixture: Mapping[str, MixtureEntry | Mapping[str, float] | float] | None = None,
         held_out: float = 0.0,
         start: int = 0,
     ) -> Loader:
         """Batches for any training loop: rank `rank` of `world` gets its part of every global step, from `start` on.
 
         sequence_length: tokens of a sample. batch: samples of a *global* step, whatever the world. mixture: weight of
-        each source (or {weight, max_epochs}); without one, sources count by their size, again and again. held_out:
-        share of the records, by id, that is never drawn. Yields `order.loader.Batch` (numpy); `.torch()` gives dicts of
-        tensors. The same arguments give the same global steps on any number of ranks.
+        each source (or {"weight": w, "max_epochs": e}); without one, sources count by their size, again and again.
+        held_out: share of the records, by id, that is never drawn. Yields `order.loader.Batch` (numpy); `.torch()`
+        gives dicts of tensors. The same arguments give the same global steps on any number of ranks. Raises UsageError
+        for arguments that make no sense.
         """
         from sheaf.order.loader import Loader
         from sheaf.order.order import Order
 
-        entries = {
-            name: entry if isinstance(entry, MixtureEntry) else MixtureEntry(weight=entry)
-            for name, entry in (mixture or {}).items()
-        }
+        if start < 0:
+            raise UsageError(f"a loader cannot start at step {start}", fix="start >= 0")
+        entries = {name: _entry(name, entry) for name, entry in (mixture or {}).items()}
         order = Order.build(
             self.documents,
             self.source_names,
@@ -141,6 +139,20 @@ class Corpus(CorpusVersion):
         return Loader(order, self.token_files(), rank=rank, world=world, start=start)
 
 
+def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> MixtureEntry:
+    if isinstance(entry, MixtureEntry):
+        return entry
+    try:
+        return MixtureEntry.model_validate(dict(entry) if isinstance(entry, Mapping) else {"weight": entry})
+    except ValidationError as error:
+        why = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(
+            f"the mixture's entry for '{name}' cannot be used",
+            why=why,
+            fix='give a weight, or {"weight": 1.0, "max_epochs": 2.0}',
+        ) from None
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run. result: what `train` or `resume` answered in this process, else empty."""
@@ -150,8 +162,7 @@ class Run:
 
     def corpus(self) -> Corpus:
         """The version of the corpus that the run was started on."""
-        record = orjson.loads((self.path / "run.json").read_bytes())
-        return Corpus.open(self.path.resolve().parent.parent, record["corpus"])
+        return Corpus.open(self.path.resolve().parent.parent, read_record(self.path)["corpus"])
 
     def journal(self) -> list[Json]:
         """One entry a step, also while the run goes on."""
@@ -194,13 +205,22 @@ class Run:
         seed: int = 0,
         step: int | None = None,
     ) -> Iterator[str]:
-        """Continue the prompt: pieces of text as they are drawn, until the end of text or max_tokens."""
+        """Continue the prompt: pieces of text as they are drawn, until the end of text or max_tokens.
+
+        Raises UsageError for numbers out of range, and for a prompt that is no Unicode text.
+        """
         from tokenizers import Tokenizer
         from tokenizers.decoders import DecodeStream
 
         from sheaf.model.generate import generate
         from sheaf.train.checkpoint import load_model
 
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise UsageError(
+                "the prompt is not Unicode text",
+                why="it holds a lone surrogate, which stands for a byte that could not be decoded",
+                fix="give it as UTF-8",
+            )
         model, _ = load_model(self.path, step)
         corpus = self.corpus()
         tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))

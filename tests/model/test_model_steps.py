@@ -108,9 +108,12 @@ def test_generation_is_repeatable_stops_where_told_and_never_outgrows_the_model(
     assert stopped == first[: first.index(first[10])]
     long = list(generate(model, [1] * 250, **{**options, "max_tokens": 999}, seed=3, stop_ids=()))
     assert len(long) == 6
-    for bad in ({"top_p": 0.0}, {"temperature": -1.0}):
+    nan, inf = float("nan"), float("inf")
+    bad = [{"top_p": 0.0}, {"top_p": nan}, {"temperature": -1.0}, {"temperature": nan}, {"temperature": inf}]
+    for wrong in (*bad, {"max_tokens": -1}, {"seed": -1}, {"seed": 2**63}):
         with pytest.raises(UsageError):
-            generate(model, [1], **{**options, **bad}, seed=0, stop_ids=())
+            generate(model, [1], **{**options, "seed": 0, **wrong}, stop_ids=())
+    assert list(generate(model, [1], **{**options, "max_tokens": 0}, seed=0, stop_ids=())) == []
     with pytest.raises(UsageError, match="empty"):
         generate(model, [], **options, seed=0, stop_ids=())
 
@@ -121,6 +124,13 @@ def test_the_nucleus_keeps_the_fewest_tokens_that_reach_top_p() -> None:
     assert {choose(logits, 1.0, 0.5, generator) for _ in range(50)} == {1}
     assert {choose(logits, 1.0, 0.6, generator) for _ in range(50)} == {1, 3}
     assert {choose(logits, 1.0, 1.0, generator) for _ in range(200)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-6, 1e300])
+def test_no_temperature_breaks_sampling_and_the_smallest_ones_take_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([-3e4, 200.0, 199.0, -float("inf")])
+    drawn = {choose(logits, temperature, 1.0, torch.Generator().manual_seed(seed)) for seed in range(50)}
+    assert drawn == ({1} if temperature < 1 else {0, 1, 2})
 
 
 def test_a_compiled_model_still_generates() -> None:

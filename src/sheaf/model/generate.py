@@ -1,11 +1,13 @@
 """Continue a prompt, token by token, with a cache of keys and values.
 
 Each token costs one row through the model. Sampling: softmax at a temperature, cut to the nucleus of mass top_p
-(Holtzman et al. 2019); temperature 0 takes the most probable token. The same seed gives the same text.
+(Holtzman et al. 2019); the quotient in float64, so that any temperature above 0 is safe; temperature 0 takes the most
+probable token. The same seed gives the same text.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 
 import torch
@@ -28,9 +30,10 @@ def generate(
 ) -> Iterator[int]:
     """Yield token ids until a stop id (not yielded), max_tokens, or the model's last position.
 
-    Raises UsageError for an empty or too long prompt, or a temperature or top_p out of range.
+    Raises UsageError for an empty or too long prompt, or another argument out of range.
     """
-    _check(model, prompt_ids, temperature, top_p)
+    _check(model, prompt_ids)
+    _check_numbers(max_tokens, temperature, top_p, seed)
     return _continue(model, prompt_ids, max_tokens, temperature, top_p, seed, frozenset(stop_ids))
 
 
@@ -38,7 +41,9 @@ def choose(logits_v: Tensor, temperature: float, top_p: float, generator: torch.
     """One token id from logits (vocabulary,)."""
     if temperature == 0:
         return int(logits_v.argmax())
-    probabilities, ids = torch.softmax(logits_v.float() / temperature, dim=-1).sort(descending=True, stable=True)
+    logits_v = logits_v.double()
+    softmax_v = torch.softmax((logits_v - logits_v.max()) / temperature, dim=-1).float()
+    probabilities, ids = softmax_v.sort(descending=True, stable=True)
     before = probabilities.cumsum(0) - probabilities
     nucleus = probabilities * (before < top_p)
     return int(ids[torch.multinomial(nucleus, 1, generator=generator)])
@@ -75,13 +80,20 @@ def _next_logits(model: Decoder, new_ids: list[int], cache: KeyValueCache) -> Te
     return model.logits(hidden[0, -1])
 
 
-def _check(model: Decoder, prompt_ids: list[int], temperature: float, top_p: float) -> None:
+def _check(model: Decoder, prompt_ids: list[int]) -> None:
     if not prompt_ids:
         raise UsageError("the prompt is empty", fix="give at least one token, for example the end-of-text token")
     room = model.config.max_position_embeddings
     if len(prompt_ids) > room:
         raise UsageError(f"the prompt has {len(prompt_ids)} tokens, the model has room for {room}", fix="shorten it")
-    if temperature < 0 or not 0 < top_p <= 1:
+
+
+def _check_numbers(max_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+    if not (math.isfinite(temperature) and temperature >= 0 and 0 < top_p <= 1):
         raise UsageError(
             f"cannot sample with temperature {temperature} and top_p {top_p}", fix="temperature >= 0 and 0 < top_p <= 1"
         )
+    if max_tokens < 0:
+        raise UsageError(f"cannot generate {max_tokens} tokens", fix="max_tokens >= 0")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"{seed} is no seed", fix="0 <= seed < 2^63")
