@@ -30,11 +30,12 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
 @dataclass(slots=True)
 class Node:
     """A stream's bytes: `extent` in all, of which weights[i] belong to targets[i]: record k as k, region k as ~k, or
-    another node. What is left of the extent is structure."""
+    another node. What is left of the extent is structure. reached: where in the stream the last of them ends."""
 
     extent: int = 0
     weights: list[int] = field(default_factory=list)
     targets: list[int | Node] = field(default_factory=list)
+    reached: int = 0
 
     def add(self, weight: int, target: int | Node) -> None:
         self.weights.append(weight)

@@ -17,6 +17,7 @@ import orjson
 
 from sheaf.formats.charge import Node, charge
 from sheaf.formats.detect import claims_text, detect
+from sheaf.formats.member_path import join
 from sheaf.formats.normalise import normalise, record_id
 from sheaf.formats.piece import Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
 from sheaf.formats.stream import BLOCK, Budget, Stream, from_file
@@ -106,13 +107,13 @@ class _Walk:
             node.add(member.weight, child)
             if member.rest:
                 node.add(member.rest, child if refusal is None else refusal)
+            node.reached = max(node.reached, member.end)
         problem = stream.problem or problem
-        taken = sum(node.weights)
         target = None
         if problem is not None:
-            end = stream.position if stream.position > taken or depth else -1
-            target = self.region(path, taken, end if end > taken else taken - 1, problem)
-            node.add(max(stream.position - taken, 0 if taken else 1), target)
+            start, end = node.reached, stream.position
+            target = self.region(path, start, max(start, end) or -1, problem)
+            node.add(max(end - start, 0 if start else 1), target)
         node.extent = max(stream.position, sum(node.weights))
         return node, target
 
@@ -141,6 +142,8 @@ class _Walk:
         context = Context(name, media, kind.media, self.options, self.limits, self.budget, depth, self.notes)
         names: dict[str, int] = {}
         for piece in kind.format.parser()(stream, context):
+            if not isinstance(piece, Member):
+                node.reached = max(node.reached, piece.end)
             if isinstance(piece, Record):
                 self._record(piece, path, kind.media, node)
             elif isinstance(piece, Region):
@@ -157,10 +160,10 @@ class _Walk:
         if not text or text.isspace():
             node.add(weight, self.region(path, piece.start, piece.end, Refused("empty", "no text")))
             return
-        if piece.key is None:
+        if piece.locator is None:
             locator = f'{{"bytes":[{piece.start},{piece.end}]}}'
         else:
-            locator = orjson.dumps({"key": piece.key}).decode()
+            locator = orjson.dumps(piece.locator).decode()
         try:
             meta = orjson.dumps(piece.meta).decode() if piece.meta else "{}"
         except TypeError:
@@ -173,15 +176,12 @@ class _Walk:
 
     def _member(self, member: Member, path: str, depth: int, names: dict[str, int]) -> tuple[Node, int | None]:
         self.budget.open_member()
-        name = member.name.encode("utf-8", "replace").decode()
-        repeat = names[name] = names.get(name, 0) + 1
-        label = name if repeat == 1 else f"{name}#{repeat}"
-        inner = f"{path}!/{label}" if path else label
+        inner = join(path, member.within, member.name, names)
         if depth > self.limits.depth:
             refused = Refused("bomb", f"more than {self.limits.depth} containers inside each other")
             target = self.region(inner, 0, -1, refused)
             return Node(1, [1], [target]), target
-        return self.stream(member.stream, inner, name, member.media, depth)
+        return self.stream(member.stream, inner, member.name, member.media, depth)
 
 
 def _named(refused: Refused, name: str, media: str) -> Refused:

@@ -77,7 +77,7 @@ def _pieces(text: str, spans: list[Span], encoding: str, mark: int, size: int, o
             yield from _elements(text, table, encoding, mark, options)
             return
         row = {name: value for (name, value), _, _ in spans}
-        yield rows.record(row, 0, size, encoding, options) if row else Record("", 0, size, encoding)
+        yield rows.record(row, 0, size, encoding, options, 0) if row else Record("", 0, size, encoding)
     else:
         yield Record(rows.render(spans[0][0]), 0, size, encoding)
 
@@ -85,11 +85,11 @@ def _pieces(text: str, spans: list[Span], encoding: str, mark: int, size: int, o
 def _elements(text: str, spans: list[Span], encoding: str, mark: int, options: ParseOptions) -> Pieces:
     """Each element at its bytes. Encoding the characters in between, once, gives the places."""
     at, place = 0, mark
-    for value, start, end in spans:
+    for number, (value, start, end) in enumerate(spans):
         first = place + len(text[at:start].encode(encoding))
         last = first + len(text[start:end].encode(encoding))
         at, place = end, last
-        yield rows.record(value, first, last, encoding, options)
+        yield rows.record(value, first, last, encoding, options, number)
 
 
 def _table(text: str, spans: list[Span], options: ParseOptions) -> list[Span] | None:

@@ -33,7 +33,7 @@ def unicode_encoding(stream: Stream) -> str:
 
 def _lines(stream: Stream, context: Context) -> Pieces:
     options = context.options
-    for line in rows.lines_or_refusals(stream, context.limits.record_bytes):
+    for number, line in enumerate(rows.lines_or_refusals(stream, context.limits.record_bytes)):
         if isinstance(line, Region):
             yield line
             continue
@@ -47,7 +47,7 @@ def _lines(stream: Stream, context: Context) -> Pieces:
                 yield _refusal(start, end, data, error)
             continue
         if isinstance(value, dict):
-            yield rows.record(value, start, end, "utf-8", options)
+            yield rows.record(value, start, end, "utf-8", options, number)
         else:
             yield rows.value(value, start, end, "utf-8")
 

@@ -19,7 +19,8 @@ __all__ = ["Context", "Member", "ParseOptions", "ParserLimits", "Piece", "Pieces
 @dataclass(frozen=True, slots=True)
 class ParseOptions:
     """text: a column name, or a template '{title} {body}', of rows and objects. key: columns that identify a row (SQL),
-    whose locator is then {"key": {…}} instead of bytes. mojibake: repair text that was decoded wrongly before."""
+    whose locator is then {"key": {…}, "row": its number in the member} instead
+    of bytes. mojibake: repair text that was decoded wrongly before."""
 
     text: str | None = None
     key: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Record:
     meta: dict[str, Any] | None = None
     weight: int = -1
     gaps: bool = False
-    key: dict[str, Any] | None = None  # for SQL rows: the locator instead of bytes
+    locator: dict[str, Any] | None = None  # for SQL rows: {"key": {…}, "row": number} instead of bytes
 
 
 @dataclass(slots=True)
@@ -76,14 +77,17 @@ class Region:
 
 @dataclass(slots=True)
 class Member:
-    """One thing inside a container. The container sets weight (and rest: bytes of it that nobody read) at the latest
-    when it is resumed. A member without a name (the whole of a gzip that names nothing) adds nothing to the path."""
+    """One thing inside a container. The container sets weight, rest (bytes of it that gave nothing: nobody read them,
+    or it breaks off there) and end (where it ends in the container's stream) at the latest when it is resumed.
+    within: the part of the container that it belongs to, a step of the path of its own."""
 
     name: str
     stream: Stream
     weight: int = 0
     rest: int = 0
     media: str = ""
+    end: int = 0
+    within: str = ""
 
 
 Piece = Record | Region | Member

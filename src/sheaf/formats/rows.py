@@ -23,15 +23,16 @@ _FIELD = re.compile(r"\{([^{}]+)\}")
 Row = dict[str, Any]
 
 
-def record(row: Row, start: int, end: int, encoding: str, options: ParseOptions) -> Record | Region:
-    """The row as a record; a region if it has no text."""
+def record(row: Row, start: int, end: int, encoding: str, options: ParseOptions, number: int) -> Record | Region:
+    """The row as a record; a region if it has no text. number: its place among the lines or elements of the member,
+    which tells rows apart whose keys are equal."""
     try:
         text, used = choose(row, options)
-        key = _key(row, options)
+        locator = {"key": _key(row, options), "row": number} if options.key else None
     except Refused as refused:
         return Region(start, end, refused.reason, refused.detail)
     meta = {name: value for name, value in row.items() if name not in used} if len(used) < len(row) else None
-    return Record(text, start, end, encoding, meta=meta, key=key)
+    return Record(text, start, end, encoding, meta=meta, locator=locator)
 
 
 def value(value: Any, start: int, end: int, encoding: str) -> Record | Region:
@@ -54,11 +55,18 @@ def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
         if not used:
             raise Refused("no-text", "no field holds text")
         return "\n".join(f"{name}: {render(row[name])}" for name in used), used
+    used = columns(template)
     if "{" not in template:
-        return render(_field(row, template)), (template,)
-    used = tuple(dict.fromkeys(_FIELD.findall(template)))
+        return render(_field(row, template)), used
     values = {name: render(_field(row, name)) for name in used}
     return _FIELD.sub(lambda found: values[found[1]], template), used
+
+
+def columns(template: str | None) -> tuple[str, ...]:
+    """The columns that the recipe's `text` names."""
+    if template is None:
+        return ()
+    return tuple(dict.fromkeys(_FIELD.findall(template))) if "{" in template else (template,)
 
 
 def scalar(value: Any) -> bool:
@@ -130,8 +138,6 @@ def _field(row: Row, name: str) -> Any:
     return row[name]
 
 
-def _key(row: Row, options: ParseOptions) -> Row | None:
-    if not options.key:
-        return None
+def _key(row: Row, options: ParseOptions) -> Row:
     names = [name or next(iter(row), "") for name in options.key]
     return {name: _field(row, name) for name in names}
