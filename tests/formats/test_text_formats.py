@@ -163,7 +163,12 @@ def test_templates_and_columns_choose_the_text(read: Read) -> None:
 
 def test_rows_of_a_query_are_located_by_their_key(read: Read) -> None:
     outcome = read("rows.jsonl", b'{"id":7,"lang":"en","text":"T"}\n', key=("id", "lang"))
-    assert json.loads(outcome.records[0]["locator"]) == {"key": {"id": 7, "lang": "en"}}
+    assert json.loads(outcome.records[0]["locator"]) == {"key": {"id": 7, "lang": "en"}, "row": 0}
+
+
+def test_rows_with_one_key_keep_apart(read: Read) -> None:
+    outcome = read("rows.jsonl", b'{"id":7,"text":"S"}\n\n{"id":7,"text":"T"}\n', key=("id",))
+    assert [json.loads(r["locator"])["row"] for r in outcome.records] == [0, 2]
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
@@ -224,6 +229,30 @@ def test_a_message_is_its_subject_and_text(read: Read) -> None:
     assert outcome.texts == ["Grüße Nr. 1\n\nHello, this is message 1.\nFrom here on: más."]
     meta = json.loads(outcome.records[0]["meta"])
     assert meta["from"] == "Ann <ann@example.org>" and meta["date"].startswith("Mon, 05 Oct")
+
+
+def test_html_that_stands_beside_text_is_not_lost(read: Read) -> None:
+    mail = message(3)
+    mail.make_mixed()
+    page = EmailMessage()
+    page.set_content("<p>a page of its own, which says other things</p>", subtype="html")
+    mail.attach(page)
+    outcome = read("a.eml", bytes(mail))
+    assert len(outcome.texts) == 2 and "a page of its own" in outcome.texts[0]
+    assert outcome.records[0]["bytes"] > 0 and outcome.members == ["part-1", ""]
+
+
+def test_html_with_pictures_is_the_same_text_again(read: Read) -> None:
+    mail = message(4)
+    mail.add_alternative("<p>the same as html <img src='cid:1'></p>", subtype="html")
+    html_part = list(mail.iter_parts())[1]
+    assert isinstance(html_part, EmailMessage)
+    html_part.add_related(b"\x89PNG\r\n\x1a\n" + bytes(20), "image", "png", cid="<1>")
+    mail.make_mixed()
+    mail.add_attachment("<p>sent along</p>", subtype="html", filename="a.html")
+    outcome = read("a.eml", bytes(mail))
+    assert outcome.members == ["a.html", ""] and "html" not in outcome.texts[1]
+    assert outcome.reasons == ["unsupported"]
 
 
 def test_attachments_are_read_like_files(read: Read) -> None:

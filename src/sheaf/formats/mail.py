@@ -1,8 +1,9 @@
 """E-mail and mbox: a record a message, its subject on top of the text; From, Subject and Date in meta.
 
 text/plain is preferred, else the HTML part as text. Every other part is a member, read like any file: text becomes a
-record, a zip is opened, a picture is refused by name. The standard library's parser with the compat32 policy: the newer
-header objects raise on malformed headers, which real mail is full of.
+record, a zip is opened, a picture is refused by name. Only HTML that is, by multipart/alternative, a text/plain part
+again is left out, and its bytes count with the message's. The standard library's parser with the compat32 policy: the
+newer header objects raise on malformed headers, which real mail is full of.
 """
 
 from __future__ import annotations
@@ -68,25 +69,26 @@ def _messages(stream: Stream, limit: int) -> Iterator[tuple[int, int, bytes] | R
         yield first, last, b"".join(lines)
 
 
-def _message(raw: bytes, start: int, end: int, prefix: str, context: Context) -> Pieces:
+def _message(raw: bytes, start: int, end: int, within: str, context: Context) -> Pieces:
     """The message at [start, end): its body as a record that weighs what the attachments leave."""
     try:
         message = email.message_from_bytes(raw, policy=email.policy.compat32)
         parts = [part for part in message.walk() if not part.is_multipart()]
         body = _body(parts)
+        repeats = {id(part) for part in _repeats(message)}
         text, encoding = _text_of(body, context) if body is not None else ("", "ascii")
         meta = {name: value for name in ("Subject", "From", "Date") if (value := _header(message, name))}
     except (MessageError, ValueError, LookupError, RecursionError) as error:
         yield Region(start, end, "corrupt", f"not a message: {type(error).__name__}")
         return
-    others = [part for part in parts if part is not body and not _alternative(part, body)]
+    others = [part for part in parts if part is not body and id(part) not in repeats and _payload(part)]
     weights = [min(_encoded_size(part), end - start) for part in others]
     left = end - start
     for number, (part, weight) in enumerate(zip(others, weights, strict=True), 1):
         weight = min(weight, left)
         left -= weight
-        name = f"{prefix}!/{_filename(part, number)}" if prefix else _filename(part, number)
-        yield Member(name, from_bytes(_payload(part)), weight=weight, media=_media(part))
+        inner = from_bytes(_payload(part))
+        yield Member(_filename(part, number), inner, weight=weight, media=_media(part), within=within)
     subject = meta.get("Subject", "")
     text = "\n\n".join(t for t in (subject, text.strip("\r\n")) if t)
     yield Record(text, start, end, encoding, meta={k.lower(): v for k, v in meta.items()}, weight=left)
@@ -102,15 +104,35 @@ def _body(parts: list[Part]) -> Part | None:
     return None
 
 
-def _alternative(part: Part, body: Part | None) -> bool:
-    """The same text again as HTML: an alternative of the body, not an attachment."""
-    return (
-        body is not None
-        and part.get_content_type() == "text/html"
-        and body.get_content_type() == "text/plain"
-        and part.get_content_disposition() != "attachment"
-        and not part.get_filename()
-    ) or not _payload(part)
+def _repeats(message: Part) -> Iterator[Part]:
+    """The HTML parts that a multipart/alternative offers beside the same text as text/plain. In multipart/mixed, HTML
+    is a part of its own."""
+    for group in message.walk():
+        if group.get_content_type() != "multipart/alternative":
+            continue
+        choices = _children(group)
+        if any(_shown(part, "text/plain") and _payload(part).strip() for part in choices):
+            yield from (part for choice in choices for part in _related(choice) if _shown(part, "text/html"))
+
+
+def _related(part: Part) -> Iterator[Part]:
+    """The part, or what a multipart/related holds: a page and its pictures are one choice."""
+    if part.get_content_type() == "multipart/related":
+        for inner in _children(part):
+            yield from _related(inner)
+    else:
+        yield part
+
+
+def _children(part: Part) -> list[Part]:
+    payload = part.get_payload()
+    return [inner for inner in payload if isinstance(inner, email.message.Message)] if isinstance(payload, list) else []
+
+
+def _shown(part: Part, kind: str) -> bool:
+    """Part of the message as it is read, not a file that is sent along."""
+    file = part.get_content_disposition() == "attachment" or part.get_filename() or part.is_multipart()
+    return part.get_content_type() == kind and not file
 
 
 def _text_of(part: Part, context: Context) -> tuple[str, str]:
@@ -143,7 +165,7 @@ def _filename(part: Part, number: int) -> str:
         name = part.get_filename()
     except (ValueError, LookupError):
         name = None
-    return _clean(_words(name)) if name else f"part-{number}"
+    return (_clean(_words(name)) if name else "") or f"part-{number}"
 
 
 def _media(part: Part) -> str:
