@@ -79,6 +79,82 @@ def test_what_can_be_read_of_a_truncated_stream_is_kept(read: Read, suffix: str)
     assert "truncated" in outcome.reasons
 
 
+def noise(size: int, seed: int = 0) -> bytes:
+    """Text that hardly compresses: what is there of it can be told from its compressed bytes."""
+    return random.Random(seed).randbytes(size // 2).hex().encode()
+
+
+def broken(outcome: Any, reason: str = "truncated") -> int:
+    return sum(r["bytes"] for r in outcome.regions if r["reason"] == reason)
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_the_break_of_a_stream_is_charged_what_gave_no_text(read: Read, suffix: str) -> None:
+    data = PACKERS[suffix](noise(4_000_000))
+    cut = data[: len(data) * 3 // 4]
+    outcome = read(f"a.txt.{suffix}", cut)
+    (record,) = outcome.records
+    kept = len(PACKERS[suffix](record["text"].encode()))  # what the text that was kept takes by itself
+    assert broken(outcome) >= 1 and record["bytes"] + broken(outcome) == len(cut)
+    assert abs(record["bytes"] - kept) < 20_000
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_is_whole_in_a_truncated_zip_is_charged_its_own_bytes(read: Read, packed: bool) -> None:
+    files = {"a.txt": noise(9000, 1), "b.txt": noise(5000, 2), "c.txt": noise(9000, 3)}
+    data = zipped(files, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
+    sizes = [i.compress_size for i in zipfile.ZipFile(io.BytesIO(data)).infolist()]
+    header = 30 + len("a.txt")
+    start = header * 3 + sizes[0] + sizes[1]  # of the third member's content
+    for present in (2000, 1, 0):
+        outcome = read("a.zip", data[: start + present])
+        assert [r["bytes"] for r in outcome.records[:2]] == sizes[:2]
+        assert outcome.item["structure_bytes"] == 2 * header
+        text = sum(r["bytes"] for r in outcome.records[2:])
+        assert broken(outcome) == header + present - text
+        assert (text == 0) is (present < 2) and present - text < 100
+        assert [r["reason"] for r in outcome.regions] == ["truncated"] * 2
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_what_is_whole_in_a_truncated_tar_is_charged_its_own_bytes(read: Read, suffix: str) -> None:
+    files = {"a.txt": noise(2048, 1), "b.txt": noise(1000, 2), "c.txt": noise(9000, 3)}
+    start = 3 * 512 + 2048 + 1024
+    data = tarred(files)
+    if suffix == "tar":
+        for present in (2000, 1, 0, -100):
+            outcome = read("a.tar", data[: start + present])
+            assert [r["bytes"] for r in outcome.records[:2]] == [2048, 1024]
+            assert [r["bytes"] for r in outcome.records[2:]] == ([present - 1] if present > 0 else [])
+            assert set(outcome.reasons) == {"truncated"}
+            assert broken(outcome) == (1 if present > 0 else 512 + present if present < 0 else 0)
+    else:
+        packed = gzip.compress(data)
+        outcome = read("a.tar.gz", packed[: len(packed) * 2 // 3])
+        whole = [len(zlib.compress(files[n])) for n in ("a.txt", "b.txt")]
+        assert set(outcome.reasons) == {"truncated"} and broken(outcome) >= 1
+        assert all(abs(r["bytes"] - size) < 0.3 * size for r, size in zip(outcome.records, whole, strict=False))
+
+
+def test_a_member_with_a_bad_checksum_charges_its_break(read: Read) -> None:
+    data = bytearray(zipped({"a.txt": noise(600_000)}, zipfile.ZIP_STORED))
+    data[2000] ^= 1
+    outcome = read("a.zip", bytes(data))
+    (record,) = outcome.records
+    assert record["bytes"] == len(record["text"]) > 500_000 and outcome.reasons == ["corrupt"]
+    assert broken(outcome, "corrupt") == 600_000 - record["bytes"]
+
+
+def test_names_that_look_like_paths_stay_apart(read: Read) -> None:
+    inner = zipped({"a.txt": b"inside"})
+    outcome = read("a.tar", tarred({"x.zip": inner, "x.zip!/a.txt": b"beside", "50%": b"plain"}))
+    assert dict(zip(outcome.members, outcome.texts, strict=True)) == {
+        "x.zip!/a.txt": "inside",
+        "x.zip%21/a.txt": "beside",
+        "50%": "plain",
+    }
+
+
 def test_a_stream_cut_in_its_first_bytes_is_refused(read: Read) -> None:
     data = gzip.compress(prose(100))[:12]
     outcome = read("a.txt.gz", data)

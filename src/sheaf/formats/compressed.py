@@ -45,7 +45,7 @@ class _Lzma:
     """xz and, with another codec inside, bzip2: both bound their output and say when they need input."""
 
     magics: tuple[bytes, ...] = (b"BZh", b"\xfd7zXZ\x00")
-    chunk = 1 << 16
+    chunk = 1 << 12  # small, to know where a broken stream gave its last text: both give whole blocks
     padding = b"\0"
 
     def __init__(self, codec: lzma.LZMADecompressor | bz2.BZ2Decompressor) -> None:
@@ -93,7 +93,8 @@ AnyCodec = _Gzip | _Lzma | _Zstd
 
 
 class Inflater:
-    """The expanded bytes of `stream`. consumed: compressed bytes that went in; garbage: whether other bytes follow."""
+    """The expanded bytes of `stream`. consumed: compressed bytes that went in; fruitful: those of them up to the last
+    output; broken: whether the stream breaks off or contradicts itself; garbage: whether other bytes follow."""
 
     def __init__(self, stream: Stream, new: Callable[[], AnyCodec], budget: Budget) -> None:
         self._stream, self._new, self._budget = stream, new, budget
@@ -101,8 +102,8 @@ class Inflater:
         self._fresh = True  # the current codec has had no input
         self._ready = b""
         self._input = b""
-        self.consumed = self.produced = 0
-        self.garbage = False
+        self.consumed = self.produced = self.fruitful = 0
+        self.garbage = self.broken = False
         self._over = False
         self._refused: Refused | None = None
 
@@ -124,6 +125,7 @@ class Inflater:
             if not self._input:
                 self._over = True
                 if not self._fresh or not self.produced:
+                    self.broken = True
                     raise Refused("truncated", "the compressed stream ends too early")
                 return
         data, self._input = self._input, b""
@@ -131,10 +133,11 @@ class Inflater:
         try:
             block = self._codec.feed(data, BLOCK)
         except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError, zstandard.ZstdError) as error:
-            self._over = True
+            self._over = self.broken = True
             raise Refused("corrupt", f"{type(error).__name__}: {error}"[:200]) from None
         if block:
             self.produced += len(block)
+            self.fruitful = self.consumed
             self._ready = block
             try:
                 self._budget.expand(len(block), self.consumed, self.produced)
@@ -192,12 +195,16 @@ def _member(stream: Stream, context: Context, name: str, new: Callable[[], AnyCo
     inner = Stream(inflater.fill)
     member = Member(name, inner)
     yield member
-    member.weight = inflater.consumed
+    member.weight = member.end = inflater.consumed
+    if inflater.broken:  # the break takes what gave no text, and a byte if all did
+        member.weight = min(inflater.fruitful, max(inflater.consumed - 1, 0))
+        member.rest = inflater.consumed - member.weight
     if inflater.garbage:
         stream.drain()
         yield Region(inflater.consumed, stream.position, "corrupt", "bytes after the end of the compressed stream")
         return
-    member.rest = stream.drain()
+    member.rest += stream.drain()
+    member.end = stream.position
 
 
 def _stem(name: str) -> str:

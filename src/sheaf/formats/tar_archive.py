@@ -1,8 +1,8 @@
 """tar, streamed: regular files are members, one after another, never written anywhere; all else is structure.
 
 tarfile reads the headers (ustar, GNU, pax) in its forward-only mode. Names are data. A member is charged its data
-blocks of 512 bytes; headers, links, devices and the end of the archive are structure. What follows a header that is
-none, or ends too early, is a region.
+blocks of 512 bytes, as far as they are there; headers, links, devices and the end of the archive are structure. What
+follows a header that is none, or ends too early, is a region.
 """
 
 from __future__ import annotations
@@ -18,29 +18,35 @@ _ERRORS = (tarfile.TarError, ValueError, OverflowError, EOFError, UnicodeError)
 
 
 class _Raw:
-    """What tarfile reads from: it counts, and it knows whether what came last was not all zeros."""
+    """What tarfile reads from, in blocks. last: the one that came last, empty after the end."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self.last = b""
 
     def read(self, n: int) -> bytes:
         parts: list[bytes] = []
         while n > 0 and (block := self._stream.read(n)):
             parts.append(block)
             n -= len(block)
-        return b"".join(parts)
+        self.last = b"".join(parts)
+        return self.last
 
 
 def parse(stream: Stream, context: Context) -> Pieces:
+    raw = _Raw(stream)
     try:
-        archive = tarfile.open(fileobj=cast(IO[bytes], _Raw(stream)), mode="r|", bufsize=512, errors="replace")  # noqa: SIM115
+        archive = tarfile.open(fileobj=cast(IO[bytes], raw), mode="r|", bufsize=512, errors="replace")  # noqa: SIM115
     except _ERRORS as error:
         raise Refused("corrupt", f"not a tar archive: {error}"[:200]) from None
     while True:
         try:
             info = archive.next()
         except _ERRORS as error:
-            yield _rest(stream, "corrupt", f"bad header: {error}"[:200])
+            if raw.last:
+                yield _rest(stream, "corrupt", f"bad header: {error}"[:200])
+            else:
+                yield Region(stream.position, stream.position, "truncated", "the tar ends inside a member")
             return
         if info is None:
             break
@@ -49,15 +55,22 @@ def parse(stream: Stream, context: Context) -> Pieces:
             if info.issparse():
                 yield Region(info.offset_data, info.offset_data, "unsupported", "sparse tar member", _blocks(info.size))
             continue
-        yield from _member(archive, info)
-    yield from _end(stream, context)
+        yield from _member(archive, info, stream)
+    yield from _end(stream, raw)
 
 
-def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Pieces:
-    file = archive.extractfile(info)
-    assert file is not None
+def _member(archive: tarfile.TarFile, info: tarfile.TarInfo, stream: Stream) -> Pieces:
+    file = cast(IO[bytes], archive.fileobj)  # extractfile would lose the last block before a break
+    file.seek(info.offset_data)
     inner = Stream(_reader(file, info.size))
-    yield Member(info.name, inner, weight=_blocks(info.size))
+    member = Member(info.name, inner, weight=_blocks(info.size))
+    yield member
+    inner.drain()  # what its reader did not want
+    member.end = min(stream.position, info.offset_data + _blocks(info.size))
+    present = max(member.end - info.offset_data, 0)
+    cut = present < info.size
+    member.weight = max(present - 1, 0) if cut else present  # the break takes a byte
+    member.rest = present - member.weight
 
 
 def _reader(file: IO[bytes], size: int) -> Callable[[int], bytes]:
@@ -77,14 +90,16 @@ def _reader(file: IO[bytes], size: int) -> Callable[[int], bytes]:
     return fill
 
 
-def _end(stream: Stream, context: Context) -> Pieces:
+def _end(stream: Stream, raw: _Raw) -> Pieces:
     """tarfile takes a bad header for the end of the archive: only zeros may follow (blocking factor)."""
-    start = stream.position
-    other = False
+    start = stream.position - len(raw.last)
+    cut = 0 < len(raw.last) < 512
+    other = bool(raw.last.strip(b"\0"))
     while block := stream.read(1 << 18):
         other = other or bool(block.strip(b"\0"))
     if other:
-        yield Region(start, stream.position, "corrupt", "what follows is no tar header")
+        reason = ("truncated", "the tar ends inside a header") if cut else ("corrupt", "what follows is no tar header")
+        yield Region(start, stream.position, *reason)
 
 
 def _rest(stream: Stream, reason: str, detail: str) -> Region:

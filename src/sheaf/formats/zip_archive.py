@@ -63,20 +63,27 @@ def _seekable(stream: Stream, context: Context) -> tuple[BinaryIO, int]:
 
 
 def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, context: Context) -> Pieces:
-    start, end = info.header_offset, info.header_offset + info.compress_size
+    member = Member(info.filename, _content(archive, info, context), weight=info.compress_size)
+    member.end = info.header_offset + _LOCAL.size + info.compress_size
+    yield member
+    inner = member.stream
+    if inner.problem is not None and info.compress_size:
+        # Where the compressed bytes went wrong nobody says: about as far as the text came.
+        kept = info.compress_size * inner.position // max(info.file_size, 1)
+        member.weight = min(kept, info.compress_size - 1)
+        member.rest = info.compress_size - member.weight
+
+
+def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, context: Context) -> Stream:
     if info.flag_bits & 1:
-        yield Member(info.filename, _refuses("encrypted", "a password is needed"), weight=end - start)
-        return
+        return _refuses("encrypted", "a password is needed")
     if info.compress_type not in _METHODS:
-        yield Member(info.filename, _refuses("unsupported", f"zip method {info.compress_type}"), weight=end - start)
-        return
+        return _refuses("unsupported", f"zip method {info.compress_type}")
     try:
         file = archive.open(info)
     except (*_ERRORS, NotImplementedError, RuntimeError) as error:
-        yield Member(info.filename, _refuses("corrupt", f"{error}"[:200]), weight=end - start)
-        return
-    inner = Stream(_reader(file, info, context.budget))
-    yield Member(info.filename, inner, weight=info.compress_size)
+        return _refuses("corrupt", f"{error}"[:200])
+    return Stream(_reader(file, info, context.budget))
 
 
 def _reader(file: IO[bytes], info: zipfile.ZipInfo, budget: Budget) -> Callable[[int], bytes]:
@@ -116,6 +123,7 @@ def _without_directory(file: BinaryIO, size: int, context: Context, why: str) ->
     """The members whose local headers can be read one after another; the rest is a region."""
     at = 0
     found = False
+    cut_header = 0  # bytes of the local header of a member that is cut
     while True:
         file.seek(at)
         header = file.read(_LOCAL.size)
@@ -128,32 +136,37 @@ def _without_directory(file: BinaryIO, size: int, context: Context, why: str) ->
         data_at = at + _LOCAL.size + name_size + extra_size
         if flags & 1 or method not in (0, 8) or (method == 0 and flags & 8) or data_at > size:
             break
-        raw = _RawEntry(
-            file, data_at, min(packed, size - data_at) if not flags & 8 else size - data_at, method, context
-        )
+        present = size - data_at
+        short = not flags & 8 and packed > present
+        raw = _RawEntry(file, data_at, present if flags & 8 else min(packed, present), method, short, context)
         if not name.endswith("/"):
             found = True
             member = Member(name, Stream(raw.fill))
             yield member
             raw.finish()
-            member.weight = raw.consumed
-        if raw.cut or (not flags & 8 and data_at + packed > size):
+            broken = raw.cut or short
+            member.weight = min(raw.fruitful, max(raw.consumed - 1, 0)) if broken else raw.consumed
+            member.rest = raw.consumed - member.weight
+            member.end = data_at + raw.consumed
+        if raw.cut or short:
+            cut_header = data_at - at
             at = min(size, data_at + raw.consumed)
             break
-        at = data_at + (packed if not flags & 8 else raw.consumed + raw.descriptor())
+        at = data_at + (raw.consumed + raw.descriptor() if flags & 8 else packed)
     if not found and at == 0:
         raise Refused("truncated" if "not a zip" in why else "corrupt", f"no central directory: {why}"[:200])
-    yield Region(at, size, "truncated", "the zip ends before its directory")
+    yield Region(at, size, "truncated", "the zip ends before its directory", cut_header + max(size - at, 0))
 
 
 class _RawEntry:
-    """The bytes of one member found by its local header. consumed: compressed bytes used; cut: it ends too early."""
+    """The bytes of one member found by its local header. consumed: compressed bytes used; fruitful: those up to the
+    last that gave output; cut: it ends too early."""
 
-    def __init__(self, file: BinaryIO, at: int, limit: int, method: int, context: Context) -> None:
+    def __init__(self, file: BinaryIO, at: int, limit: int, method: int, short: bool, context: Context) -> None:
         self._file, self._at, self._left, self._budget = file, at, limit, context.budget
         self._codec = zlib.decompressobj(-15) if method == 8 else None
-        self.consumed = self.produced = 0
-        self.cut = False
+        self.consumed = self.produced = self.fruitful = 0
+        self.cut, self._short = False, short
 
     def fill(self, n: int) -> bytes:
         while not (self._codec and self._codec.eof):
@@ -165,13 +178,14 @@ class _RawEntry:
                 self._left -= len(data)
                 self.consumed += len(data)
                 if not data:
-                    if self._codec:
+                    if self._codec or self._short:
                         self.cut = True
                         raise Refused("truncated", "the member ends too early")
                     return b""
             block = self._inflate(data, n)
             if block:
                 self.produced += len(block)
+                self.fruitful = self.consumed
                 self._budget.expand(len(block), self.consumed, self.produced)
                 return block
         return b""
