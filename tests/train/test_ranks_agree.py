@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
-from sheaf.errors import EnvironmentProblem, UsageError
+from sheaf.errors import UsageError
 from sheaf.recipe import Recipe
 from sheaf.train import journal
 from sheaf.train.checkpoint import list_checkpoints
@@ -83,22 +81,6 @@ def test_stopped_by_sigterm_on_two_ranks_and_resumed_on_one_the_order_goes_on(tm
     resume(run, nproc=1, console=Silent())
     assert_equal_training(calm, run, 50)
     assert {line["ranks"] for line in journal.read(run)} == {1, 2}
-
-
-def test_a_dead_rank_ends_the_run_and_says_how_to_go_on(tmp_path: Path) -> None:
-    class KillARank(Silent):
-        def note(self, text: str) -> None:
-            if text.startswith("step 1/"):
-                ranks = [p for p in psutil.Process().children(recursive=True) if "sheaf.train.worker" in p.cmdline()]
-                os.kill(ranks[-1].pid, signal.SIGKILL)
-
-    corpus = make_corpus(tmp_path)
-    recipe = make_recipe(tmp_path, budget={"steps": 5000}, checkpoint_every=1000)
-    with pytest.raises(EnvironmentProblem, match="died, so the run has stopped") as raised:
-        train(recipe, corpus, nproc=2, console=KillARank())
-    assert "SIGKILL" in raised.value.why
-    assert "sheaf resume" in raised.value.fix
-    assert not [p for p in psutil.Process().children(recursive=True) if "sheaf.train.worker" in p.cmdline()]
 
 
 def test_more_ranks_than_samples_are_refused_before_a_run_is_made(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -14,8 +17,10 @@ from test_ranks_agree import LAUNCHER
 from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
-from sheaf.errors import Interrupted
+from sheaf.errors import EnvironmentProblem
+from sheaf.train import journal
 from sheaf.train.launch import train
+from sheaf.train.run import Run
 
 AGENT = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
 
@@ -37,23 +42,56 @@ def starting(tmp_path: Path) -> tuple[subprocess.Popen[bytes], list[psutil.Proce
     return launcher, ranks
 
 
-def test_ranks_listen_on_loopback_alone_and_no_rendezvous_unpickles_for_them(tmp_path: Path) -> None:
-    listening: set[str] = set()
+class KillsARank(Silent):
+    """Looks who listens where after the first step, then kills the last rank."""
 
-    class Looks(Silent):
-        def note(self, text: str) -> None:
-            if text.startswith("step 1/"):
-                for process in (psutil.Process(), *ranks_of(os.getpid())):
-                    found = process.net_connections("inet")
-                    listening.update(c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN)
-                os.kill(os.getpid(), signal.SIGTERM)
+    def __init__(self) -> None:
+        self.listening: set[str] = set()
+        self.killed_at = 0.0
 
-    recipe = make_recipe(tmp_path, budget={"steps": 100_000})
-    with pytest.raises(Interrupted):
-        train(recipe, make_corpus(tmp_path), nproc=2, console=Looks())
-    assert listening and listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    def note(self, text: str) -> None:
+        if text.startswith("step 1/"):
+            ranks = ranks_of(os.getpid())
+            for process in (psutil.Process(), *ranks):
+                found = process.net_connections("inet")
+                self.listening.update(c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN)
+            self.killed_at = time.monotonic()
+            os.kill(ranks[-1].pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Death:
+    """What came of a run on two ranks, one of which was killed."""
+
+    run: Path
+    error: EnvironmentProblem
+    listening: set[str]
+    seconds: float
+    left: list[psutil.Process]
+
+
+@pytest.fixture(scope="module")
+def death(tmp_path_factory: pytest.TempPathFactory) -> Death:
+    root, console = tmp_path_factory.mktemp("death"), KillsARank()
+    recipe = make_recipe(root, budget={"steps": 100_000})
+    with pytest.raises(EnvironmentProblem) as raised:
+        train(recipe, make_corpus(root), nproc=2, console=console)
+    seconds = time.monotonic() - console.killed_at
+    return Death(root / "runs" / "test-001", raised.value, console.listening, seconds, ranks_of(os.getpid()))
+
+
+def test_a_dead_rank_ends_the_run_within_seconds_and_says_how_to_go_on(death: Death) -> None:
+    assert "died, so the run has stopped" in death.error.what
+    assert "SIGKILL" in death.error.why
+    assert f"sheaf resume {death.run}" in death.error.fix
+    assert death.seconds < 30  # it takes one on an idle machine
+    assert not death.left
+
+
+def test_ranks_listen_on_loopback_alone_and_no_rendezvous_unpickles_for_them(death: Death) -> None:
+    assert death.listening and death.listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert AGENT not in sys.modules
-    assert not list((tmp_path / "runs" / "test-001").glob(".ranks-*"))
+    assert not list(death.run.glob(".ranks-*"))
 
 
 def test_a_launcher_that_is_killed_takes_ranks_along_that_only_just_start(
@@ -79,3 +117,22 @@ def test_ctrl_c_while_ranks_start_is_quiet_and_promises_no_checkpoint(
     assert "stopped by SIGINT; no checkpoint yet" in message
     assert f"start again with: sheaf resume {tmp_path / 'runs' / 'test-001'}" in message
     assert not psutil.wait_procs(ranks, timeout=10)[1]
+
+
+def test_ranks_that_torchrun_would_start_meet_where_it_says_and_finish_the_run(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, budget={"steps": 4}, checkpoint_every=2)
+    run = Run.open(Path(train(recipe, make_corpus(tmp_path), console=Silent())["run"])).updated(result=None)
+    (run.folder / "checkpoints" / "step-00000004" / "COMMITTED").unlink()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sheaf.train.worker", str(run.folder)],
+            env={**os.environ, **meeting, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in ("0", "1")
+    ]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert (Run.open(run.folder).result or {})["steps"] == 4
+    assert [line["ranks"] for line in journal.read(run.folder)] == [1, 1, 2, 2]
