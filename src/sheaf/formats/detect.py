@@ -1,4 +1,4 @@
-"""What a stream holds: by its content, by its suffix only where content leaves it open. Costs some 20 µs a member.
+"""What a stream holds: by its content, by its suffix only where content leaves it open. Looks at 64 KB at most.
 
 Order: magic bytes of what we read, magic bytes of what we refuse by name, tests on the beginning as text, suffix and
 claimed content type among text formats, plain text. Bytes that are no text at all are refused when they are decoded.

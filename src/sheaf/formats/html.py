@@ -1,5 +1,6 @@
 """HTML: the main text by resiliparse (Bevendorff et al., ECIR 2018), without navigation, scripts and styles; the title
-in meta. A page in which no main text is found gives all its visible text. About 100 pages of 50 KB a second."""
+in meta. A page in which no main text is found gives all its visible text. Holds a page in memory, and parses it once or
+twice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """JSON Lines: a record a line, streamed. A bad line is a region, and the next line goes on.
 
 Strict as RFC 8259: no NaN, no trailing comma, no lone surrogate in an escape (orjson refuses them). A line holding an
-object gives its text by `rows`; a string is its own text; any other value is rendered. 100 MB/s or so.
+object gives its text by `rows`; a string is its own text; any other value is rendered.
 """
 
 from __future__ import annotations

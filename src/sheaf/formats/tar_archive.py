@@ -18,7 +18,7 @@ _ERRORS = (tarfile.TarError, ValueError, OverflowError, EOFError, UnicodeError)
 
 
 class _Raw:
-    """What tarfile reads from, in blocks. last: the one that came last, empty after the end."""
+    """What tarfile reads from, in blocks. last: the one that came last."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -29,8 +29,9 @@ class _Raw:
         while n > 0 and (block := self._stream.read(n)):
             parts.append(block)
             n -= len(block)
-        self.last = b"".join(parts)
-        return self.last
+        block = b"".join(parts)
+        self.last = block or self.last
+        return block
 
 
 def parse(stream: Stream, context: Context) -> Pieces:
@@ -43,20 +44,21 @@ def parse(stream: Stream, context: Context) -> Pieces:
         try:
             info = archive.next()
         except _ERRORS as error:
-            if raw.last:
-                yield _rest(stream, "corrupt", f"bad header: {error}"[:200])
-            else:
+            if archive.offset > stream.position:
                 yield Region(stream.position, stream.position, "truncated", "the tar ends inside a member")
+            else:
+                yield _rest(stream, archive.offset, "corrupt", f"bad header: {error}"[:200])
             return
         if info is None:
             break
         cast(Any, archive).members = []  # tarfile would remember every header
         if not info.isreg() or info.issparse():
             if info.issparse():
-                yield Region(info.offset_data, info.offset_data, "unsupported", "sparse tar member", _blocks(info.size))
+                packed = archive.offset - info.offset_data  # the member says its size with the holes
+                yield Region(info.offset_data, info.offset_data, "unsupported", "sparse tar member", packed)
             continue
         yield from _member(archive, info, stream)
-    yield from _end(stream, raw)
+    yield from _end(stream, archive.offset, raw.last)
 
 
 def _member(archive: tarfile.TarFile, info: tarfile.TarInfo, stream: Stream) -> Pieces:
@@ -90,11 +92,12 @@ def _reader(file: IO[bytes], size: int) -> Callable[[int], bytes]:
     return fill
 
 
-def _end(stream: Stream, raw: _Raw) -> Pieces:
-    """tarfile takes a bad header for the end of the archive: only zeros may follow (blocking factor)."""
-    start = stream.position - len(raw.last)
-    cut = 0 < len(raw.last) < 512
-    other = bool(raw.last.strip(b"\0"))
+def _end(stream: Stream, start: int, last: bytes) -> Pieces:
+    """tarfile takes a bad header, at start, for the end of the archive: only zeros may follow (blocking factor)."""
+    if stream.position <= start:
+        return
+    cut = stream.position - start < 512
+    other = bool(last.strip(b"\0"))
     while block := stream.read(1 << 18):
         other = other or bool(block.strip(b"\0"))
     if other:
@@ -102,8 +105,7 @@ def _end(stream: Stream, raw: _Raw) -> Pieces:
         yield Region(start, stream.position, *reason)
 
 
-def _rest(stream: Stream, reason: str, detail: str) -> Region:
-    start = stream.position
+def _rest(stream: Stream, start: int, reason: str, detail: str) -> Region:
     stream.drain()
     return Region(start, stream.position, reason, detail)
 
