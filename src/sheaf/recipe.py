@@ -74,7 +74,9 @@ class Dedup(Strict):
 class Limits(Strict):
     """What one item may cost before its parser is stopped and the item quarantined."""
 
-    seconds: Annotated[float, Field(gt=0, strict=False, description="of wall clock for one item")] = 60.0
+    seconds: Annotated[
+        float, Field(gt=0, strict=False, description="of processor time on one item without progress")
+    ] = 60.0
     memory_mb: Annotated[int, Field(ge=256, description="of the parser's process")] = 2048
     expanded_mb: Annotated[int, Field(ge=1, description="bytes that one item may expand to")] = 4096
     ratio: Annotated[float, Field(gt=1, strict=False, description="expansion above 1 MB that counts as a bomb")] = 200.0

@@ -6,15 +6,17 @@ import ctypes
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sheaf.formats import item
 from sheaf.formats.charge import Charges
 from sheaf.formats.piece import Context, Pieces, Record, Region
-from sheaf.formats.stream import Stream
+from sheaf.formats.stream import Stream, from_bytes
 from sheaf.formats.table import Format
 
 FORMATS = [Format("application/x-mock", "extra:parse", (".mock",), (b"MOCK ",), binary=True)]
@@ -99,7 +101,70 @@ def _noise() -> str:
     return "noise made"
 
 
+def _outside() -> str:
+    """What can be reached outside of the process, by whoever takes it over."""
+    attempts = {
+        "file": lambda: Path("/etc/passwd").read_bytes(),
+        "folder": lambda: list(Path("/").iterdir()),
+        "parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+        "itself": lambda: Path("/proc/self/environ").read_bytes(),
+        "new": lambda: Path("new").write_bytes(b""),
+        "program": lambda: os.execv("/bin/true", ["true"]),
+        "library": lambda: Path(os.__file__).read_bytes(),
+    }
+    return " ".join(f"{name}:{_reached(attempt)}" for name, attempt in attempts.items())
+
+
+def _reached(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+    except PermissionError:
+        return "refused"
+    return "open"
+
+
+def _killed_once() -> str:
+    """Dies as if killed from outside, the first time: the offset of the item's descriptor, shared by all, remembers."""
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode) and os.pread(fd, 5, 0) == b"MOCK " and os.lseek(fd, 0, 1) != 1:
+                os.lseek(fd, 1, 0)
+                os.kill(os.getpid(), signal.SIGKILL)
+        except OSError:
+            continue
+    return "survived"
+
+
+def _work_long() -> str:
+    """Two seconds of processor time, with progress all the while."""
+    while time.process_time() < 2.5:
+        from_bytes(bytes(1 << 16)).drain()
+    return "worked"
+
+
+def _spin_and_say_so() -> None:
+    while True:
+        from_bytes(b"x").drain()
+
+
+def _drip() -> None:
+    while True:
+        from_bytes(b"x").drain()
+        time.sleep(0.05)
+
+
+def _wait() -> str:
+    time.sleep(1.0)
+    return "waited"
+
+
 ACTIONS = {
+    "outside": _outside,
+    "killed-once": _killed_once,
+    "work-long": _work_long,
+    "spin-and-say-so": _spin_and_say_so,
+    "drip": _drip,
+    "wait": _wait,
     "hang": _hang,
     "spin": _spin,
     "exit": lambda: os._exit(3),

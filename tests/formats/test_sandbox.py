@@ -6,6 +6,8 @@ import contextlib
 import gc
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,12 +19,15 @@ from conftest import parse_files, unaccounted
 
 from sheaf.errors import EnvironmentProblem
 from sheaf.formats import sandbox as module
+from sheaf.formats import wire
+from sheaf.formats.piece import ParserLimits
 from sheaf.formats.reasons import REASONS
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox, sandbox_level
+from sheaf.formats.watch import Watch
 from sheaf.recipe import Limits
 
 MOCKS = Path(__file__).parent / "mock_formats.py"
-TIGHT = Limits(seconds=1.5, memory_mb=256, expanded_mb=1)
+TIGHT = Limits(seconds=1.0, memory_mb=256, expanded_mb=1)
 
 
 def run(words: list[str], limits: Limits = TIGHT) -> dict[str, tuple[str, str]]:
@@ -67,6 +72,79 @@ def test_a_busy_loop_is_ended_too() -> None:
     assert run(["spin"])["spin"][0] == "timeout"
 
 
+def alone(word: str, seconds: float) -> tuple[str, str]:
+    """(reason or "", last text or detail) of one MOCK item in a fresh child."""
+    with Sandbox(Limits(seconds=seconds), _extra=MOCKS) as sandbox:
+        parsed = parse_files(sandbox, [("a.mock", f"MOCK {word}".encode())], ParseOptions())
+    regions = parsed.regions.to_pylist()
+    return (regions[0]["reason"], regions[0]["detail"]) if regions else ("", parsed.records["text"][-1].as_py())
+
+
+def test_one_kill_from_outside_changes_nothing() -> None:
+    assert alone("killed-once", 20) == ("", "survived")
+    assert alone("oom-killed", 20) == ("memory", "killed by the system twice, most likely for memory")
+
+
+def test_a_long_item_is_read_as_long_as_it_gets_on() -> None:
+    assert alone("work-long", 0.5) == ("", "worked")
+
+
+def test_a_parser_that_does_not_get_the_processor_is_waited_for() -> None:
+    assert alone("wait", 0.5) == ("", "waited")
+
+
+@pytest.mark.parametrize(
+    ("word", "detail"), [("spin", "without progress"), ("spin-and-say-so", "processor time for"), ("drip", "s for")]
+)
+def test_a_parser_that_gets_nowhere_is_ended_even_if_it_says_that_it_goes_on(word: str, detail: str) -> None:
+    reason, why = alone(word, 0.3)
+    assert reason == "timeout" and detail in why
+
+
+def test_a_frame_that_drips_is_no_progress() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch = Watch(os.getpid(), ParserLimits(**Limits(seconds=0.05).model_dump()))
+        watch.begin(0)
+        theirs.send(b"R")
+        thread = threading.Thread(target=drip, args=(theirs,), daemon=True)
+        thread.start()
+        with pytest.raises(TimeoutError):
+            wire.receive(ours, 1 << 40, wait=watch.wait)
+        ours.close()
+        thread.join()
+
+
+def drip(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.send(wire.HEADER.pack(b"R", 1 << 30)[1:])
+        while True:
+            sock.send(b"x")
+
+
+def test_a_parser_reaches_no_file_but_its_libraries_where_the_kernel_allows_to_take_them() -> None:
+    if not sandbox_level()["files"]:
+        pytest.skip("this kernel has no Landlock")
+    found = dict(word.split(":") for word in alone("outside", 20)[1].split())
+    assert found.pop("library") == "open"
+    assert set(found.values()) == {"refused"} and found.keys() >= {"file", "parent", "program"}
+
+
+def test_folders_of_killed_processes_are_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead, living = tmp_path / f"sheaf-sandbox-{int(ended.stdout)}-abc", tmp_path / f"sheaf-sandbox-{os.getpid()}-abc"
+    other = tmp_path / "sheaf-sandbox-notes"
+    for folder in (dead, living, other):
+        folder.mkdir()
+    (dead / "file").write_text("left")
+    with Sandbox(TIGHT) as sandbox:
+        sandbox.level()
+        names = {p.name for p in tmp_path.iterdir()}
+    assert dead.name not in names and {living.name, other.name} < names
+    assert all(n.startswith(f"sheaf-sandbox-{os.getpid()}-") for n in names - {other.name})
+
+
 def test_a_flood_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FLOOD_BASE", 16 << 20)
     assert run(["flood"], Limits(seconds=20, memory_mb=512, expanded_mb=1))["flood"][0] == "parser-bug"
@@ -85,14 +163,16 @@ def test_nothing_of_the_parent_s_environment_reaches_the_parser(monkeypatch: pyt
 
 
 def test_a_parser_cannot_write_files_of_any_size() -> None:
-    assert run(["write"])["write"][1] == "write: File too large"
+    refused = "Permission denied" if sandbox_level()["files"] else "File too large"
+    assert run(["write"])["write"][1] == f"write: {refused}"
 
 
 def test_a_parser_has_no_network_where_the_kernel_allows_to_take_it() -> None:
     if not sandbox_level()["network"]:
         pytest.skip("this kernel lets no user make a network namespace")
     with socket.create_server(("127.0.0.1", 0)):
-        assert run(["connect"])["connect"][1] == "network: Network is unreachable"
+        # By the empty namespace, or by Landlock, which comes first.
+        assert run(["connect"])["connect"][1] in ("network: Network is unreachable", "network: Permission denied")
 
 
 def test_a_parser_starts_no_processes_unless_it_is_root() -> None:

@@ -2,7 +2,8 @@
 
 It announces each item before it touches it, so that whoever watches knows what it died of. Finished items are committed
 when a group ends, or when 8 MB of text have gathered; a long item's records are sent as they come, without their bytes,
-which are known at its end. Out of memory is an exit code: after that nothing in the process can be trusted to work.
+which are known at its end. While an item is read, a frame a second says how far it got. Out of memory is an exit code:
+after that nothing in the process can be trusted to work.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import importlib.util
 import os
 import socket
 import sys
+import time
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from sheaf.corpus.schema import PARSED_ITEMS, PARSED_REGIONS
-from sheaf.formats import wire
+from sheaf.formats import stream, wire
 from sheaf.formats.confine import allow_cpu, confine
 from sheaf.formats.item import ItemResult, read_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
@@ -30,16 +32,32 @@ _IPC = pa.ipc.IpcWriteOptions(use_threads=False)
 
 
 class Outbox:
-    """Gathers rows as columns, and sends them."""
+    """Gathers rows as columns, and sends them. seconds: the limit without progress."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
         self._sock = sock
-        self.item = 0
+        self._seconds = seconds
+        self._pause = min(1.0, seconds / 4)
+        self.item = self._read = 0
+        self._told = 0.0
         self._characters = 0
         self._records: list[list[Any]] = [[] for _ in wire.RECORDS]
         self._bytes: list[int] = []
         self._regions: list[list[Any]] = [[] for _ in PARSED_REGIONS]
         self._items: list[list[Any]] = [[] for _ in PARSED_ITEMS]
+
+    def begin(self, item: int) -> None:
+        self.item, self._read, self._told = item, 0, time.monotonic()
+        wire.send(self._sock, b"S", item.to_bytes(4, "little"))
+        allow_cpu(self._seconds)
+
+    def progress(self, more: int) -> None:
+        """So many more bytes were read or expanded."""
+        self._read += more
+        if time.monotonic() - self._told > self._pause:
+            wire.send(self._sock, b"P", self._read.to_bytes(8, "little"))
+            allow_cpu(self._seconds)
+            self._told = time.monotonic()
 
     def record(
         self, id: bytes, text: str, meta: str, member: str, locator: str, media: str, encoding: str, repairs: str
@@ -116,11 +134,10 @@ def _preload() -> None:
 def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits: ParserLimits) -> None:
     asked = request["options"]
     options = ParseOptions(text=asked["text"], key=tuple(asked["key"]), mojibake=asked["mojibake"])
-    outbox = Outbox(sock)
+    outbox = Outbox(sock, limits.seconds)
+    stream.tell(outbox.progress)
     for fd, item in zip(fds, request["items"], strict=True):
-        wire.send(sock, b"S", item["item"].to_bytes(4, "little"))
-        allow_cpu(limits.seconds)
-        outbox.item = item["item"]
+        outbox.begin(item["item"])
         outbox.finish(_item(fd, item, options, limits, outbox))
         os.close(fd)
     outbox.commit()

@@ -1,24 +1,27 @@
 """Parse items in a separate, limited process, and survive whatever they do to it.
 
-The child is a fresh interpreter (never a fork) with an empty environment, its own session, a private folder that it can
-hardly write to, kernel limits on memory, CPU, files and processes, and no network where the kernel allows (`confine`).
-It gets open descriptors over a Unix socket and answers with Arrow tables, which are checked here before they are used.
+The child is a fresh interpreter (never a fork) with an empty environment, its own session, kernel limits on memory, CPU
+and processes, and, where the kernel allows, neither files nor network (`confine`). It gets open descriptors over a Unix
+socket and answers with Arrow tables, which are checked here before they are used.
 
-It announces every item. When it hangs (limits.seconds on the wall clock), dies, or floods, it is killed, exactly that
-item is quarantined, and a fresh child goes on with the rest; what was committed before is kept. An item that seems to
-have killed a child which had read others is tried once more alone, so that no neighbour decides. Start-up is 0.2 s.
+It announces every item. When it gets nowhere (limits.seconds without progress; `watch` has the rule), dies, or floods,
+it is killed, exactly that item is quarantined, and a fresh child goes on with the rest; what was committed before is
+kept. An item that seems to have killed a child which had read others, or on which a child was killed from outside (by
+the kernel for memory, or by anybody), is tried once more alone: neither a neighbour nor an accident decides.
+Start-up is 0.2 s.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +35,7 @@ from sheaf.errors import EnvironmentProblem
 from sheaf.formats import wire
 from sheaf.formats.answers import Answers, BadAnswer, Miscounted, Parsed
 from sheaf.formats.piece import ParseOptions, ParserLimits
+from sheaf.formats.watch import Watch
 from sheaf.recipe import Limits
 
 __all__ = ["ItemInput", "ParseOptions", "Parsed", "Sandbox", "sandbox_level"]
@@ -40,6 +44,8 @@ GROUP = 100  # items in one request
 RECYCLE_ITEMS, RECYCLE_BYTES = 20_000, 4 << 30  # then a fresh child, against fragmented memory
 START_SECONDS = 60.0
 FLOOD_BASE = 256 << 20
+FOLDER = "sheaf-sandbox-"
+_OWNED = re.compile(FOLDER + r"([0-9]+)-\w+")
 _MAIN = (
     "import sys; sys.path.extend(sys.argv[5:]); from sheaf.formats.child import main; "
     "main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])"
@@ -65,6 +71,7 @@ class Sandbox:
         self._limits = ParserLimits(**limits.model_dump())
         self._extra = _extra
         self._child: _Child | None = None
+        _sweep()
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +100,9 @@ class Sandbox:
                 continue
             except _Blamed as blamed:
                 silent_deaths = 0
-                if child.items > 1 and blamed.reason != "timeout":
-                    suspect = blamed.item  # what came before may have harmed the process: once more, in a fresh one
+                if suspect is None and (blamed.outside or (child.items > 1 and blamed.reason != "timeout")):
+                    # What came before may have harmed the process, or an accident befell it: once more, in a fresh one.
+                    suspect = blamed.item
                 else:
                     suspect = None
                     answers.refuse(blamed.item, blamed.reason, blamed.detail)
@@ -110,7 +118,7 @@ class Sandbox:
         return answers.parsed()
 
     def level(self) -> dict[str, bool]:
-        """What confines the child here: network, memory, processes, …"""
+        """What confines the child here: network, files, memory, processes, …"""
         return dict(self._fresh_enough().holds)
 
     def _fresh_enough(self) -> _Child:
@@ -129,11 +137,11 @@ def sandbox_level() -> dict[str, bool]:
 
 
 class _Blamed(Exception):
-    """The child is lost (or must be killed) because of this item."""
+    """The child is lost (or must be killed) because of this item. outside: neither it nor we ended the process."""
 
-    def __init__(self, item: int, reason: str, detail: str) -> None:
+    def __init__(self, item: int, reason: str, detail: str, outside: bool = False) -> None:
         super().__init__(item, reason, detail)
-        self.item, self.reason, self.detail = item, reason, detail
+        self.item, self.reason, self.detail, self.outside = item, reason, detail, outside
 
 
 class _Child:
@@ -142,7 +150,7 @@ class _Child:
     def __init__(self, limits: ParserLimits, extra: Path | None) -> None:
         self._limits = limits
         self.items = self.bytes = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="sheaf-sandbox-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-", ignore_cleanup_errors=True)
         self._errors = _scratch()
         self._sock, theirs = socket.socketpair()
         with theirs:
@@ -156,6 +164,8 @@ class _Child:
             self.kill()
             raise _cannot_start(detail) from error
         self.holds: dict[str, bool] = orjson.loads(payload)
+        self._sock.settimeout(None)
+        self._watch = Watch(self._process.pid, limits)
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -174,22 +184,26 @@ class _Child:
         self._sock.settimeout(START_SECONDS)
         wire.send(self._sock, b"G", orjson.dumps(request), [items[n].file.fileno() for n in numbers])
         current = -1
-        deadline = time.monotonic() + START_SECONDS
+        self._watch.begin(0, START_SECONDS)
         flood = FLOOD_BASE + 4 * (self._limits.expanded_mb << 20)
         allowed = flood
         while True:
             try:
-                kind, payload = self._next(deadline, allowed)
-            except TimeoutError:
-                raise self._blame(current, "timeout", f"more than {self._limits.seconds:g} s") from None
+                kind, payload, _ = wire.receive(self._sock, max(allowed, 0), wait=self._watch.wait)
+                self._watch.progress(int.from_bytes(payload, "little") if kind == b"P" else None)
+            except TimeoutError as late:
+                raise self._blame(current, "timeout", str(late)) from None
             except (wire.Closed, ConnectionError):
-                raise self._blame(current, *self._cause(allowed)) from None
-            allowed -= len(payload)
+                raise self._blame(current, *self._cause()) from None
+            allowed -= wire.HEADER.size + len(payload)
+            if kind == b"P":
+                continue
             if kind == b"S":
                 current = int.from_bytes(payload, "little")
                 if current not in numbers:
                     raise BadAnswer("an item that was not asked for")
-                deadline, allowed = time.monotonic() + self._limits.seconds, flood
+                allowed = flood
+                self._watch.begin(items[current].size)
                 self.items, self.bytes = self.items + 1, self.bytes + items[current].size
             elif kind == b"X":
                 raise self._blame(current, "parser-bug", payload.decode("utf-8", "replace"))
@@ -208,29 +222,24 @@ class _Child:
                 raise
             raise self._blame(numbers[0], "parser-bug", str(bad)) from bad
 
-    def _next(self, deadline: float, allowed: int) -> tuple[bytes, bytearray]:
-        """The next frame, which must be there before the deadline, however slowly it drips."""
-        self._sock.settimeout(max(0.001, deadline - time.monotonic()))
-        kind, payload, _ = wire.receive(self._sock, max(allowed, 0))
-        return kind, payload
+    def _blame(self, item: int, reason: str, detail: str, outside: bool = False) -> Exception:
+        return _Blamed(item, reason, detail, outside) if item >= 0 else wire.Closed(detail)
 
-    def _blame(self, item: int, reason: str, detail: str) -> Exception:
-        return _Blamed(item, reason, detail) if item >= 0 else wire.Closed(detail)
-
-    def _cause(self, allowed: int) -> tuple[str, str]:
-        """Why the socket closed: how the process ended."""
+    def _cause(self) -> tuple[str, str, bool]:
+        """Why the socket closed: reason, detail, and whether the process was killed from outside."""
         try:
             code = self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
-            return "parser-bug", "it answered with more than its input could hold"
+            return "parser-bug", "it answered with more than its input could hold", False
         if code == wire.EXIT_MEMORY:
-            return "memory", f"more than {self._limits.memory_mb} MB"
+            return "memory", f"more than {self._limits.memory_mb} MB", False
         if code == -signal.SIGXCPU:
-            return "timeout", f"more than {self._limits.seconds:g} s of CPU time"
+            return "timeout", f"more than {self._limits.seconds:g} s of processor time without progress", False
         if code == -signal.SIGKILL:
-            return "memory", "killed by the system, most likely for memory"
+            return "memory", "killed by the system twice, most likely for memory", True
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return "crash", f"the parser's process ended with {how}"
+        outside = code in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+        return "crash", f"the parser's process ended with {how}", outside
 
     def last_words(self) -> str:
         """The end of what it wrote to its error output."""
@@ -246,6 +255,15 @@ class _Child:
         self._sock.close()
         self._errors.close()
         self._folder.cleanup()
+
+
+def _sweep() -> None:
+    """Remove the folders of processes that were killed before they could."""
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as found:
+        for entry in found:
+            owner = _OWNED.fullmatch(entry.name)
+            if owner and not Path(f"/proc/{owner[1]}").exists() and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _scratch() -> IO[bytes]:
@@ -282,6 +300,7 @@ def _environment(folder: str) -> dict[str, str]:
         "TMPDIR": folder,
         "PYTHONHASHSEED": "0",
         "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # Landlock holds one thread only
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }

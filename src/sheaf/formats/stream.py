@@ -10,6 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 BLOCK = 1 << 18
+_told: Callable[[int], None] | None = None
+
+
+def tell(told: Callable[[int], None] | None) -> None:
+    """Have it called with the size of every block that any stream takes, so that somebody knows that work goes on."""
+    global _told
+    _told = told
 
 
 class Refused(Exception):
@@ -126,6 +133,8 @@ class Stream:
             self.problem = refused
             block = b""
         self._ended = not block
+        if _told is not None:
+            _told(len(block))
         return block
 
 

@@ -1,15 +1,16 @@
 """Frames between the sandbox and its child: one letter, a length, and that many bytes. Never pickle.
 
 Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
-Child to parent: H, what confines it; S, an item begins (its number); R, records without their bytes (Arrow IPC);
-Q, regions; B, the bytes of all records since the last commit; I, the items that are finished: commits what came before;
-D, the group is done; X, an exception in a parser, after which the child ends.
+Child to parent: H, what confines it; S, an item begins (its number); P, it goes on (bytes read so far); R, records
+without their bytes (Arrow IPC); Q, regions; B, the bytes of all records since the last commit; I, the items that are
+finished: commits what came before; D, the group is done; X, an exception in a parser, after which the child ends.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 
 import pyarrow as pa
 
@@ -38,27 +39,34 @@ def send(sock: socket.socket, kind: bytes, payload: bytes | memoryview = b"", fd
         sock.sendall(payload)
 
 
-def receive(sock: socket.socket, limit: int, fds: int = 0) -> tuple[bytes, bytearray, list[int]]:
-    """(kind, payload, descriptors). Raises Closed at the end, and for a frame longer than limit."""
+def receive(
+    sock: socket.socket, limit: int, fds: int = 0, wait: Callable[[socket.socket], None] | None = None
+) -> tuple[bytes, bytearray, list[int]]:
+    """(kind, payload, descriptors). Raises Closed at the end, and for a frame longer than limit.
+
+    wait: called before each part is taken; returns when there is one, or raises.
+    """
     got: list[int] = []
     if fds:
         header, got, _, _ = socket.recv_fds(sock, HEADER.size, fds)
         header += bytes(_exactly(sock, HEADER.size - len(header))) if header else b""
     else:
-        header = bytes(_exactly(sock, HEADER.size))
+        header = bytes(_exactly(sock, HEADER.size, wait))
     if len(header) < HEADER.size:
         raise Closed("end of stream")
     kind, size = HEADER.unpack(header)
     if size > limit:
         raise Closed(f"a frame of {size} bytes")
-    return kind, _exactly(sock, size), got
+    return kind, _exactly(sock, size, wait), got
 
 
-def _exactly(sock: socket.socket, size: int) -> bytearray:
+def _exactly(sock: socket.socket, size: int, wait: Callable[[socket.socket], None] | None = None) -> bytearray:
     data = bytearray(size)
     view = memoryview(data)
     at = 0
     while at < size:
+        if wait is not None:
+            wait(sock)
         n = sock.recv_into(view[at:])
         if n == 0:
             raise Closed("end of stream")
