@@ -49,6 +49,11 @@ def test_commas_in_prose_do_not_cut_other_tables(read: Read, mark: str, quoted: 
         assert outcome.texts == [f"column1: {i}\ncolumn2: {prose}" for i, prose in enumerate(PROSE)]
 
 
+def test_many_commas_do_not_outweigh_the_header() -> None:
+    rows = "".join(f"{i};salt, pepper, oil, bread\n" for i in range(10))
+    assert [delimiter(f"id{mark}text\n" + rows.replace(";", mark)) for mark in ";|\t"] == [";", "|", "\t"]
+
+
 def test_semicolons_in_prose_do_not_cut_a_table_of_commas() -> None:
     assert delimiter('id,text\n1,"a; b; c"\n2,"d; e"\n3,f; g; h\n') == ","
     assert delimiter("id,text,n\n1,a; b,5\n2,c; d,6\n") == ","
