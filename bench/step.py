@@ -96,36 +96,56 @@ def show(turns: dict[str, list[Turn]], step_tokens: int) -> None:
 
 
 def train_ours(compiled: bool, batch: int) -> None:
+    """What `sheaf train` does in a step: loader, forward, backward, reduction, clipping, update, exact kernels."""
+    import numpy as np
     import torch
 
+    from sheaf.corpus.documents import Documents
     from sheaf.model.compile import compile_decoder
     from sheaf.model.decoder import Decoder
     from sheaf.model.init import initialise
-    from sheaf.model.loss import next_token_loss
     from sheaf.model.memory import keep_memory
+    from sheaf.order.loader import Loader
+    from sheaf.order.order import Order
+    from sheaf.parallel.ranks import alone
+    from sheaf.train.learner import Learner
+    from sheaf.train.optimizer import Update
+    from sheaf.train.setup import exact
 
     keep_memory()
     model = Decoder(shape(), torch.bfloat16)
     initialise(model, 0)
     compile_decoder(model, "on" if compiled else "off")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = random_tokens(batch)
-    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
-    positions = torch.arange(LENGTH).expand(batch, LENGTH)
-
-    def step() -> None:
-        loss = next_token_loss(model(ids, positions), model.head_weight, labels) / (batch * (LENGTH - 1))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    step()
-    answer(
-        first_step=time.perf_counter() - STARTED,
-        versions=f"torch {torch.__version__}, {torch.get_num_threads()} threads",
+    # Long documents, so that every sample is one run of LENGTH tokens: the same attention as the peer computes.
+    n, long = 64, 32 * LENGTH + 1
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, n * long, dtype=np.uint16)
+    documents = Documents(
+        id=np.arange(n * 16, dtype=np.int64).astype(np.uint8).reshape(n, 16),
+        source=np.zeros(n, np.int32),
+        shard=np.zeros(n, np.int32),
+        offset=np.arange(n, dtype=np.int64) * long,
+        length=np.full(n, long, np.int64),
     )
-    serve(lambda steps: [step() for _ in range(steps)])
+    order = Order.build(
+        documents,
+        ["bench"],
+        "bench",
+        sequence_length=LENGTH,
+        batch=batch,
+        seed=0,
+        mixture={},
+        held_out=0.0,
+        cache=None,
+    )
+    learner = Learner(model, Update("adamw", 0.1, (0.9, 0.95), "bf16"), 1.0, batch, alone())
+    with exact(torch.get_num_threads()), Loader(order, [tokens]) as loader:
+        batches = iter(loader)
+        learner.step(next(batches), 1e-4)
+        answer(
+            first_step=time.perf_counter() - STARTED,
+            versions=f"torch {torch.__version__}, {torch.get_num_threads()} threads",
+        )
+        serve(lambda steps: [learner.step(next(batches), 1e-4) for _ in range(steps)])
 
 
 def train_transformers(compiled: bool, batch: int) -> None:

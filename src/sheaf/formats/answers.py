@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sheaf.corpus.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.reasons import REASONS
+from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.wire import BYTES, RECORDS
 
 _SCHEMAS = {b"R": RECORDS, b"Q": PARSED_REGIONS, b"B": BYTES, b"I": PARSED_ITEMS}

@@ -19,11 +19,11 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from sheaf.corpus.schema import PARSED_ITEMS, PARSED_REGIONS
 from sheaf.formats import stream, wire
 from sheaf.formats.confine import allow_cpu, confine
 from sheaf.formats.item import ItemResult, read_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
+from sheaf.formats.schema import PARSED_ITEMS, PARSED_REGIONS
 from sheaf.formats.table import FORMATS, register
 
 FLUSH_CHARACTERS = 8 << 20

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from sheaf.corpus.schema import PARSED_RECORDS
+from sheaf.formats.schema import PARSED_RECORDS
 
 HEADER = struct.Struct("<cQ")
 RECORDS = pa.schema([field for field in PARSED_RECORDS if field.name != "bytes"])

@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 
 from sheaf.corpus import shards
 from sheaf.corpus.reading import parse_options
-from sheaf.corpus.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import digest_json, digest_of, task_folder
 from sheaf.formats import READER_VERSION
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
+from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source, source_options
