@@ -348,22 +348,15 @@ def test_two_at_once_take_turns(tmp_path: Path) -> None:
 
 def test_a_file_that_never_holds_still_is_quarantined_and_the_rest_is_kept(tmp_path: Path) -> None:
     make_tree(tmp_path / "files", files=5)
-    stop = threading.Event()
-
-    def write() -> None:
-        with (tmp_path / "files/service.log").open("a") as f:
-            while not stop.is_set():
-                f.write("another line of the log, written while it is read\n")
-                f.flush()
-                stop.wait(0.001)
-
-    writer = threading.Thread(target=write)
-    writer.start()
+    (tmp_path / "files/service.log").write_text("a log that is written to all the time, like those of any service\n")
+    code = "import os, sys\nwhile True: os.utime(sys.argv[1])"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "files/service.log")]) for _ in range(2)]
     try:
         result = prepare(recipe_for(tmp_path), workers=1)
     finally:
-        stop.set()
-        writer.join()
+        for writer in writers:
+            writer.kill()
+            writer.wait()
     assert result["quarantine"]["changed"]["regions"] == 1
     assert result["bytes"]["in"] == sum(result["bytes"][k] for k in ("kept", "dropped", "quarantined"))
     again = prepare(recipe_for(tmp_path), workers=1)
