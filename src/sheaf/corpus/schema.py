@@ -29,7 +29,7 @@ ORIGIN = pa.struct(
         pa.field("uri", pa.string()),  # where the item lies
         pa.field("version", pa.string()),
         pa.field("member", pa.string()),  # path inside archives, outermost first, joined by "!/"; "" if none
-        pa.field("locator", pa.string()),  # JSON: {"bytes":[from,to]} inside the (decompressed) member, or {"key":…}
+        pa.field("locator", pa.string()),  # JSON: {"bytes":[from,to]} in the expanded member, or {"key":…,"row":n}
         pa.field("bytes", pa.int64()),  # source bytes charged to this occurrence
         pa.field("media", pa.string()),  # detected type, "text/html"
         pa.field("encoding", pa.string()),  # as decoded, "utf-8"
