@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from model_shapes import small_config
 
+from sheaf import recipe_file
 from sheaf.errors import RecipeError, UsageError
 from sheaf.model.config import ModelConfig, from_spec, preset, read_config
 from sheaf.recipe import ModelSpec
@@ -83,7 +84,6 @@ def test_a_recipes_changes_reach_the_model() -> None:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        (ModelSpec(preset="tinny"), "'tinny'"),
         (ModelSpec(preset="tiny", hidden_size=100, heads=3), "100 cannot be split into 3"),
         (ModelSpec(preset="tiny", heads=3, kv_heads=2), "2 key-value heads"),
     ],
@@ -108,3 +108,12 @@ def test_a_folder_gives_its_own_shape_and_must_fit_the_tokenizer_and_length(tmp_
     (tmp_path / "config.json").write_text("{broken")
     with pytest.raises(UsageError, match="not JSON"):
         read_config(tmp_path)
+
+
+def test_an_unknown_preset_is_refused_by_the_recipe_and_by_the_model(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'tinny'"):
+        preset("tinny", vocab_size=512, **COMMON)
+    text = "name: a\nsources:\n  - {name: b, uri: .}\nmodel: {preset: tny}\n"
+    with pytest.raises(RecipeError) as caught:
+        recipe_file.loads(text, tmp_path)
+    assert "tiny" in str(caught.value) and ":4" in str(caught.value)

@@ -47,7 +47,7 @@ def source_options(spec: SourceSpec) -> dict[str, Any]:
     """What of a source's keys changes what an item contains or how it is parsed, as JSON; for digests and parsers.
 
     text: a column or field name, or a template, or None. query: the SELECT, or None.
-    key: the column whose value is in the row's locator, {"key": {column: value}, "row": n}; None means the row's first column.
+    key: the column whose value is in the row's locator, {"key": {column: value}, "row": n}; None: the first column.
     """
     return {"text": spec.text, "query": spec.query, "key": spec.key}
 
