@@ -78,20 +78,30 @@ def prepare(
 
 
 def _gather(workspace: Workspace, recipe: Recipe, pool: Engine, console: Console) -> tuple[Listing, int]:
-    """List and read until everything listed is read. Items that change under our eyes are tried again, then refused."""
-    listing, changed, read_now, rounds = Listing([], []), set[bytes](), 0, 0
-    while rounds == 0 or (changed and rounds < ROUNDS):
+    """List and read until everything listed is read, or refused by its place. What changes meanwhile is tried again.
+
+    Refused and restless items are in the listing's refusals, for this version only: the next run asks again.
+    """
+    listing, unread, read_now, rounds = Listing([], []), Unread({}, {}), 0, 0
+    while rounds == 0 or (unread.changed and rounds < ROUNDS):
         listing = list_sources(recipe, console)
-        wanted, changed = _read(workspace, recipe, listing, _known_shards(workspace, listing.keys), pool, console)
-        read_now += wanted - len(changed)
+        wanted, unread = _read(workspace, recipe, listing, _known_shards(workspace, listing.keys), pool, console)
+        read_now += wanted - len(unread.changed) - len(unread.refused)
         rounds += 1
-    if not changed:
-        return listing, read_now
-    console.note(f"{len(changed)} items kept changing while they were read; the next run tries them again")
-    gone = [x.item for x in listing.items if x.key in changed]
-    why = "it was written to at every try"
-    refusals = [Refusal(i.source, i.path, i.uri, max(i.size, 0), "changed", why) for i in gone]
-    return Listing([x for x in listing.items if x.key not in changed], [*listing.refusals, *refusals]), read_now
+    if unread.changed:
+        console.note(f"{len(unread.changed)} items kept changing while they were read; the next run tries them again")
+    reasons = unread.changed | unread.refused
+    gone = [(x.item, *reasons[x.key]) for x in listing.items if x.key in reasons]
+    refusals = [Refusal(i.source, i.path, i.uri, max(i.size, 0), reason, detail) for i, reason, detail in gone]
+    return Listing([x for x in listing.items if x.key not in reasons], [*listing.refusals, *refusals]), read_now
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Keys of listed items that gave nothing, with (reason, detail)."""
+
+    changed: dict[bytes, tuple[str, str]]
+    refused: dict[bytes, tuple[str, str]]
 
 
 def list_sources(recipe: Recipe, console: Console) -> Listing:
@@ -143,20 +153,22 @@ def _known_shards(workspace: Workspace, wanted: set[bytes]) -> dict[str, set[byt
 
 def _read(
     workspace: Workspace, recipe: Recipe, listing: Listing, known: dict[str, set[bytes]], pool: Engine, console: Console
-) -> tuple[int, set[bytes]]:
-    """Read the items that no shard holds: how many those were, and the keys of those that changed meanwhile."""
+) -> tuple[int, Unread]:
+    """Read the items that no shard holds: how many those were, and which gave nothing. Raises TryAgain."""
     have: set[bytes] = set().union(*known.values())
     new = [x for x in listing.items if x.key not in have]
     if not new:
-        return 0, set()
+        return 0, Unread({}, {})
     specs = {s.name: s for s in recipe.sources}
     tasks = [read.task(workspace, recipe, specs[b[0].item.source], b) for b in read.batches(new)]
     unavailable: list[list[str]] = []
-    changed: set[bytes] = set()
+    unread = Unread({}, {})
     with console.stage("read", sum(t.weight for t in tasks), "B") as advance:
         for _, result in pool.run(tasks, advance):
             unavailable += result["unavailable"]
-            changed.update(bytes.fromhex(key) for key in result["changed"])
+            why = ("changed", "it was written to at every try")
+            unread.changed.update((bytes.fromhex(key), why) for key in result["changed"])
+            unread.refused.update((bytes.fromhex(key), (reason, detail)) for key, reason, detail in result["refused"])
     if unavailable:
         uri, why = unavailable[0]
         raise TryAgain(
@@ -165,7 +177,7 @@ def _read(
             why=why,
             fix="run the same command again: what was read is kept, only these are tried again",
         )
-    return len(new), changed
+    return len(new), unread
 
 
 def _select_key(recipe: Recipe, live: Sequence[str], listing: Listing) -> str:

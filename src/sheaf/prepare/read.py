@@ -25,7 +25,7 @@ from sheaf.engine.base import Json, Task
 from sheaf.files import digest_json, digest_of, task_folder
 from sheaf.formats import READER_VERSION
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
-from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
+from sheaf.formats.schema import PARSED_RECORDS, PARSED_REGIONS
 from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source, source_options
@@ -60,7 +60,7 @@ class Keys:
         }
 
     def of(self, item: Item) -> bytes:
-        return bytes.fromhex(digest_of(self._prefix[item.source], item.path, item.uri, item.version))
+        return bytes.fromhex(digest_of(self._prefix[item.source], item.path, item.uri, item.version, item.media))
 
 
 def batches(new: Sequence[Listed]) -> Iterator[list[Listed]]:
@@ -105,7 +105,8 @@ def read_batch(
 ) -> Json:
     """Read a batch of items into a shard, or several where they expand to much text.
 
-    Items that cannot be had now are left out: {"changed": [KEY, …], "unavailable": [[URI, why], …]}.
+    Items that cannot be had are left out: {"changed": [KEY, …], "unavailable": [[URI, why], …], "refused": [[KEY,
+    reason, detail], …]}. None of that is kept: the next run asks again.
     """
     spec = SourceSpec.model_validate(source)
     batch = [
@@ -120,7 +121,8 @@ def read_batch(
             if reader.text_bytes > SHARD_TEXT_BYTES:
                 reader.write_shard(store)
     reader.write_shard(store)
-    return {"changed": [x.key.hex() for x in reader.changed], "unavailable": reader.unavailable}
+    changed = [x.key.hex() for x in reader.changed]
+    return {"changed": changed, "unavailable": reader.unavailable, "refused": reader.refused}
 
 
 def _groups(batch: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
@@ -143,6 +145,7 @@ class _Reader:
         self.options = options
         self.changed: list[Listed] = []
         self.unavailable: list[list[str]] = []
+        self.refused: list[list[str]] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -177,7 +180,7 @@ class _Reader:
         except ItemUnavailable as error:
             self.unavailable.append([x.item.uri, str(error)])
         except ItemRefused as refused:
-            self._refuse(x, refused)
+            self.refused.append([x.key.hex(), refused.reason, refused.detail])
         return None
 
     def _parse(self, opened: Sequence[tuple[Listed, BinaryIO]], sandbox: Sandbox) -> None:
@@ -201,15 +204,6 @@ class _Reader:
         self.regions.append(_renumber(parsed.regions, numbers))
         self.about.append(_renumber(parsed.items, numbers))
         self.text_bytes += parsed.records.nbytes
-
-    def _refuse(self, x: Listed, refused: ItemRefused) -> None:
-        number = len(self.items)
-        self.items.append(x)
-        about = {"item": number, "digest": "", "media": "", "structure_bytes": 0, "notes": ""}
-        self.about.append(pa.Table.from_pylist([about], schema=PARSED_ITEMS))
-        region = {"item": number, "member": "", "locator": "{}", "bytes": max(x.item.size, 0)}
-        region |= {"reason": refused.reason, "detail": refused.detail}
-        self.regions.append(pa.Table.from_pylist([region], schema=PARSED_REGIONS))
 
 
 def _renumber(table: pa.Table, numbers: pa.Array) -> pa.Table:
