@@ -90,7 +90,8 @@ def test_a_dead_rank_ends_the_run_within_seconds_and_says_how_to_go_on(death: De
 
 def test_ranks_listen_on_loopback_alone_and_no_rendezvous_unpickles_for_them(death: Death) -> None:
     assert death.listening and death.listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert AGENT not in sys.modules
+    code = f"import sys, sheaf.train.launch, sheaf.train.worker; sys.exit({AGENT!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert not list(death.run.glob(".ranks-*"))
 
 

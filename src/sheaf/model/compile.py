@@ -50,7 +50,8 @@ def compiler_problem() -> str:
         headers = f"-I{sysconfig.get_path('include')}"
         command = [compiler, "-fopenmp", headers, "-c", str(program), "-o", str(Path(folder) / "probe.o")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
+    said = done.stderr.strip().splitlines() or ["no message"]
+    lines = [line for line in said if "error" in line] or said[-1:]
     return "" if done.returncode == 0 else f"{compiler} cannot build for it: {lines[0].strip()}"
 
 
