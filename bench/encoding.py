@@ -63,7 +63,11 @@ def labelled(guess: Callable[[bytes], str | None]) -> Callable[[bytes], str | No
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["SHEAF_TESTDATA"])
+    given = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SHEAF_TESTDATA")
+    if given is None:
+        print("no labelled texts: give a folder, or set SHEAF_TESTDATA")
+        return
+    folder = Path(given)
     texts = cases(folder)
     detectors: dict[str, Callable[[bytes], str | None]] = {"sheaf": ours}
     chardet = importlib.import_module("chardet")
