@@ -54,7 +54,7 @@ class Batch:
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the global step's sample set; computed when asked for (about 10 µs a sample)."""
+        """The digest of the global step's sample set; computed when asked for."""
         return self.order.digest(self.step)
 
 
