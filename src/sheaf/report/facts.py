@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sheaf.corpus.ledger import sums
 from sheaf.corpus.version import CorpusVersion
 from sheaf.formats.reasons import explain
 from sheaf.train import journal
@@ -168,23 +169,21 @@ def versions() -> dict[str, str]:
 
 
 def _source_facts(spec: dict[str, Any], ledger: pa.Table, tokens: int, every: int) -> SourceFacts:
-    def total(column: str) -> int:
-        return int(np.sum(ledger[column].to_numpy()))
-
+    total = sums(ledger)
     return SourceFacts(
         name=spec["name"],
         uri=spec["uri"],
         license=spec.get("license") or "",
-        items=len(ledger),
-        bytes_in=total("size"),
-        kept_bytes=total("kept_bytes"),
-        dropped_bytes=total("dropped_bytes"),
-        quarantined_bytes=total("quarantined_bytes"),
-        records=total("records"),
-        kept=total("kept"),
-        duplicate=total("duplicate"),
-        dropped=total("dropped"),
-        quarantined=total("quarantined"),
+        items=total["items"],
+        bytes_in=total["in"],
+        kept_bytes=total["kept"],
+        dropped_bytes=total["dropped"],
+        quarantined_bytes=total["quarantined"],
+        records=total["records"],
+        kept=total["records_kept"],
+        duplicate=total["duplicate"],
+        dropped=total["dropped_records"],
+        quarantined=total["regions"],
         tokens=tokens,
         share=tokens / every if every else 0.0,
     )
