@@ -148,3 +148,9 @@ def test_the_newest_run_is_found_by_name_by_path_and_by_default(recipe: Path, mo
     assert sheaf.open_run().path == second.path
     assert sheaf.open_run(first.path.name).path == first.path
     assert sheaf.open_run(str(first.path)).path == first.path
+
+
+def test_a_corpus_reports_itself_without_a_run(corpus: Any, tmp_path: Path) -> None:
+    page = corpus.report(tmp_path / "corpus.html").read_text()
+    assert corpus.digest[:8] in page
+    assert all(name in page for name in corpus.source_names)

@@ -100,6 +100,12 @@ class Corpus(CorpusVersion):
         version = CorpusVersion.open(Path(workspace) if isinstance(workspace, str) else workspace, digest)
         return Corpus(version.workspace, version.root, version.manifest)
 
+    def report(self, path: Path | str) -> Path:
+        """Write what became of the data as one HTML file; a run's report has the training too."""
+        from sheaf.report.build import write_corpus_report
+
+        return write_corpus_report(self, Path(path))
+
     def loader(
         self,
         sequence_length: int = 2048,
