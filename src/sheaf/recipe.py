@@ -34,7 +34,12 @@ class SourceSpec(Strict):
     """A named place where data lies. The kind of place follows from the URI."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="unique name of the source")]
-    uri: Annotated[str, Field(min_length=1, description="a path, an http(s):// URL, or sqlite:///PATH")]
+    uri: Annotated[
+        str,
+        Field(
+            min_length=1, description="a path, or SCHEME://…: http, https, s3, gs, az, postgresql, sqlite, git, sftp, …"
+        ),
+    ]
     include: Annotated[
         tuple[str, ...], Field(strict=False, description="for folders: globs; ** is any number of folders")
     ] = ("**/*",)
@@ -42,9 +47,33 @@ class SourceSpec(Strict):
     urls: Annotated[
         tuple[str, ...], Field(strict=False, description="for http: what to fetch, relative to uri; empty: uri itself")
     ] = ()
+    follow: Annotated[
+        Literal["index", "sitemap"] | None,
+        Field(
+            description="for http: what uri and urls name are folder listings, or sitemaps, whose links are the items"
+        ),
+    ] = None
+    ref: Annotated[str | None, Field(description="for git: a branch, tag or commit (default: HEAD)")] = None
+    options: Annotated[
+        dict[str, Secret | str],
+        Field(description="for object stores and file servers: endpoint, region, keys … by their usual names"),
+    ] = {}
+    label: Annotated[
+        Literal["folder", "metadata"] | None,
+        Field(
+            description="for images and audio: the label is the folder's name, or a row of its metadata.csv or .jsonl"
+        ),
+    ] = None
     query: Annotated[str | None, Field(description="for SQL: the SELECT whose rows are the records")] = None
     key: Annotated[str | None, Field(description="for SQL: the column that identifies a row (default: the first)")] = (
         None
+    )
+    increment: Annotated[
+        str | None,
+        Field(description="for SQL: a column that only grows (id, updated_at): rows are read in blocks by it"),
+    ] = None
+    timeout: Annotated[float, Field(gt=0, strict=False, description="for SQL: seconds that one statement may take")] = (
+        300.0
     )
     text: Annotated[
         str | None,
@@ -78,11 +107,35 @@ class Limits(Strict):
         float, Field(gt=0, strict=False, description="of processor time on one item without progress")
     ] = 60.0
     memory_mb: Annotated[int, Field(ge=256, description="of the parser's process")] = 2048
-    expanded_mb: Annotated[int, Field(ge=1, description="bytes that one item may expand to")] = 4096
+    expanded_mb: Annotated[int, Field(ge=1, description="bytes that one item may expand to")] = 16384
     ratio: Annotated[float, Field(gt=1, strict=False, description="expansion above 1 MB that counts as a bomb")] = 200.0
     depth: Annotated[int, Field(ge=1, description="containers inside containers")] = 8
     members: Annotated[int, Field(ge=1, description="files in one archive")] = 100_000
     record_mb: Annotated[int, Field(ge=1, description="of one record")] = 64
+    records: Annotated[int, Field(ge=1, description="records in one item")] = 50_000_000
+    pages: Annotated[int, Field(ge=1, description="pages, slides, sheets or chapters of one document")] = 20_000
+
+
+class Admit(Strict):
+    """What would be dropped or quarantined is taken after all: by how it is read, or although a rule drops it.
+
+    encoding, format and limits change how the items that match are read; reason lets records pass that a rule drops.
+    """
+
+    source: Annotated[str | None, Field(description="only of this source")] = None
+    path: Annotated[str, Field(description="glob of the items' paths")] = "**/*"
+    encoding: Annotated[str | None, Field(description="they are text in this encoding, whatever detection says")] = None
+    format: Annotated[str | None, Field(description="read them as this media type, such as text/plain")] = None
+    limits: Annotated[Limits | None, Field(description="other limits for them")] = None
+    reason: Annotated[
+        str | None, Field(description="keep their records although this rule drops them: too-short, …")
+    ] = None
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Admit:
+        if self.encoding is None and self.format is None and self.limits is None and self.reason is None:
+            raise ValueError("admit says how: encoding, format, limits or reason")
+        return self
 
 
 class TokenizerSpec(Strict):
@@ -104,6 +157,7 @@ class Prepare(Strict):
     length: Length = Length()
     dedup: Dedup = Dedup()
     limits: Limits = Limits()
+    admit: Annotated[tuple[Admit, ...], Field(strict=False, description="exceptions, item by item")] = ()
     mojibake: Annotated[bool, Field(description="repair text that was decoded with the wrong encoding")] = True
     tokenizer: TokenizerSpec = TokenizerSpec(train="bpe")
     refuse_above: Annotated[

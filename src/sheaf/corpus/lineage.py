@@ -74,13 +74,13 @@ class Rereader:
     def text(self, origin: dict[str, Any]) -> str:
         """As `reread`."""
         corpus, spec = self._corpus, _spec(self._corpus, origin["source"])
-        claimed = _live(corpus).get((origin["source"], origin["path"], origin["version"]), "")
-        item = Item(spec.name, origin["path"], origin["uri"], origin["version"], -1, claimed)
+        claimed, about = _live(corpus).get((origin["source"], origin["path"], origin["version"]), ("", ""))
+        item = Item(spec.name, origin["path"], origin["uri"], origin["version"], -1, claimed, about)
         options = parse_options(spec, mojibake=corpus.manifest["prepare"]["mojibake"])
         member, locator = origin["member"], origin["locator"]
         try:
             with open_source(spec).open_item(item) as file:
-                text = reread_record(file, item.path, member, locator, options, self._sandbox, claimed)
+                text = reread_record(file, item.path, member, locator, options, self._sandbox, claimed, about)
         except (ItemChanged, ItemUnavailable, DataRefused) as error:
             raise SourceChanged("the origin is not what it was", where=origin["uri"], why=str(error)) from error
         if text is None:
@@ -128,14 +128,17 @@ def _ids(records: Path) -> NDArray[np.bytes_]:
 
 
 @lru_cache(maxsize=4)
-def _live_of(root: Path) -> dict[tuple[str, str, str], str]:
-    columns = ["source", "path", "version", "claimed"]
+def _live_of(root: Path) -> dict[tuple[str, str, str], tuple[str, str]]:
+    columns = ["source", "path", "version", "claimed", "about"]
     ledger = pq.read_table(checked(root / "ledger.parquet"), columns=columns)
-    return {(s, p, v): claimed for s, p, v, claimed in zip(*(ledger[c].to_pylist() for c in columns), strict=True)}
+    return {
+        (s, p, v): (claimed, about)
+        for s, p, v, claimed, about in zip(*(ledger[c].to_pylist() for c in columns), strict=True)
+    }
 
 
-def _live(corpus: CorpusVersion) -> dict[tuple[str, str, str], str]:
-    """(source, path, version) of every item of this version → the content type that its place claimed."""
+def _live(corpus: CorpusVersion) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """(source, path, version) of every item of this version → what its place claimed: content type, and about."""
     return _live_of(corpus.root)
 
 

@@ -40,8 +40,11 @@ ORIGIN = pa.struct(
 RECORDS = pa.schema(
     [
         pa.field("id", pa.binary(ID_BYTES)),
-        pa.field("kind", pa.string()),  # "text"; later rooms add "chat", "image", "audio"
-        pa.field("text", pa.large_string()),
+        pa.field("kind", pa.string()),  # of formats.schema.KINDS
+        pa.field("text", pa.large_string()),  # of chat: a plain rendering; "" for image and audio
+        pa.field("messages", pa.large_string()),  # JSON, for chat and preference: [{"role","content",…}], or
+        # {"prompt": […], "chosen": […], "rejected": […]}; else ""
+        pa.field("payload", pa.large_binary()),  # the file's bytes, for image and audio; else b""
         pa.field("meta", pa.string()),  # JSON object: title, subject, date, columns that were not text
         pa.field("origins", pa.list_(ORIGIN)),  # every place of this shard where the record was seen
     ]
@@ -55,6 +58,7 @@ ITEMS = pa.schema(
         pa.field("uri", pa.string()),
         pa.field("version", pa.string()),
         pa.field("size", pa.int64()),  # bytes in
+        pa.field("about", pa.string()),  # what the place says of the item, JSON; "" if nothing
         pa.field("digest", pa.string()),  # blake2b-128 of the item's bytes, hex; "" if it could not be read whole
         pa.field("claimed", pa.string()),  # the content type that the place claimed
         pa.field("media", pa.string()),
@@ -84,6 +88,7 @@ QUARANTINE = pa.schema(
 SCORES = pa.schema(  # row-aligned with the shard's records.parquet
     [
         pa.field("id", pa.binary(ID_BYTES)),
+        pa.field("kind", pa.string()),
         pa.field("characters", pa.int64()),
         pa.field("bytes", pa.int64()),  # UTF-8 length of the text
         pa.field("words", pa.int64()),
@@ -109,6 +114,7 @@ LEDGER = pa.schema(
         pa.field("path", pa.string()),
         pa.field("uri", pa.string()),
         pa.field("version", pa.string()),
+        pa.field("about", pa.string()),
         pa.field("digest", pa.string()),
         pa.field("claimed", pa.string()),
         pa.field("media", pa.string()),

@@ -93,9 +93,7 @@ def _fold(records: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
     return pa.Table.from_arrays(
         [
             _one(head["id"]),
-            pa.array(["text"] * len(first), pa.string()),
-            _one(head["text"]),
-            _one(head["meta"]),
+            *(_one(head[name]) for name in ("kind", "text", "messages", "payload", "meta")),
             pa.ListArray.from_arrays(offsets, origins, type=pa.list_(ORIGIN)),
         ],
         schema=RECORDS,
@@ -144,6 +142,7 @@ def _account(
             "key": pa.array(keys, pa.binary(16)),
             **_item_columns(items),
             "size": record_bytes + quarantined_bytes + structure,
+            "about": pa.array([i.about for i in items], pa.string()),
             "digest": about["digest"],
             "claimed": pa.array([i.media for i in items], pa.string()),
             "media": about["media"],

@@ -228,7 +228,7 @@ def _documents(
     exact: bool,
 ) -> tuple[Documents, NDArray[np.int32], NDArray[np.int64]]:
     """The kept records as documents (sorted by source, id, like decisions), with their rows and text bytes."""
-    kept = np.flatnonzero(decisions["kept"].to_numpy())
+    kept = np.flatnonzero(decisions["kept"].to_numpy() & (text_bytes > 0))  # pictures and sounds have no tokens
     if not exact:  # every occurrence trains
         kept = np.repeat(kept, decisions["occurrences"].to_numpy()[kept])
     chosen = decisions.take(pa.array(kept)).combine_chunks()

@@ -60,12 +60,13 @@ class Outbox:
             self._told = time.monotonic()
 
     def record(
-        self, id: bytes, text: str, meta: str, member: str, locator: str, media: str, encoding: str, repairs: str
-    ) -> None:
-        row = (self.item, id, text, meta, member, locator, media, encoding, repairs)
+        self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
+        meta: str, member: str, locator: str, media: str, encoding: str, repairs: str,
+    ) -> None:  # fmt: skip
+        row = (self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding, repairs)
         for column, value in zip(self._records, row, strict=True):
             column.append(value)
-        self._characters += len(text)
+        self._characters += len(text) + len(messages) + len(payload)
         if self._characters > FLUSH_CHARACTERS or len(self._records[0]) > FLUSH_ROWS:
             self._send_records()
 
@@ -146,7 +147,7 @@ def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits:
 
 def _item(fd: int, item: dict[str, Any], options: ParseOptions, limits: ParserLimits, outbox: Outbox) -> ItemResult:
     try:
-        return read_item(fd, item["size"], item["name"], item["media"], options, limits, outbox)
+        return read_item(fd, item["size"], item["name"], item["media"], item["about"], options, limits, outbox)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 a bug in a parser costs one item, and becomes a ledger entry

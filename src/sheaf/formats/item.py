@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
 
@@ -54,15 +54,16 @@ class Sink(Protocol):
     """Takes the item's records in order."""
 
     def record(
-        self, id: bytes, text: str, meta: str, member: str, locator: str, media: str, encoding: str, repairs: str
-    ) -> None: ...
+        self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
+        meta: str, member: str, locator: str, media: str, encoding: str, repairs: str,
+    ) -> None: ...  # fmt: skip
 
 
 def read_item(
-    fd: int, size: int, name: str, media: str, options: ParseOptions, limits: ParserLimits, sink: Sink
+    fd: int, size: int, name: str, media: str, about: str, options: ParseOptions, limits: ParserLimits, sink: Sink
 ) -> ItemResult:
-    """Parse the item behind a descriptor."""
-    walk = _Walk(name, options, limits, sink)
+    """Parse the item behind a descriptor. about: "" or a JSON object, what the place says of the item."""
+    walk = _Walk(name, options, limits, sink, orjson.loads(about) if about else {})
     digest = ""
     try:
         file, digest = _open(fd, size)
@@ -82,6 +83,7 @@ class _Walk:
     options: ParseOptions
     limits: ParserLimits
     sink: Sink
+    about: dict[str, Any]
     media: str = ""
     notes: list[str] = field(default_factory=list)
     regions: list[RegionRow] = field(default_factory=list)
@@ -139,7 +141,9 @@ class _Walk:
             self.notes.append(f"{path}: {kind.note}" if path else kind.note)
         if kind.format is None:
             raise Refused("unsupported", kind.detail)
-        context = Context(name, media, kind.media, self.options, self.limits, self.budget, depth, self.notes)
+        context = Context(
+            name, media, kind.media, self.options, self.limits, self.budget, depth, self.notes, self.about
+        )
         names: dict[str, int] = {}
         for piece in kind.format.parser()(stream, context):
             if not isinstance(piece, Member):
@@ -154,10 +158,12 @@ class _Walk:
 
     def _record(self, piece: Record, path: str, media: str, node: Node) -> None:
         weight = piece.end - piece.start if piece.weight < 0 else piece.weight
+        if self.records >= self.limits.records:
+            raise Refused("bomb", f"more than {self.limits.records:,} records")
         text, repairs = normalise(piece.text, self.options.mojibake)
         if piece.gaps:
             repairs = f"{repairs},lines" if repairs else "lines"
-        if not text or text.isspace():
+        if not piece.payload and (not text or text.isspace()):
             node.add(weight, self.region(path, piece.start, piece.end, Refused("empty", "no text")))
             return
         if piece.locator is None:
@@ -165,12 +171,17 @@ class _Walk:
         else:
             locator = orjson.dumps(piece.locator).decode()
         try:
-            meta = orjson.dumps(piece.meta).decode() if piece.meta else "{}"
+            about = {**self.about, **(piece.meta or {})} if self.about else piece.meta
+            meta = orjson.dumps(about).decode() if about else "{}"
+            messages = b"" if piece.messages is None else orjson.dumps(piece.messages)
         except TypeError:
             refused = Refused("bad-json", "nested too deep to write")
             node.add(weight, self.region(path, piece.start, piece.end, refused))
             return
-        self.sink.record(record_id(text), text, meta, path, locator, media, piece.encoding, repairs)
+        self.sink.record(
+            record_id(text, piece.kind, piece.payload or messages), piece.kind, text, messages.decode(), piece.payload,
+            meta, path, locator, media, piece.encoding, repairs,
+        )  # fmt: skip
         node.add(weight, self.records)
         self.records += 1
 

@@ -42,9 +42,12 @@ def normalise(text: str, mojibake: bool = True) -> tuple[str, str]:
     return text, ",".join(name for name in order if name in repairs)
 
 
-def record_id(text: str) -> bytes:
-    """blake2b-128 of the kind and the normalised text."""
-    return hashlib.blake2b(b"text\0" + text.encode(), digest_size=16).digest()
+def record_id(text: str, kind: str = "text", content: bytes = b"") -> bytes:
+    """blake2b-128 of the kind and the normalised text; content: what else the record is (payload, messages)."""
+    digest = hashlib.blake2b(f"{kind}\0".encode() + text.encode(), digest_size=16)
+    if content:
+        digest.update(b"\0" + content)
+    return digest.digest()
 
 
 def _once(text: str, mojibake: bool, repairs: set[str]) -> str:

@@ -38,6 +38,8 @@ class ParserLimits:
     depth: int
     members: int
     record_mb: int
+    records: int
+    pages: int
 
     @property
     def record_bytes(self) -> int:
@@ -52,7 +54,11 @@ class ParserLimits:
 @dataclass(slots=True)
 class Record:
     """One training unit. start, end: where it lies in the stream; weight: its bytes there, default end - start.
-    gaps: some lines in it were refused, so its text is not the text of [start, end)."""
+    gaps: some lines in it were refused, so its text is not the text of [start, end).
+    locator: what its format calls the place, instead of bytes: {"page": 3}, {"sheet": "Q1", "row": 7}, {"row": 0};
+    pages, slides, sheets' rows, cells and chapters count from 1 as readers see them, rows of tables from 0.
+    kind: of schema.KINDS. messages: for chat and preference, JSON-able (text is then their plain rendering).
+    payload: for image and audio, the bytes of the file (text is then "")."""
 
     text: str
     start: int
@@ -61,7 +67,10 @@ class Record:
     meta: dict[str, Any] | None = None
     weight: int = -1
     gaps: bool = False
-    locator: dict[str, Any] | None = None  # for SQL rows: {"key": {…}, "row": number} instead of bytes
+    locator: dict[str, Any] | None = None
+    kind: str = "text"
+    messages: Any = None
+    payload: bytes = b""
 
 
 @dataclass(slots=True)
@@ -96,7 +105,8 @@ Pieces = Iterator[Piece]
 
 @dataclass(slots=True)
 class Context:
-    """name: the innermost file name, for suffixes. media: the claimed content type, may hold a charset.
+    """about: what the place says of the item (a label, a commit); merged into the meta of its records.
+    name: the innermost file name, for suffixes. media: the claimed content type, may hold a charset.
     kind: the detected media type. depth: containers around this stream."""
 
     name: str
@@ -107,3 +117,4 @@ class Context:
     budget: Budget
     depth: int = 0
     notes: list[str] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)

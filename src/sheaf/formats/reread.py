@@ -23,9 +23,10 @@ def reread(
     options: ParseOptions,
     sandbox: Sandbox,
     media: str = "",
+    about: str = "",
 ) -> str | None:
     """The normalised text at member and locator of the item; None if there is no such record."""
-    item = ItemInput(file, name, os.fstat(file.fileno()).st_size, media)
+    item = ItemInput(file, name, os.fstat(file.fileno()).st_size, media, about)
     records = sandbox.parse([item], options).records
     found = records.filter(pc.equal(records.column("member"), member))
     for text, place in zip(found.column("text"), found.column("locator"), strict=True):

@@ -55,12 +55,13 @@ _MAIN = (
 @dataclass(frozen=True, slots=True)
 class ItemInput:
     """file: open, seekable, with a descriptor. name: the item's path, for its suffix. size: bytes at the source.
-    media: the claimed content type, a hint."""
+    media: the claimed content type, a hint. about: "" or a JSON object that joins the meta of every record."""
 
     file: BinaryIO
     name: str
     size: int
     media: str = ""
+    about: str = ""
 
 
 class Sandbox:
@@ -177,7 +178,10 @@ class _Child:
         request = {
             "options": asdict(options),
             "items": [
-                {"item": n, "size": items[n].size, "name": _printable(items[n].name), "media": items[n].media}
+                {
+                    **{"item": n, "size": items[n].size, "name": _printable(items[n].name)},
+                    **{"media": items[n].media, "about": items[n].about},
+                }
                 for n in numbers
             ],
         }

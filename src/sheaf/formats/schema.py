@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+KINDS = ("text", "chat", "preference", "image", "audio")  # what a record can be; TEXTUAL ones train language models
+TEXTUAL = KINDS[:3]
 ID_BYTES = 16  # blake2b-128 of the normalised content: collisions at 10^12 records have probability below 10^-14
 
 PARSED_RECORDS = pa.schema(
     [
         pa.field("item", pa.int32()),
         pa.field("id", pa.binary(ID_BYTES)),
-        pa.field("text", pa.large_string()),  # already normalised
+        pa.field("kind", pa.string()),  # one of KINDS
+        pa.field("text", pa.large_string()),  # already normalised; "" for kinds without text
+        pa.field("messages", pa.large_string()),  # JSON, for chat and preference; else ""
+        pa.field("payload", pa.large_binary()),  # the file's bytes, for image and audio; else b""
         pa.field("meta", pa.string()),
         pa.field("member", pa.string()),
         pa.field("locator", pa.string()),

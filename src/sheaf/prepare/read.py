@@ -30,7 +30,7 @@ from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source, source_options
 
-READ_VERSION = 1
+READ_VERSION = 2
 BATCH_ITEMS = 4096
 OPEN_ITEMS = 200  # descriptors held at once: the usual soft limit is 1024, and several workers share a terminal's
 OPEN_BYTES = 64 << 20
@@ -60,7 +60,9 @@ class Keys:
         }
 
     def of(self, item: Item) -> bytes:
-        return bytes.fromhex(digest_of(self._prefix[item.source], item.path, item.uri, item.version, item.media))
+        return bytes.fromhex(
+            digest_of(self._prefix[item.source], item.path, item.uri, item.version, item.media, item.about)
+        )
 
 
 def batches(new: Sequence[Listed]) -> Iterator[list[Listed]]:
@@ -87,7 +89,9 @@ def task(workspace: Workspace, recipe: Recipe, spec: SourceSpec, batch: Sequence
             "source": spec.model_dump(mode="json", by_alias=True),
             "limits": recipe.prepare.limits.model_dump(mode="json"),
             "mojibake": recipe.prepare.mojibake,
-            "items": [[x.item.path, x.item.uri, x.item.version, x.item.size, x.item.media] for x in batch],
+            "items": [
+                [x.item.path, x.item.uri, x.item.version, x.item.size, x.item.media, x.item.about] for x in batch
+            ],
             "keys": [x.key.hex() for x in batch],
         },
         label=f"read {len(batch)} items of {spec.name}",
@@ -109,10 +113,7 @@ def read_batch(
     reason, detail], …]}. None of that is kept: the next run asks again.
     """
     spec = SourceSpec.model_validate(source)
-    batch = [
-        Listed(Item(spec.name, path, uri, version, size, media), bytes.fromhex(key))
-        for (path, uri, version, size, media), key in zip(items, keys, strict=True)
-    ]
+    batch = [Listed(Item(spec.name, *fields), bytes.fromhex(key)) for fields, key in zip(items, keys, strict=True)]
     reader = _Reader(spec, parse_options(spec, mojibake=mojibake))
     store = Workspace(Path(workspace))
     with Sandbox(Limits.model_validate(limits)) as sandbox:
@@ -186,7 +187,7 @@ class _Reader:
     def _parse(self, opened: Sequence[tuple[Listed, BinaryIO]], sandbox: Sandbox) -> None:
         before = [os.fstat(file.fileno()) for _, file in opened]
         inputs = [
-            ItemInput(file=file, name=x.item.path, size=stat.st_size, media=x.item.media)
+            ItemInput(file, x.item.path, stat.st_size, x.item.media, x.item.about)
             for (x, file), stat in zip(opened, before, strict=True)
         ]
         parsed = sandbox.parse(inputs, self.options)

@@ -18,7 +18,7 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
 
-STAGE = "length-1"  # name and version: part of the folder's name
+STAGE = "length-2"  # name and version: part of the folder's name
 
 
 def task(workspace: Workspace, shard: str) -> Task:
@@ -28,11 +28,12 @@ def task(workspace: Workspace, shard: str) -> Task:
 
 def score_shard(workspace: str, shard: str) -> Json:
     store = Workspace(Path(workspace))
-    table = shards.read(store.shard(shard), "records", ["id", "text"])
+    table = shards.read(store.shard(shard), "records", ["id", "kind", "text"])
     text = table["text"]
     scores = pa.table(
         {
             "id": table["id"],
+            "kind": table["kind"],
             "characters": pc.utf8_length(text),
             "bytes": pc.binary_length(text),
             "words": pc.count_substring_regex(text, r"[^\s]+"),

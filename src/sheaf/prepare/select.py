@@ -20,6 +20,7 @@ from sheaf.corpus import shards
 from sheaf.corpus.schema import DECISIONS, LEDGER, QUARANTINE
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import SheafError
+from sheaf.formats.schema import TEXTUAL
 from sheaf.prepare import score
 from sheaf.recipe import Length, Recipe
 from sheaf.sources.base import Refusal
@@ -85,8 +86,9 @@ KEPT, DUPLICATE, DROPPED = 0, 1, 2
 def length_reasons(scores: pa.Table, rule: Length) -> list[str]:
     """ "" or the reason why a record is dropped, for each row of scores."""
     characters, words = scores["characters"].to_numpy(), scores["words"].to_numpy()
-    short = (characters < rule.min_characters) | (words < rule.min_words)
-    long = np.zeros_like(short) if rule.max_characters is None else characters > rule.max_characters
+    textual = pc.is_in(scores["kind"], pa.array(TEXTUAL)).to_numpy()
+    short = textual & ((characters < rule.min_characters) | (words < rule.min_words))
+    long = np.zeros_like(short) if rule.max_characters is None else textual & (characters > rule.max_characters)
     return np.where(short, "too-short", np.where(long, "too-long", "")).tolist()
 
 
@@ -183,7 +185,8 @@ def _ledger(
     table = pa.table(
         {
             **{
-                name: items[name] for name in ("source", "path", "uri", "version", "digest", "claimed", "media", "size")
+                name: items[name]
+                for name in ("source", "path", "uri", "version", "about", "digest", "claimed", "media", "size")
             },
             "kept_bytes": items["structure_bytes"].to_numpy() + total(KEPT, size),
             "dropped_bytes": total(DUPLICATE, size) + total(DROPPED, size),
@@ -209,6 +212,7 @@ def _refused(refusals: Sequence[Refusal]) -> pa.Table:
                 "path": r.path,
                 "uri": r.uri,
                 "version": "",
+                "about": "",
                 "digest": "",
                 "claimed": "",
                 "media": "",

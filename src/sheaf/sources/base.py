@@ -22,6 +22,8 @@ class Item:
     version: changes when the bytes may have changed (size and mtime_ns, etag, row digest).
     size: bytes as they lie at the source; the ledger accounts for exactly that many.
     media: the content type the place claims ("text/html"), or ""; a hint, content decides.
+    about: what the place says of it that no byte of it does (a label, a commit), as a JSON object; "" if nothing.
+    It joins the meta of the item's records.
     """
 
     source: str
@@ -30,6 +32,7 @@ class Item:
     version: str
     size: int
     media: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
