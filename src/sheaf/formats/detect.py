@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sheaf.formats import table
+from sheaf.formats import labels, table
 from sheaf.formats.encoding import MARKS, too_many_controls, wide_encoding
 from sheaf.formats.peek import Peek
 from sheaf.formats.stream import Stream
@@ -24,23 +24,11 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xcf\xfa\xed\xfe", "application/x-mach-binary", "Mach-O executable"),
     (0, b"\xca\xfe\xba\xbe", "application/java-vm", "Java class"),
     (0, b"\0asm", "application/wasm", "WebAssembly"),
-    (0, b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
-    (0, b"\xff\xd8\xff", "image/jpeg", "JPEG image"),
-    (0, b"GIF8", "image/gif", "GIF image"),
-    (0, b"BM", "image/bmp", "BMP image"),
-    (0, b"II*\0", "image/tiff", "TIFF image"),
-    (0, b"MM\0*", "image/tiff", "TIFF image"),
     (0, b"8BPS", "image/vnd.adobe.photoshop", "Photoshop image"),
     (0, b"\0\0\1\0", "image/x-icon", "icon"),
     (0, b"\0\0\0\x0cjP  ", "image/jp2", "JPEG 2000 image"),
-    (8, b"WEBP", "image/webp", "WebP image"),
-    (8, b"WAVE", "audio/wav", "WAV audio"),
     (8, b"AVI ", "video/x-msvideo", "AVI video"),
     (4, b"ftyp", "video/mp4", "MP4 or related media"),
-    (0, b"ID3", "audio/mpeg", "MP3 audio"),
-    (0, b"\xff\xfb", "audio/mpeg", "MP3 audio"),
-    (0, b"fLaC", "audio/flac", "FLAC audio"),
-    (0, b"OggS", "audio/ogg", "Ogg media"),
     (0, b"\x1aE\xdf\xa3", "video/x-matroska", "Matroska or WebM video"),
     (0, b"SQLite format 3\0", "application/vnd.sqlite3", "SQLite database"),
     (0, b"PAR1", "application/vnd.apache.parquet", "Parquet"),
@@ -74,7 +62,7 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (32769, b"CD001", "application/x-iso9660-image", "ISO 9660 image"),
 )
 # Short magics that text can start with by chance: they count only when the rest is not text.
-_SHORT = frozenset({b"MZ", b"BM", b"ID3", b"GIF8", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP", b"PAR1"})
+_SHORT = frozenset({b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP", b"PAR1"})
 _TEXT_LIKE = ("text/", "application/json", "application/x-ndjson", "message/", "application/mbox", "application/xml")
 
 
@@ -92,6 +80,8 @@ def detect(stream: Stream, name: str, media: str) -> Kind:
     head = stream.peek(HEAD + 1)
     whole = len(head) <= HEAD
     peek = Peek(head[:HEAD], whole, _beginning(head), suffix_of(name))
+    if media == labels.MEDIA:
+        return Kind(media, table.BY_MEDIA[media])
     kind = _by_content(peek) or _by_name(peek, media)
     expected = table.BY_SUFFIX.get(peek.suffix)
     if expected is None or expected.media == kind.media or not head or kind.format is expected:

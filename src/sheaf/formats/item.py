@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
 
+from sheaf.formats import labels
 from sheaf.formats.charge import Node, charge
 from sheaf.formats.detect import claims_text, detect
 from sheaf.formats.member_path import join
@@ -70,7 +71,7 @@ def read_item(
         root, _ = walk.stream(from_file(file), "", name, media, 0)
     except Refused as refused:
         root = Node(1, [1], [walk.region("", 0, size, refused)])
-    if not walk.records and not walk.regions:
+    if not walk.records and not walk.regions and walk.media != labels.MEDIA:
         root.add(1, walk.region("", 0, size, Refused("empty", "there is no member in it")))
     charges = charge(root, size, walk.records, len(walk.regions))
     notes = "; ".join(dict.fromkeys(walk.notes[:NOTES]))

@@ -50,6 +50,28 @@ def is_tar(p: Peek) -> bool:
     return claimed == sum(block[:148]) + 8 * 32 + sum(block[156:])
 
 
+def is_webp(p: Peek) -> bool:
+    return p.head.startswith(b"RIFF") and p.head.startswith(b"WEBP", 8)
+
+
+def is_wav(p: Peek) -> bool:
+    return p.head.startswith(b"RIFF") and p.head.startswith(b"WAVE", 8)
+
+
+def is_bmp(p: Peek) -> bool:
+    """"BM", two reserved words that are zero, and a header size that exists: text can begin with BM."""
+    return p.head.startswith(b"BM") and p.head[6:10] == b"\0\0\0\0" and p.head[14:15] in b"\x0c\x28\x38\x40\x6c\x7c"
+
+
+def is_mp3(p: Peek) -> bool:
+    """An ID3v2 tag of a known version, or the header of an MPEG frame of layer III with a rate that exists."""
+    head = p.head
+    if head.startswith(b"ID3"):
+        return len(head) > 10 and head[3] in (2, 3, 4) and all(size < 0x80 for size in head[6:10])
+    frame = len(head) > 4 and head[0] == 0xFF and head[1] in (0xFA, 0xFB, 0xF2, 0xF3, 0xE2, 0xE3)
+    return frame and head[2] >> 4 not in (0, 15) and (head[2] >> 2) & 3 != 3 and b"\0" in head
+
+
 def is_html(p: Peek) -> bool:
     return p.text.startswith("<") and _HTML.match(p.text) is not None
 

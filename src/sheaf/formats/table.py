@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
-from sheaf.formats import peek
+from sheaf.formats import labels, peek
 from sheaf.formats.piece import Context, Pieces
 from sheaf.formats.stream import Stream
 
@@ -43,6 +43,17 @@ FORMATS: list[Format] = [
     Format("application/zstd", "compressed:parse_zstd", (".zst", ".tzst"), peek.ZSTD, binary=True),
     Format("application/zip", "zip_archive:parse", (".zip",), (b"PK\x03\x04", b"PK\x05\x06"), binary=True),
     Format("application/x-tar", "tar_archive:parse", (".tar",), looks=peek.is_tar, binary=True),
+    Format("image/png", "image:parse", (".png",), (b"\x89PNG\r\n\x1a\n",), binary=True),
+    Format("image/jpeg", "image:parse", (".jpg", ".jpeg"), (b"\xff\xd8\xff",), binary=True),
+    Format("image/gif", "image:parse", (".gif",), (b"GIF87a", b"GIF89a"), binary=True),
+    Format("image/tiff", "image:parse", (".tif", ".tiff"), (b"II*\0", b"MM\0*"), binary=True),
+    Format("image/webp", "image:parse", (".webp",), looks=peek.is_webp, binary=True),
+    Format("image/bmp", "image:parse", (".bmp",), looks=peek.is_bmp, binary=True),
+    Format("audio/wav", "audio:parse", (".wav",), looks=peek.is_wav, binary=True),
+    Format("audio/flac", "audio:parse", (".flac",), (b"fLaC",), binary=True),
+    Format("audio/ogg", "audio:parse", (".ogg", ".oga", ".opus"), (b"OggS",), binary=True),
+    Format("audio/mpeg", "audio:parse", (".mp3",), looks=peek.is_mp3, binary=True),
+    Format(labels.MEDIA, "labels:parse", binary=True),
     Format("application/mbox", "mail:parse_mbox", (".mbox",), looks=peek.is_mbox),
     Format("message/rfc822", "mail:parse_message", (".eml", ".mht"), looks=peek.is_message, may=peek.may_be_message),
     Format("text/html", "html:parse", (".html", ".htm", ".xhtml", ".shtml"), looks=peek.is_html),
