@@ -58,6 +58,10 @@ class SourceSpec(Strict):
         dict[str, Secret | str],
         Field(description="for object stores and file servers: endpoint, region, keys … by their usual names"),
     ] = {}
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        Field(description="only the items whose path names this split, as in data/train-00000.parquet"),
+    ] = None
     label: Annotated[
         Literal["folder", "metadata"] | None,
         Field(

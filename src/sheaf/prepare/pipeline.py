@@ -28,12 +28,13 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.errors import CorruptStore, DataRefused, RecipeError, TryAgain
 from sheaf.files import checked, digest_json, read_done
-from sheaf.prepare import encode, read, score, select, tokenizer
+from sheaf.prepare import encode, labels, read, score, select, tokenizer
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.read import Keys, Listed
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.sources.base import Item, Refusal
 from sheaf.sources.registry import open_source
+from sheaf.sources.splits import split_of
 
 SELECT_VERSION = 1
 ROUNDS = 3  # of listing and reading, while items change under our eyes
@@ -112,7 +113,7 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
     with console.stage("list", None, "items") as advance:
         for spec in recipe.sources:
             before = len(items) + len(refusals)
-            for found in open_source(_without_workspace(spec, Path(recipe.workspace))).list_items():
+            for found in _found(_without_workspace(spec, Path(recipe.workspace)), recipe):
                 if isinstance(found, Item):
                     items.append(Listed(found, keys.of(found)))
                 else:
@@ -126,6 +127,15 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
                     fix="correct its uri, include or query, or take the source out of the recipe",
                 )
     return Listing(items, refusals)
+
+
+def _found(spec: SourceSpec, recipe: Recipe) -> Iterable[Item | Refusal]:
+    """What the place lists, of the wanted split, with its labels."""
+    source = open_source(spec)
+    found = source.list_items()
+    if spec.split is not None:
+        found = (x for x in found if split_of(x.path) == spec.split)
+    return found if spec.label is None else labels.labelled(list(found), source, spec, recipe.prepare.limits)
 
 
 def _without_workspace(spec: SourceSpec, workspace: Path) -> SourceSpec:
