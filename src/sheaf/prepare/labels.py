@@ -1,6 +1,6 @@
 """Labels that lie beside the data: in the name of a picture's folder, or in its folder's table of metadata.
 
-`label: folder` takes the name of the folder that an item lies in. `label: metadata` reads every `metadata.csv`, `.jsonl`
+`label: folder` takes the name of the folder that an item lies in. `label: metadata` reads each `metadata.csv`, `.jsonl`
 or `.parquet` of the source, in the sandbox like all data, and gives each item that a row's `file_name` (relative to the
 table's folder) names the other columns of that row; the table itself trains nothing. What is found is in `Item.about`
 and so in the item's key: a corrected label costs the reading of one item. Cost: one pass over the tables.

@@ -1,7 +1,7 @@
 """The splits of a dataset folder, by the names that Hugging Face's layouts give them.
 
-`data/train-00000-of-00002.parquet`, `test/cat/1.png`, `squad_dev.jsonl`: a word for a split, between characters that are
-no letters, in any folder's name or the file's. The last such word of the path decides.
+`data/train-00000-of-00002.parquet`, `test/cat/1.png`, `squad_dev.jsonl`: a word for a split, between characters that
+are no letters, in any folder's name or the file's. The last such word of the path decides.
 """
 
 from __future__ import annotations
