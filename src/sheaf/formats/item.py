@@ -34,9 +34,12 @@ class RegionRow:
     end: int  # below start: not known
     reason: str
     detail: str
+    place: dict[str, Any] | None = None  # what its format calls the place, instead of bytes
 
     @property
     def locator(self) -> str:
+        if self.place is not None:
+            return orjson.dumps(self.place).decode()
         return f'{{"bytes":[{self.start},{self.end}]}}' if self.end >= self.start else "{}"
 
 
@@ -120,13 +123,17 @@ class _Walk:
         node.extent = max(stream.position, sum(node.weights))
         return node, target
 
-    def region(self, member: str, start: int, end: int, refused: Refused) -> int:
+    def region(
+        self, member: str, start: int, end: int, refused: Refused, place: dict[str, Any] | None = None
+    ) -> int:
         """Note a refused region; its target number."""
-        last = self.regions[-1] if len(self.regions) >= MERGE_AFTER else None
+        last = self.regions[-1] if len(self.regions) >= MERGE_AFTER and place is None else None
+        if last and last.place is not None:
+            last = None
         if last and last.member == member and last.reason == refused.reason and 0 <= last.start <= last.end == start:
             last.end = end
         else:
-            self.regions.append(RegionRow(member, start, end, refused.reason, refused.detail))
+            self.regions.append(RegionRow(member, start, end, refused.reason, refused.detail, place))
         return ~(len(self.regions) - 1)
 
     def _pieces(
@@ -153,7 +160,8 @@ class _Walk:
                 self._record(piece, path, kind.media, node)
             elif isinstance(piece, Region):
                 weight = piece.end - piece.start if piece.weight < 0 else piece.weight
-                node.add(weight, self.region(path, piece.start, piece.end, Refused(piece.reason, piece.detail)))
+                refused = Refused(piece.reason, piece.detail)
+                node.add(weight, self.region(path, piece.start, piece.end, refused, piece.locator))
             else:
                 opened.append((piece, *self._member(piece, path, depth + 1, names)))
 
@@ -165,7 +173,7 @@ class _Walk:
         if piece.gaps:
             repairs = f"{repairs},lines" if repairs else "lines"
         if not piece.payload and (not text or text.isspace()):
-            node.add(weight, self.region(path, piece.start, piece.end, Refused("empty", "no text")))
+            node.add(weight, self.region(path, piece.start, piece.end, Refused("empty", "no text"), piece.locator))
             return
         if piece.locator is None:
             locator = f'{{"bytes":[{piece.start},{piece.end}]}}'
@@ -177,7 +185,7 @@ class _Walk:
             messages = b"" if piece.messages is None else orjson.dumps(piece.messages)
         except TypeError:
             refused = Refused("bad-json", "nested too deep to write")
-            node.add(weight, self.region(path, piece.start, piece.end, refused))
+            node.add(weight, self.region(path, piece.start, piece.end, refused, piece.locator))
             return
         self.sink.record(
             record_id(text, piece.kind, piece.payload or messages), piece.kind, text, messages.decode(), piece.payload,

@@ -20,11 +20,15 @@ __all__ = ["Context", "Member", "ParseOptions", "ParserLimits", "Piece", "Pieces
 class ParseOptions:
     """text: a column name, or a template '{title} {body}', of rows and objects. key: columns that identify a row (SQL),
     whose locator is then {"key": {…}, "row": its number in the member} instead
-    of bytes. mojibake: repair text that was decoded wrongly before."""
+    of bytes. mojibake: repair text that was decoded wrongly before. map: "" or the recipe's `map` as JSON, how rows and
+    objects become records (`mapping`). raw_rows: not 0 for samples: rows and objects come back as they are, as records
+    of the kind "row" whose text is their JSON, and an item ends after so many records."""
 
     text: str | None = None
     key: tuple[str, ...] = ()
     mojibake: bool = True
+    map: str = ""
+    raw_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +79,15 @@ class Record:
 
 @dataclass(slots=True)
 class Region:
-    """Bytes [start, end) of the stream which were refused. weight: as for records."""
+    """Bytes [start, end) of the stream which were refused. weight, locator: as for records; a stretch of rows, pages or
+    the like is {"row": [first, last]}."""
 
     start: int
     end: int
     reason: str
     detail: str = ""
     weight: int = -1
+    locator: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

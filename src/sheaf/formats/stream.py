@@ -19,6 +19,12 @@ def tell(told: Callable[[int], None] | None) -> None:
     _told = told
 
 
+def progress(more: int) -> None:
+    """Say that work goes on, for a parser that reads a file past its stream: so many bytes were read or expanded."""
+    if _told is not None:
+        _told(more)
+
+
 class Refused(Exception):
     """The rest of a stream will not be read. reason: a code of `reasons`."""
 
