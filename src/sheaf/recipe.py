@@ -30,6 +30,53 @@ class Secret(Strict):
         return self
 
 
+class MapSpec(Strict):
+    """How a row becomes a conversation, a preference or a text, said by columns; a row that does not fit is quarantined.
+
+    A column is a name, or a path into nested values and JSON in cells: `answers.text.0`. `user`, `assistant`,
+    `system`, `prompt` and `text` may be templates, such as '{context}\n\n{question}'.
+    """
+
+    kind: Literal["chat", "preference", "text"]
+    messages: Annotated[str | None, Field(min_length=1, description="chat: the column that holds the messages")] = None
+    role: Annotated[str, Field(min_length=1, description="of a message: who speaks")] = "role"
+    content: Annotated[str, Field(min_length=1, description="of a message: what is said")] = "content"
+    roles: Annotated[
+        dict[str, Literal["system", "user", "assistant", "tool"]],
+        Field(description="of a message: what else speakers are called, such as {customer: user, agent: assistant}"),
+    ] = {}
+    system: Annotated[str | None, Field(min_length=1, description="chat: a column or template that goes first")] = None
+    user: Annotated[str | None, Field(min_length=1, description="chat without messages: what is asked")] = None
+    assistant: Annotated[str | None, Field(min_length=1, description="chat without messages: the answer")] = None
+    prompt: Annotated[str | None, Field(min_length=1, description="preference: what both answers follow")] = None
+    chosen: Annotated[str | None, Field(min_length=1, description="preference: the better answer")] = None
+    rejected: Annotated[str | None, Field(min_length=1, description="preference: the worse answer")] = None
+    text: Annotated[str | None, Field(min_length=1, description="text: a column or template")] = None
+    optional: Annotated[
+        tuple[str, ...], Field(strict=False, description="columns that may be missing or empty in a row")
+    ] = ()
+
+    @model_validator(mode="after")
+    def _columns_of_its_kind(self) -> MapSpec:
+        message = {"role", "content", "roles"}
+        allowed, needed = {
+            "chat": ({"messages", "system", "user", "assistant", *message}, {"user", "assistant"}),
+            "preference": ({"prompt", "chosen", "rejected", *message}, {"chosen", "rejected"}),
+            "text": ({"text"}, {"text"}),
+        }[self.kind]
+        # By value: a recipe that is written out in full and read again has every key set.
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if self.kind == "chat" and "messages" in given:
+            allowed, needed = allowed - {"user", "assistant"}, {"messages"}
+        odd = sorted(given - allowed - {"kind", "optional"})
+        if odd:
+            raise ValueError(f"'{odd[0]}' has no meaning here: a {self.kind} takes {', '.join(sorted(allowed))}")
+        if needed - given:
+            either = "either messages, or user and assistant" if self.kind == "chat" else " and ".join(sorted(needed))
+            raise ValueError(f"a {self.kind} needs {either}")
+        return self
+
+
 class SourceSpec(Strict):
     """A named place where data lies. The kind of place follows from the URI."""
 
@@ -83,11 +130,23 @@ class SourceSpec(Strict):
         str | None,
         Field(description="for rows and objects: a column name, or a template such as '{title}\\n\\n{body}'"),
     ] = None
+    map: Annotated[
+        Literal["alpaca", "sharegpt", "openai", "prompt-completion", "preference", "question-answer", "text"]
+        | MapSpec
+        | None,
+        Field(description="for rows and objects: how they become conversations or preferences, by name or by columns"),
+    ] = None
     license: Annotated[
         str | None, Field(description="shown in the report and with every origin that `trace` names")
     ] = None
     password: Annotated[Secret | None, Field(description="of the user that an http uri names")] = None
     headers: Annotated[dict[str, Secret | str], Field(description="for http: request headers")] = {}
+
+    @model_validator(mode="after")
+    def _one_way_to_a_record(self) -> SourceSpec:
+        if self.text is not None and self.map is not None:
+            raise ValueError("a source says either text or map")
+        return self
 
 
 class Length(Strict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+
 from sheaf.formats.sandbox import ParseOptions
 from sheaf.recipe import SourceSpec
 from sheaf.sources.registry import source_options
@@ -10,5 +12,7 @@ from sheaf.sources.registry import source_options
 def parse_options(spec: SourceSpec, *, mojibake: bool) -> ParseOptions:
     """The same for reading and for reading again: else lineage would prove nothing."""
     # A row of a query is found again by its key, by default its first column; bytes of a page would prove little.
-    key = () if spec.query is None else (source_options(spec)["key"] or "",)
-    return ParseOptions(text=spec.text, key=key, mojibake=mojibake)
+    asked = source_options(spec)
+    key = () if spec.query is None else (asked["key"] or "",)
+    mapping = "" if asked["map"] is None else orjson.dumps(asked["map"], option=orjson.OPT_SORT_KEYS).decode()
+    return ParseOptions(text=spec.text, key=key, mojibake=mojibake, map=mapping)

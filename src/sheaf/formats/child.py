@@ -134,7 +134,7 @@ def _preload() -> None:
 
 def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits: ParserLimits) -> None:
     asked = request["options"]
-    options = ParseOptions(text=asked["text"], key=tuple(asked["key"]), mojibake=asked["mojibake"])
+    options = ParseOptions(**{**asked, "key": tuple(asked["key"])})
     outbox = Outbox(sock, limits.seconds)
     stream.tell(outbox.progress)
     for fd, item in zip(fds, request["items"], strict=True):

@@ -11,6 +11,7 @@ from sheaf.sources.reasons import explain_refusal
 REASONS: dict[str, str] = {
     "bad-csv": "A row of a table is broken: a quote is opened and never closed.",
     "bad-json": "The text is not JSON as RFC 8259 defines it; the detail says where and why.",
+    "bad-row": "A row or object does not fit the recipe's `map`; the detail says what is missing or odd.",
     "bomb": "It expands beyond the recipe's limits: bytes, ratio, depth, members, or overlapping entries.",
     "changed": "The bytes changed while they were read; the next run reads them again.",
     "corrupt": "A container or a compressed stream contradicts itself: a bad checksum, header or block.",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sheaf.errors import RecipeError
-from sheaf.recipe import SourceSpec
+from sheaf.recipe import MapSpec, SourceSpec
 from sheaf.sources.base import Source
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -48,8 +48,10 @@ def source_options(spec: SourceSpec) -> dict[str, Any]:
 
     text: a column or field name, or a template, or None. query: the SELECT, or None.
     key: the column whose value is in the row's locator, {"key": {column: value}, "row": n}; None: the first column.
+    map: a mapping's name, its columns as an object, or None.
     """
-    return {"text": spec.text, "query": spec.query, "key": spec.key}
+    asked = spec.map.model_dump(mode="json", exclude_defaults=True) if isinstance(spec.map, MapSpec) else spec.map
+    return {"text": spec.text, "query": spec.query, "key": spec.key, "map": asked}
 
 
 def _scheme(uri: str) -> str:
