@@ -6,19 +6,20 @@ claimed content type among text formats, plain text. Bytes that are no text at a
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
-from sheaf.formats import labels, table
+from sheaf.formats import labels, ole, table, zip_documents
 from sheaf.formats.encoding import MARKS, too_many_controls, wide_encoding
 from sheaf.formats.peek import Peek
 from sheaf.formats.stream import Stream
 from sheaf.formats.table import Format
 
 HEAD = 1 << 16
+HOLD = 128 << 20
 
 # (offset, bytes, media type, name): what is refused by name. Longer and rarer patterns first.
 UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"%PDF-", "application/pdf", "PDF"),
     (0, b"\x7fELF", "application/x-executable", "ELF executable"),
     (0, b"MZ", "application/x-msdownload", "Windows executable"),
     (0, b"\xcf\xfa\xed\xfe", "application/x-mach-binary", "Mach-O executable"),
@@ -36,7 +37,6 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"Obj\x01", "application/avro", "Avro"),
     (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5", "HDF5"),
     (0, b"\x93NUMPY", "application/x-npy", "NumPy array"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage", "old Office document (OLE)"),
     (0, b"{\\rtf", "text/rtf", "RTF"),
     (0, b"%!PS", "application/postscript", "PostScript"),
     (0, b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed", "7z archive"),
@@ -52,7 +52,6 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x1f\x9d", "application/x-compress", "compress stream"),
     (2, b"-lh", "application/x-lzh-compressed", "LZH archive"),
     (0, b"PK\x07\x08", "application/zip", "part of a split zip"),
-    (0, b"WARC/", "application/warc", "WARC web archive"),
     (0, b"\0\1\0\0\0", "font/ttf", "TrueType font"),
     (0, b"OTTO", "font/otf", "OpenType font"),
     (0, b"wOFF", "font/woff", "web font"),
@@ -76,13 +75,14 @@ class Kind:
     note: str = ""
 
 
-def detect(stream: Stream, name: str, media: str) -> Kind:
+def detect(stream: Stream, name: str, media: str, hold: int = HOLD) -> Kind:
+    """hold: how many bytes of a zip or OLE file inside a container may be held, to see which document it is."""
     head = stream.peek(HEAD + 1)
     whole = len(head) <= HEAD
     peek = Peek(head[:HEAD], whole, _beginning(head), suffix_of(name))
     if media == labels.MEDIA:
         return Kind(media, table.BY_MEDIA[media])
-    kind = _by_content(peek) or _by_name(peek, media)
+    kind = _document(stream, head, hold) or _by_content(peek) or _by_name(peek, media)
     expected = table.BY_SUFFIX.get(peek.suffix)
     if expected is None or expected.media == kind.media or not head or kind.format is expected:
         return kind
@@ -99,6 +99,17 @@ def claims_text(name: str, media: str) -> bool:
     """Whether the name or the content type says text: then bytes that are none are undecodable, not another type."""
     known = table.BY_SUFFIX.get(suffix_of(name))
     return media.startswith(_TEXT_LIKE) or (known is not None and not known.binary)
+
+
+def _document(stream: Stream, head: bytes, hold: int) -> Kind | None:
+    """The document that a zip or an OLE file is. One that is too large to hold is told by its first 64 KB."""
+    if head.startswith(ole.MAGIC):
+        found = ole.recognise(stream.hold(hold) or io.BytesIO(head))
+    elif head.startswith(b"PK\x03\x04"):
+        found = zip_documents.recognise(stream.hold(hold) or io.BytesIO(head))
+    else:
+        return None
+    return Kind(found.media, table.BY_MEDIA.get(found.reader), found.name) if found else None
 
 
 def _by_content(peek: Peek) -> Kind | None:

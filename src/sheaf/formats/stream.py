@@ -6,6 +6,7 @@ ends the stream, and `problem` says why: what came before is still good. A bomb 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -23,6 +24,12 @@ def progress(more: int) -> None:
     """Say that work goes on, for a parser that reads a file past its stream: so many bytes were read or expanded."""
     if _told is not None:
         _told(more)
+
+
+def took(n: int) -> None:
+    """Say that work goes on, and that n more bytes were taken."""
+    if _told is not None:
+        _told(n)
 
 
 class Refused(Exception):
@@ -98,6 +105,23 @@ class Stream:
             parts.append(block)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def hold(self, limit: int) -> BinaryIO | None:
+        """What is left as a seekable file, if it is at most limit bytes: it is then `file`. Before anything is read."""
+        if self.file is None and self.position == 0:
+            parts: list[bytes] = []
+            have = 0
+            while have <= limit and (block := self.read(BLOCK)):
+                have += len(block)
+                parts.append(block)
+            held = io.BytesIO(b"".join(parts))
+            if have <= limit:
+                self.file, self._fill = held, held.read
+            else:
+                rest = self._fill
+                self._fill = lambda n: held.read(n) or rest(n)
+            self.position, self._ended = 0, False
+        return self.file
+
     def drain(self) -> int:
         """Take and forget the rest; how much it was."""
         start = self.position
@@ -139,8 +163,7 @@ class Stream:
             self.problem = refused
             block = b""
         self._ended = not block
-        if _told is not None:
-            _told(len(block))
+        took(len(block))
         return block
 
 

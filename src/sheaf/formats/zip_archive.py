@@ -27,13 +27,6 @@ _METHODS = {
     zipfile.ZIP_LZMA: "lzma",
 }
 _ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, struct.error)
-# Documents that are zips: their XML is not text that anybody wrote.
-_DOCUMENTS = {
-    "[Content_Types].xml": "Office Open XML document",
-    "mimetype": "OpenDocument or EPUB document",
-    "META-INF/container.xml": "EPUB document",
-    "Index/Document.iwa": "iWork document",
-}
 
 
 def parse(stream: Stream, context: Context) -> Pieces:
@@ -45,9 +38,6 @@ def parse(stream: Stream, context: Context) -> Pieces:
     except (*_ERRORS, NotImplementedError, RecursionError) as error:
         yield from _without_directory(file, size, context, str(error))
         return
-    for name, kind in _DOCUMENTS.items():
-        if name in archive.NameToInfo:
-            raise Refused("unsupported", kind)
     _no_overlap(entries, archive.start_dir)
     for info in entries:
         if not info.is_dir():
@@ -65,6 +55,7 @@ def _seekable(stream: Stream, context: Context) -> tuple[BinaryIO, int]:
 def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, context: Context) -> Pieces:
     member = Member(info.filename, _content(archive, info, context), weight=info.compress_size)
     member.end = info.header_offset + _LOCAL.size + info.compress_size
+    member.expected = info.file_size
     yield member
     inner = member.stream
     if inner.problem is not None and info.compress_size:
@@ -131,8 +122,6 @@ def _without_directory(file: BinaryIO, size: int, context: Context, why: str) ->
             break
         _, _, flags, method, _, _, _, packed, _, name_size, extra_size = _LOCAL.unpack(header)
         name = file.read(name_size).decode("utf-8" if flags & 0x800 else "cp437", "replace")
-        if name in _DOCUMENTS:
-            raise Refused("unsupported", f"{_DOCUMENTS[name]}, cut off")
         data_at = at + _LOCAL.size + name_size + extra_size
         if flags & 1 or method not in (0, 8) or (method == 0 and flags & 8) or data_at > size:
             break
