@@ -31,7 +31,7 @@ class Secret(Strict):
 
 
 class MapSpec(Strict):
-    """How a row becomes a conversation, a preference or a text, said by columns; a row that does not fit is quarantined.
+    """How a row becomes a conversation, a preference or a text, by columns; a row that does not fit is quarantined.
 
     A column is a name, or a path into nested values and JSON in cells: `answers.text.0`. `user`, `assistant`,
     `system`, `prompt` and `text` may be templates, such as '{context}\n\n{question}'.

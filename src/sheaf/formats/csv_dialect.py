@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from sheaf.formats.rows import TEXT_COLUMNS, columns
+from sheaf.formats.rows import TEXT_COLUMNS
 
 DELIMITERS = ("\t", ";", "|", ",")
 SAMPLE = 1 << 16
@@ -42,15 +42,14 @@ class Dialect:
     header: bool
 
 
-def dialect(head: bytes, encoding: str, kind: str, template: str | None) -> Dialect:
-    """template: the recipe's `text`. A header that has its columns is one; if they are not there, row 1 is still the
-    header, and the rows are refused for want of them, rather than read as something else."""
+def dialect(head: bytes, encoding: str, kind: str, wanted: tuple[str, ...]) -> Dialect:
+    """wanted: the columns that the recipe names. A header that has them is one; if they are not there, row 1 is still
+    the header, and the rows are refused for want of them, rather than read as something else."""
     text = head[:SAMPLE].decode(encoding, "replace").removeprefix("\ufeff")
     if len(head) >= SAMPLE:
         text = text[: text.rfind("\n") + 1]
     delimiter = "\t" if kind == "text/tab-separated-values" else _delimiter(text)
     rows = [row for row, _ in _sample(text, delimiter)]
-    wanted = columns(template)
     if wanted and rows:
         names = {cell.strip() for cell in rows[0]}
         return Dialect(delimiter, names.issuperset(wanted) or not all(_GENERIC.fullmatch(name) for name in wanted))

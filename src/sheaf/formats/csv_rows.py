@@ -29,7 +29,7 @@ def parse(stream: Stream, context: Context) -> Pieces:
     elif encoding in WIDE:
         yield from rows.transcoded(stream, context, encoding, parse)
     else:
-        found = dialect(head, encoding, context.kind, context.options.text)
+        found = dialect(head, encoding, context.kind, rows.wanted(context.options))
         if head and not found.header:
             context.notes.append("no header" if context.depth == 0 else f"{context.name}: no header")
         yield from _rows(stream, context, encoding, found)

@@ -17,6 +17,7 @@ import orjson
 from sheaf.formats import rows
 from sheaf.formats.encoding import decode
 from sheaf.formats.json_lines import unicode_encoding
+from sheaf.formats.messages import looks_like_messages
 from sheaf.formats.piece import Context, ParseOptions, Pieces, Record, Refused
 from sheaf.formats.stream import Stream
 
@@ -65,7 +66,7 @@ def parse(stream: Stream, context: Context) -> Pieces:
 def _pieces(text: str, spans: list[Span], encoding: str, mark: int, size: int, options: ParseOptions) -> Pieces:
     start = _skip(text, 0)
     if text[start] == "[":
-        if spans and all(isinstance(value, dict) for value, _, _ in spans):
+        if spans and (options.map or all(isinstance(value, dict) for value, _, _ in spans)):
             yield from _elements(text, spans, encoding, mark, options)
             return
         value: Any = [value for value, _, _ in spans]
@@ -79,7 +80,7 @@ def _pieces(text: str, spans: list[Span], encoding: str, mark: int, size: int, o
         row = {name: value for (name, value), _, _ in spans}
         yield rows.record(row, 0, size, encoding, options, 0) if row else Record("", 0, size, encoding)
     else:
-        yield Record(rows.render(spans[0][0]), 0, size, encoding)
+        yield rows.value(spans[0][0], 0, size, encoding, options)
 
 
 def _elements(text: str, spans: list[Span], encoding: str, mark: int, options: ParseOptions) -> Pieces:
@@ -89,7 +90,10 @@ def _elements(text: str, spans: list[Span], encoding: str, mark: int, options: P
         first = place + len(text[at:start].encode(encoding))
         last = first + len(text[start:end].encode(encoding))
         at, place = end, last
-        yield rows.record(value, first, last, encoding, options, number)
+        if isinstance(value, dict):
+            yield rows.record(value, first, last, encoding, options, number)
+        else:
+            yield rows.value(value, first, last, encoding, options)
 
 
 def _table(text: str, spans: list[Span], options: ParseOptions) -> list[Span] | None:
@@ -98,7 +102,11 @@ def _table(text: str, spans: list[Span], options: ParseOptions) -> list[Span] | 
     if len(tables) != 1 or options.key:
         return None
     names = {name for (name, _), _, _ in spans}
-    if options.text is None:
+    if options.map:
+        own = bool(names & {part for name in rows.wanted(options) for part in (name, name.partition(".")[0])})
+    elif options.raw_rows and looks_like_messages(tables[0][1]):
+        own = True  # a conversation, and not a table of unconnected messages
+    elif options.text is None:
         own = any(isinstance(v, str) and v.strip() for (n, v), _, _ in spans if n in rows.TEXT_COLUMNS)
     else:
         own = options.text in names or set(re.findall(r"\{([^{}]+)\}", options.text)) & names

@@ -49,7 +49,7 @@ def _lines(stream: Stream, context: Context) -> Pieces:
         if isinstance(value, dict):
             yield rows.record(value, start, end, "utf-8", options, number)
         else:
-            yield rows.value(value, start, end, "utf-8")
+            yield rows.value(value, start, end, "utf-8", options)
 
 
 def _refusal(start: int, end: int, data: bytes, error: orjson.JSONDecodeError) -> Region:

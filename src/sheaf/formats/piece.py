@@ -21,14 +21,16 @@ class ParseOptions:
     """text: a column name, or a template '{title} {body}', of rows and objects. key: columns that identify a row (SQL),
     whose locator is then {"key": {…}, "row": its number in the member} instead
     of bytes. mojibake: repair text that was decoded wrongly before. map: "" or the recipe's `map` as JSON, how rows and
-    objects become records (`mapping`). raw_rows: not 0 for samples: rows and objects come back as they are, as records
-    of the kind "row" whose text is their JSON, and an item ends after so many records."""
+    objects become records (`mapping`). raw_rows: for surveys: rows and objects come back as they are, as records of the
+    kind "row" whose text and meta are the whole row. sample_bytes: not 0 for surveys: an item ends after so much text,
+    what was not read of it is one region, "sampled", and it has no digest."""
 
     text: str | None = None
     key: tuple[str, ...] = ()
     mojibake: bool = True
     map: str = ""
-    raw_rows: int = 0
+    raw_rows: bool = False
+    sample_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,9 @@ class Region:
 class Member:
     """One thing inside a container. The container sets weight, rest (bytes of it that gave nothing: nobody read them,
     or it breaks off there) and end (where it ends in the container's stream) at the latest when it is resumed.
-    within: the part of the container that it belongs to, a step of the path of its own."""
+    within: the part of the container that it belongs to, a step of the path of its own. expected: bytes that it says it
+    expands to; a claim, for estimates only. about: what the container says of it (a URL, a date); merged into the meta
+    of its records."""
 
     name: str
     stream: Stream
@@ -103,6 +107,8 @@ class Member:
     media: str = ""
     end: int = 0
     within: str = ""
+    expected: int = 0
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 Piece = Record | Region | Member

@@ -2,7 +2,8 @@
 
 The recipe's `text` names a column or is a template such as '{title}\\n\\n{body}'. Without it the first present of
 TEXT_COLUMNS that is a string is the text; else all scalar fields are, as "key: value" lines. Templates are filled by
-plain replacement: a name in braces is a column, and nothing of it is evaluated.
+plain replacement: a name in braces is a column, and nothing of it is evaluated. With the recipe's `map` a row becomes
+what `mapping` makes of it, or is refused.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 import orjson
 
+from sheaf.formats.mapping import apply, mapping_of
 from sheaf.formats.piece import Context, ParseOptions, Piece, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream, from_file
 
 TEXT_COLUMNS = ("text", "content", "body", "markdown", "code", "article", "document", "abstract")
 _FIELD = re.compile(r"\{([^{}]+)\}")
+_WORDS = {str: "a string", bool: "true or false", int: "a number", float: "a number", list: "an array"}
 
 Row = dict[str, Any]
 
@@ -26,6 +29,8 @@ Row = dict[str, Any]
 def record(row: Row, start: int, end: int, encoding: str, options: ParseOptions, number: int) -> Record | Region:
     """The row as a record; a region if it has no text. number: its place among the lines or elements of the member,
     which tells rows apart whose keys are equal."""
+    if options.map or options.raw_rows:
+        return _otherwise(row, start, end, encoding, options, number)
     try:
         text, used = choose(row, options)
         locator = {"key": _key(row, options), "row": number} if options.key else None
@@ -35,8 +40,10 @@ def record(row: Row, start: int, end: int, encoding: str, options: ParseOptions,
     return Record(text, start, end, encoding, meta=meta, locator=locator)
 
 
-def value(value: Any, start: int, end: int, encoding: str) -> Record | Region:
-    """A JSON value that is no object, as a record."""
+def value(value: Any, start: int, end: int, encoding: str, options: ParseOptions | None = None) -> Record | Region:
+    """A JSON value that is no object, as a record; a mapping has no use for it."""
+    if options is not None and options.map:
+        return Region(start, end, "bad-row", f"not an object: {_WORDS.get(type(value), 'null')}")
     try:
         return Record(render(value), start, end, encoding)
     except Refused as refused:
@@ -60,6 +67,11 @@ def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
         return render(_field(row, template)), used
     values = {name: render(_field(row, name)) for name in used}
     return _FIELD.sub(lambda found: values[found[1]], template), used
+
+
+def wanted(options: ParseOptions) -> tuple[str, ...]:
+    """The columns that the recipe names, in `text` or in `map`."""
+    return mapping_of(options.map).columns if options.map else columns(options.text)
 
 
 def columns(template: str | None) -> tuple[str, ...]:
@@ -130,6 +142,23 @@ def lines_or_refusals(stream: Stream, limit: int) -> Iterator[tuple[int, int, by
             yield Region(start, end, "record-too-large", f"more than {limit >> 20} MB in one line")
         else:
             yield start, end, line
+
+
+def _otherwise(row: Row, start: int, end: int, encoding: str, options: ParseOptions, number: int) -> Record | Region:
+    """A row under a mapping, or as it is."""
+    try:
+        locator = {"key": _key(row, options), "row": number} if options.key else None
+        if options.raw_rows:
+            return Record(render(row), start, end, encoding, meta=row, locator=locator, kind="row")
+        mapping = mapping_of(options.map)
+        made = apply(row, mapping, options.mojibake)
+    except Refused as refused:
+        return Region(start, end, refused.reason, refused.detail)
+    used = mapping.columns
+    meta = {name: value for name, value in row.items() if name not in used} or None
+    record = Record(made.text, start, end, encoding, meta=meta, locator=locator)
+    record.kind, record.messages = made.kind, made.messages
+    return record
 
 
 def _field(row: Row, name: str) -> Any:
