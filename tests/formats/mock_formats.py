@@ -61,7 +61,7 @@ def _raise() -> None:
 
 
 def _lie() -> None:
-    item.charge = lambda *_: Charges([999], [], 0)
+    item.charge = lambda *_, **__: Charges([999], [1], [], 0)
 
 
 def _connect() -> str:

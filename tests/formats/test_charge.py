@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sheaf.formats.charge import Node, charge, split
+from sheaf.formats.charge import Node, RecordCharges, charge, split
 
 weights = st.lists(st.integers(0, 1 << 40), max_size=30)
 
@@ -26,36 +29,68 @@ def test_bytes_that_were_not_compressed_are_charged_as_they_are(weights: list[in
     assert split(sum(weights), weights) == weights
 
 
-def test_ties_go_to_the_first() -> None:
-    assert split(5, [1, 1, 1]) == [2, 2, 1]
-
-
-def trees(depth: int) -> st.SearchStrategy[list[object]]:
+def trees(depth: int) -> st.SearchStrategy[list[Any]]:
     leaf = st.tuples(st.sampled_from(["record", "region"]), st.integers(0, 1 << 20))
     if depth == 0:
-        return st.lists(leaf, max_size=4)  # type: ignore[return-value]
-    return st.lists(leaf | st.tuples(trees(depth - 1), st.integers(0, 1 << 20)), max_size=4)  # type: ignore[return-value]
+        return st.lists(leaf, max_size=4)
+    return st.lists(leaf | st.tuples(trees(depth - 1), st.integers(0, 1 << 20)), max_size=4)
 
 
-def build(tree: list[object], counts: dict[str, int], spare: int) -> Node:
-    node = Node()
-    for what, weight in tree:  # type: ignore[misc]
-        if isinstance(what, list):
-            node.add(weight, build(what, counts, spare))
-        else:
-            number = counts[what]
-            counts[what] += 1
-            node.add(weight, number if what == "record" else ~number)
-    node.extent = sum(node.weights) + spare
-    return node
+class Tree:
+    """An item made of a nested list. records: (stream, weight) of each, in order."""
+
+    def __init__(self, tree: list[Any], spare: int) -> None:
+        self.records: list[tuple[int, int]] = []
+        self.regions = self.streams = 0
+        self.root = self._node(tree, spare)
+
+    def _node(self, tree: list[Any], spare: int) -> Node:
+        node = Node(self.streams)
+        self.streams += 1
+        for what, weight in tree:
+            if what == "record":
+                self.records.append((node.number, weight))
+                node.records += weight
+            elif what == "region":
+                node.add(weight, ~self.regions)
+                self.regions += 1
+            else:
+                node.add(weight, self._node(what, spare))
+        node.extent = node.weight + spare
+        return node
 
 
-@given(trees(3), st.integers(0, 1 << 30), st.integers(0, 100))
-def test_nested_containers_conserve_every_byte(tree: list[object], size: int, spare: int) -> None:
-    counts = {"record": 0, "region": 0}
-    node = build(tree, counts, spare)
-    result = charge(node, size, counts["record"], counts["region"])
-    assert sum(result.records) + sum(result.regions) + result.structure == size
-    assert min([*result.records, *result.regions, result.structure]) >= 0
-    if counts["record"] == 0 and counts["region"]:
+def record_charges(cost: list[int], whole: list[int], records: list[tuple[int, int]], frame: int) -> list[int]:
+    """As they come, so many at a time."""
+    charges = RecordCharges(np.array(cost, np.int64), np.array(whole, np.int64))
+    result: list[int] = []
+    for start in range(0, len(records), frame):
+        stream, weight = np.array(records[start : start + frame], np.int64).T
+        result += charges.of(stream, weight).tolist()
+    return result
+
+
+@given(trees(3), st.integers(0, 1 << 40), st.integers(0, 100), st.integers(1, 5))
+def test_nested_containers_conserve_every_byte(tree: list[Any], size: int, spare: int, frame: int) -> None:
+    item = Tree(tree, spare)
+    result = charge(item.root, size, item.streams, item.regions, refused=not item.records)
+    records = record_charges(result.cost, result.whole, item.records, frame)
+    assert sum(records) + sum(result.regions) + result.structure == size
+    assert min([*records, *result.regions, result.structure]) >= 0
+    if not item.records and item.regions:
         assert result.structure == 0
+
+
+huge = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1 << 36)), min_size=1, max_size=40)
+
+
+@given(huge, st.lists(st.integers(0, 1 << 36), min_size=4, max_size=4), st.integers(1, 7))
+def test_records_are_charged_alike_however_they_are_cut_into_frames(
+    records: list[tuple[int, int]], cost: list[int], frame: int
+) -> None:
+    whole = [max(1, sum(w for s, w in records if s == stream)) for stream in range(4)]
+    found = record_charges(cost, whole, records, frame)
+    for stream in range(4):
+        own = [w for s, w in records if s == stream]
+        expected = split(cost[stream], own)
+        assert [b for b, (s, _) in zip(found, records, strict=True) if s == stream] == expected

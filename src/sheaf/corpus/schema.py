@@ -12,7 +12,7 @@ and two describe a *version* of the corpus:
   ledger.parquet      one row per live item: bytes in = kept + dropped + quarantined
 
 Bytes always count an item as it lies at its source: a member of an archive is charged the compressed bytes that it
-takes, split over its records by largest remainder, so that sums are exact integers.
+takes, split over its records in integers whose sums are exact (formats/charge.py).
 """
 
 from __future__ import annotations

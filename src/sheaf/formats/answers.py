@@ -6,19 +6,23 @@ only items that were asked for; and each item's bytes must add up. An item which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from sheaf.formats.charge import Int64, RecordCharges
+from sheaf.formats.long_item import Spool, numbers, row_bytes, with_bytes
 from sheaf.formats.reasons import REASONS
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
-from sheaf.formats.wire import BYTES, RECORDS
+from sheaf.formats.wire import RECORDS, STREAMS
 
-_SCHEMAS = {b"R": RECORDS, b"Q": PARSED_REGIONS, b"B": BYTES, b"I": PARSED_ITEMS}
+LONG_BYTES = 32 << 20  # of records (`row_bytes`), above which an item's wait on disk
+_SCHEMAS = {b"R": RECORDS, b"Q": PARSED_REGIONS, b"T": STREAMS, b"I": PARSED_ITEMS}
+_MOST = 1 << 50  # bytes that anything here may claim
 
 
 class BadAnswer(Exception):
@@ -27,7 +31,9 @@ class BadAnswer(Exception):
 
 @dataclass(frozen=True)
 class Parsed:
-    """Tables of corpus.schema's PARSED_ schemas; items has one row per item of the request, in order.
+    """Tables of corpus.schema's PARSED_ schemas; `item` is the item's number in the request. Items come whole, each
+    once, with all their regions. long: for each item whose records are too much to hold, and so are not in `records`,
+    what gives them, once, in pieces of a few megabytes.
 
     For every item: Σ records.bytes + Σ regions.bytes + structure_bytes == its size.
     """
@@ -35,19 +41,30 @@ class Parsed:
     records: pa.Table
     regions: pa.Table
     items: pa.Table
+    long: tuple[tuple[int, Callable[[], Iterator[pa.Table]]], ...] = ()
 
 
 class Answers:
-    """Collects the tables of a request. sizes: the items' bytes."""
+    """Collects the tables of a request. sizes: the items' bytes. folder: where records may wait (default: the system's
+    for temporary files)."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], folder: Path | None = None) -> None:
         self._sizes = np.array(sizes, np.int64)
+        self._folder = folder
         self._done = np.zeros(len(sizes), bool)
         self._next = 0
         self._pending: dict[bytes, list[pa.Table]] = {kind: [] for kind in _SCHEMAS}
+        self._current, self._current_bytes = -1, 0  # the item that records came of last, and how much
+        self._own: list[pa.Table] = []  # its records, as long as they are few
+        self._spools: dict[int, Spool] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self.held_bytes = 0  # of answers that can be taken
         self._records: list[pa.Table] = []
         self._regions: list[pa.Table] = []
         self._items: list[pa.Table] = []
+        self._long: list[tuple[int, Callable[[], Iterator[pa.Table]]]] = []
 
     def unfinished(self, most: int) -> list[int]:
         """The next items without an answer."""
@@ -60,7 +77,11 @@ class Answers:
         """One frame; I commits what came before it. Raises BadAnswer."""
         if kind not in _SCHEMAS:
             raise BadAnswer("an unknown frame")
-        self._pending[kind].append(_table(payload, _SCHEMAS[kind]))
+        table = _table(payload, _SCHEMAS[kind])
+        if kind == b"R":
+            self._take_records(table)
+        else:
+            self._pending[kind].append(table)
         if kind == b"I":
             self._commit()
 
@@ -68,6 +89,11 @@ class Answers:
         """Forget what was not committed."""
         for tables in self._pending.values():
             tables.clear()
+        for spool in self._spools.values():
+            spool.close()
+        self._spools.clear()
+        self._own.clear()
+        self._current, self._current_bytes = -1, 0
 
     def refuse(self, item: int, reason: str, detail: str) -> None:
         """The whole item is one region."""
@@ -78,50 +104,125 @@ class Answers:
         self._items.append(_rows([account], PARSED_ITEMS))
         self._done[item] = True
 
-    def parsed(self) -> Parsed:
-        return Parsed(
-            _sorted(self._records, PARSED_RECORDS),
-            _sorted(self._regions, PARSED_REGIONS),
-            _sorted(self._items, PARSED_ITEMS),
+    @property
+    def has_long(self) -> bool:
+        return bool(self._long)
+
+    def taken(self) -> Parsed:
+        """What was answered since the last call, sorted by item."""
+        parsed = Parsed(
+            by_item(_joined(self._records, PARSED_RECORDS)),
+            by_item(_joined(self._regions, PARSED_REGIONS)),
+            by_item(_joined(self._items, PARSED_ITEMS)),
+            tuple(self._long),
         )
+        self._forget()
+        return parsed
+
+    def _take_records(self, table: pa.Table) -> None:
+        """Keep them; those of the item that the last ones are of apart, for they may become too many."""
+        owners = numbers(table, "item")
+        if not len(owners):
+            return
+        if not _inside(owners, len(self._sizes)) or (np.diff(owners) < 0).any():
+            raise BadAnswer("records of items that were not asked for, or out of order")
+        for name in ("stream", "weight"):
+            if not _inside(numbers(table, name), _MOST):
+                raise BadAnswer("weights that cannot be")
+        last = int(owners[-1])
+        start = int(np.searchsorted(owners, last))
+        if last != self._current:
+            before, own = table.slice(0, start), table.slice(start)
+            self._pending[b"R"] += [*self._own, before]
+            self._own, self._current, self._current_bytes = [], last, 0
+        else:
+            own = table
+        self._own.append(own)
+        self._current_bytes += int(row_bytes(own).sum())
+        if self._current_bytes > LONG_BYTES:
+            spool = self._spools.get(last)
+            if spool is None:
+                spool = self._spools[last] = Spool(self._folder)
+            for part in self._own:
+                spool.add(part)
+            self._own = []
 
     def _commit(self) -> None:
+        self._pending[b"R"] += self._own
+        self._own = []
         tables = {kind: _joined(found, _SCHEMAS[kind]) for kind, found in self._pending.items()}
         records, regions, items = tables[b"R"], tables[b"Q"], tables[b"I"]
-        if len(records) != len(tables[b"B"]):
-            raise BadAnswer("records and their bytes differ in number")
-        column = RECORDS.get_field_index("locator") + 1
-        records = records.add_column(column, PARSED_RECORDS.field("bytes"), tables[b"B"].column("bytes"))
-        self._check(records, regions, items)
+        streams = _Streams(tables[b"T"])
+        streams.check(records)
+        records = with_bytes(records, RecordCharges(streams.cost, streams.whole))
+        waiting = {item: streams.charged(item, spool) for item, spool in self._spools.items()}
+        self._check(records, regions, items, waiting)
+        for item, spool in self._spools.items():
+            self._long.append((item, streams.reader(spool)))
+        self._spools = {}
         self.rollback()
         self._records.append(records)
         self._regions.append(regions)
         self._items.append(items)
+        self.held_bytes += records.nbytes + regions.nbytes + items.nbytes
 
-    def _check(self, records: pa.Table, regions: pa.Table, items: pa.Table) -> None:
-        numbers = _numbers(items, "item")
-        if (
-            len(np.unique(numbers)) != len(numbers)
-            or not _inside(numbers, len(self._sizes))
-            or self._done[numbers].any()
-        ):
+    def _check(self, records: pa.Table, regions: pa.Table, items: pa.Table, waiting: dict[int, int]) -> None:
+        """waiting: the sum of the bytes of the records on disk, by item."""
+        found = numbers(items, "item")
+        if len(np.unique(found)) != len(found) or not _inside(found, len(self._sizes)) or self._done[found].any():
             raise BadAnswer("items that were not asked for")
         total = np.zeros(len(self._sizes), np.int64)
-        total[numbers] += _numbers(items, "structure_bytes")
+        total[found] += numbers(items, "structure_bytes")
         for table in (records, regions):
-            owners, sizes = _numbers(table, "item"), _numbers(table, "bytes")
-            if not np.isin(owners, numbers).all() or (sizes < 0).any():
+            owners, sizes = numbers(table, "item"), numbers(table, "bytes")
+            if not np.isin(owners, found).all() or not _inside(sizes, _MOST):
                 raise BadAnswer("rows of items that were not finished")
             np.add.at(total, owners, sizes)
-        if (_numbers(items, "structure_bytes") < 0).any():
+        for item, size in waiting.items():
+            if item not in found:
+                raise BadAnswer("rows of items that were not finished")
+            total[item] += size
+        if not _inside(numbers(items, "structure_bytes"), _MOST):
             raise BadAnswer("negative bytes")
         if not set(regions.column("reason").unique().to_pylist()) <= REASONS.keys():
             raise BadAnswer("an unknown reason")
-        wrong = numbers[total[numbers] != self._sizes[numbers]]
+        wrong = found[total[found] != self._sizes[found]]
         if len(wrong):
             n = int(wrong[0])
             raise Miscounted(n, f"its parts sum to {total[n]} bytes, not to {self._sizes[n]}")
-        self._done[numbers] = True
+        self._done[found] = True
+
+
+class _Streams:
+    """The streams of a commit, by number."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._owner = numbers(table, "item")
+        self.cost, self.whole = numbers(table, "cost"), numbers(table, "whole")
+        if not _inside(self.cost, _MOST) or not _inside(self.whole - 1, _MOST):
+            raise BadAnswer("streams that cannot be")
+
+    def check(self, records: pa.Table) -> None:
+        stream = numbers(records, "stream")
+        if not _inside(stream, len(self._owner)) or not np.array_equal(self._owner[stream], numbers(records, "item")):
+            raise BadAnswer("records of a stream that is not their item's")
+
+    def charged(self, item: int, spool: Spool) -> int:
+        """The bytes of all its records."""
+        own = self._owner == item
+        try:
+            return spool.charged(np.where(own, self.cost, 0), np.where(own, self.whole, 1))
+        except IndexError as error:
+            raise BadAnswer(str(error)) from None
+
+    def reader(self, spool: Spool) -> Callable[[], Iterator[pa.Table]]:
+        def read() -> Iterator[pa.Table]:
+            try:
+                yield from spool.records(self.cost, self.whole)
+            finally:
+                spool.close()
+
+        return read
 
 
 class Miscounted(BadAnswer):
@@ -154,18 +255,13 @@ def _rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema)
 
 
-def _sorted(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
-    """By item; inside an item as it was parsed. Items refused out of turn are why this is not a plain join."""
-    table = _joined(tables, schema)
-    numbers = _numbers(table, "item")
-    if len(numbers) < 2 or (np.diff(numbers) >= 0).all():
+def by_item(table: pa.Table) -> pa.Table:
+    """Sorted by item; inside an item as it was parsed. Items refused out of turn are why it may not be already."""
+    owners = numbers(table, "item")
+    if len(owners) < 2 or (np.diff(owners) >= 0).all():
         return table
-    return table.take(pa.array(np.argsort(numbers, kind="stable")))
+    return table.take(pa.array(np.argsort(owners, kind="stable")))
 
 
-def _numbers(table: pa.Table, column: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return pc.cast(table.column(column), pa.int64()).to_numpy()
-
-
-def _inside(numbers: np.ndarray[Any, np.dtype[np.int64]], n: int) -> bool:
-    return not len(numbers) or (int(numbers.min()) >= 0 and int(numbers.max()) < n)
+def _inside(values: Int64, n: int) -> bool:
+    return not len(values) or (int(values.min()) >= 0 and int(values.max()) < n)

@@ -1,9 +1,9 @@
 """The sandbox's child: receives groups of items, parses them, answers with Arrow tables. Runs confined (`confine`).
 
 It announces each item before it touches it, so that whoever watches knows what it died of. Finished items are committed
-when a group ends, or when 8 MB of text have gathered; a long item's records are sent as they come, without their bytes,
-which are known at its end. While an item is read, a frame a second says how far it got. Out of memory is an exit code:
-after that nothing in the process can be trusted to work.
+when a group ends, or when 8 MB of text have gathered; a long item's records are sent as they come, with weights instead
+of their bytes, which are known at its end. While an item is read, a frame a second says how far it got. Out of memory
+is an exit code: after that nothing in the process can be trusted to work.
 """
 
 from __future__ import annotations
@@ -41,13 +41,16 @@ class Outbox:
         self.item = self._read = 0
         self._told = 0.0
         self._characters = 0
+        self._uncommitted = 0
+        self._first_stream = 0
         self._records: list[list[Any]] = [[] for _ in wire.RECORDS]
-        self._bytes: list[int] = []
+        self._streams: list[list[Any]] = [[] for _ in wire.STREAMS]
         self._regions: list[list[Any]] = [[] for _ in PARSED_REGIONS]
         self._items: list[list[Any]] = [[] for _ in PARSED_ITEMS]
 
     def begin(self, item: int) -> None:
         self.item, self._read, self._told = item, 0, time.monotonic()
+        self._first_stream = len(self._streams[0])
         wire.send(self._sock, b"S", item.to_bytes(4, "little"))
         allow_cpu(self._seconds)
 
@@ -61,17 +64,23 @@ class Outbox:
 
     def record(
         self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
-        meta: str, member: str, locator: str, media: str, encoding: str, repairs: str,
+        meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
-        row = (self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding, repairs)
+        row = (
+            self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding, repairs,
+            self._first_stream + stream, weight,
+        )  # fmt: skip
         for column, value in zip(self._records, row, strict=True):
             column.append(value)
-        self._characters += len(text) + len(messages) + len(payload)
+        self._characters += len(text) + len(messages) + len(payload) + len(meta)
         if self._characters > FLUSH_CHARACTERS or len(self._records[0]) > FLUSH_ROWS:
             self._send_records()
 
     def finish(self, result: ItemResult) -> None:
-        self._bytes.extend(result.record_bytes)
+        for column, values in zip(
+            self._streams, ([self.item] * len(result.cost), result.cost, result.whole), strict=True
+        ):
+            column.extend(values)
         for region, size in zip(result.regions, result.region_bytes, strict=True):
             row = (self.item, region.member, region.locator, size, region.reason, region.detail)
             for column, value in zip(self._regions, row, strict=True):
@@ -79,13 +88,15 @@ class Outbox:
         row = (self.item, result.digest, result.media, result.structure, result.notes)
         for column, value in zip(self._items, row, strict=True):
             column.append(value)
+        if self._uncommitted + self._characters > FLUSH_CHARACTERS:
+            self.commit()
 
     def commit(self) -> None:
         self._send_records()
         self._send(b"Q", PARSED_REGIONS, self._regions)
-        self._send(b"B", wire.BYTES, [self._bytes])
+        self._send(b"T", wire.STREAMS, self._streams)
         self._send(b"I", PARSED_ITEMS, self._items)
-        self._bytes = []
+        self._uncommitted = 0
 
     def bug(self, detail: str) -> None:
         wire.send(self._sock, b"X", detail.encode("utf-8", "replace"))
@@ -93,6 +104,7 @@ class Outbox:
     def _send_records(self) -> None:
         if self._records[0]:
             self._send(b"R", wire.RECORDS, self._records)
+        self._uncommitted += self._characters
         self._characters = 0
 
     def _send(self, kind: bytes, schema: pa.Schema, columns: list[list[Any]]) -> None:
@@ -133,8 +145,9 @@ def _preload() -> None:
 
 
 def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits: ParserLimits) -> None:
-    asked = request["options"]
-    options = ParseOptions(**{**asked, "key": tuple(asked["key"])})
+    asked: dict[str, Any] = request["options"]
+    asked["key"] = tuple(asked["key"])
+    options = ParseOptions(**asked)
     outbox = Outbox(sock, limits.seconds)
     stream.tell(outbox.progress)
     for fd, item in zip(fds, request["items"], strict=True):

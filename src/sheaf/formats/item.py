@@ -1,8 +1,9 @@
 """One item through its containers, down to records: detection, parsing, normalising, charging.
 
 Recursion follows the containers (limits.depth bounds it); each member's stream is read while its container's parser
-waits. Texts go to a `Sink` as they come; a `Node` tree of weights stays until the item's end, when the bytes of the
-item are split over it. A pure function of the item's bytes, its suffix, media hint, options and limits.
+waits. Records go to a `Sink` as they come, each with its stream and its weight there; a `Node` for every stream stays
+until the item's end, when the bytes of the item are split over them. A pure function of the item's bytes, its suffix,
+media hint, options and limits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sheaf.formats.detect import claims_text, detect
 from sheaf.formats.member_path import join
 from sheaf.formats.normalise import normalise, record_id
 from sheaf.formats.piece import Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
-from sheaf.formats.stream import BLOCK, Budget, Stream, from_file
+from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, took
 
 MERGE_AFTER = 1000  # regions of one item, after which neighbours with the same reason become one
 NOTES = 5
@@ -49,7 +50,8 @@ class ItemResult:
     media: str
     notes: str
     structure: int
-    record_bytes: list[int]
+    cost: list[int]  # of each stream, and
+    whole: list[int]  # its weight: `charge.Charges`
     regions: list[RegionRow]
     region_bytes: list[int]
 
@@ -59,7 +61,7 @@ class Sink(Protocol):
 
     def record(
         self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
-        meta: str, member: str, locator: str, media: str, encoding: str, repairs: str,
+        meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None: ...  # fmt: skip
 
 
@@ -70,15 +72,19 @@ def read_item(
     walk = _Walk(name, options, limits, sink, orjson.loads(about) if about else {})
     digest = ""
     try:
-        file, digest = _open(fd, size)
+        file, digest = _open(fd, size, whole=not options.sample_bytes)
         root, _ = walk.stream(from_file(file), "", name, media, 0)
+    except _Enough as enough:
+        return walk.sampled(size, min(enough.consumed, size))
     except Refused as refused:
-        root = Node(1, [1], [walk.region("", 0, size, refused)])
+        root = walk.node(1, walk.region("", 0, size, refused))
     if not walk.records and not walk.regions and walk.media != labels.MEDIA:
         root.add(1, walk.region("", 0, size, Refused("empty", "there is no member in it")))
-    charges = charge(root, size, walk.records, len(walk.regions))
+    charges = charge(root, size, walk.streams, len(walk.regions), refused=not walk.records)
     notes = "; ".join(dict.fromkeys(walk.notes[:NOTES]))
-    return ItemResult(digest, walk.media, notes, charges.structure, charges.records, walk.regions, charges.regions)
+    return ItemResult(
+        digest, walk.media, notes, charges.structure, charges.cost, charges.whole, walk.regions, charges.regions
+    )
 
 
 @dataclass(slots=True)
@@ -92,6 +98,8 @@ class _Walk:
     notes: list[str] = field(default_factory=list)
     regions: list[RegionRow] = field(default_factory=list)
     records: int = 0
+    sent: int = 0
+    streams: int = 0
     budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +108,7 @@ class _Walk:
 
     def stream(self, stream: Stream, path: str, name: str, media: str, depth: int) -> tuple[Node, int | None]:
         """What lies in a stream, and the target that takes the bytes of it which nobody read, if it was refused."""
-        node = Node()
+        node = self.node()
         opened: list[tuple[Member, Node, int | None]] = []
         problem: Refused | None = None
         try:
@@ -109,23 +117,25 @@ class _Walk:
             problem = _named(refused, name, media)
             if depth == 0 and problem is not refused:
                 self.media = "application/octet-stream"
-        for member, child, refusal in opened:
-            node.add(member.weight, child)
-            if member.rest:
-                node.add(member.rest, child if refusal is None else refusal)
-            node.reached = max(node.reached, member.end)
+        _settle(opened, node)
         problem = stream.problem or problem
         target = None
         if problem is not None:
             start, end = node.reached, stream.position
             target = self.region(path, start, max(start, end) or -1, problem)
             node.add(max(end - start, 0 if start else 1), target)
-        node.extent = max(stream.position, sum(node.weights))
+        node.extent = max(stream.position, node.weight)
         return node, target
 
-    def region(
-        self, member: str, start: int, end: int, refused: Refused, place: dict[str, Any] | None = None
-    ) -> int:
+    def node(self, extent: int = 0, target: int | None = None) -> Node:
+        """Of another stream; target: the region that all of it is."""
+        node = Node(self.streams, extent)
+        self.streams += 1
+        if target is not None:
+            node.add(extent, target)
+        return node
+
+    def region(self, member: str, start: int, end: int, refused: Refused, place: dict[str, Any] | None = None) -> int:
         """Note a refused region; its target number."""
         last = self.regions[-1] if len(self.regions) >= MERGE_AFTER and place is None else None
         if last and last.place is not None:
@@ -136,11 +146,17 @@ class _Walk:
             self.regions.append(RegionRow(member, start, end, refused.reason, refused.detail, place))
         return ~(len(self.regions) - 1)
 
+    def sampled(self, size: int, consumed: int) -> ItemResult:
+        """The answer for an item of which only the beginning was wanted."""
+        self.region("", consumed, size, Refused("sampled", "only the beginning was read"))
+        regions = [0] * (len(self.regions) - 1) + [size - consumed]
+        return ItemResult("", self.media, "", consumed, [0] * self.streams, [1] * self.streams, self.regions, regions)
+
     def _pieces(
         self, stream: Stream, path: str, name: str, media: str, depth: int, node: Node,
         opened: list[tuple[Member, Node, int | None]],
     ) -> None:  # fmt: skip
-        kind = detect(stream, name, media)
+        kind = detect(stream, name, media, self.limits.document_bytes)
         if depth == 0:
             self.media = kind.media
         if stream.problem and not stream.peek(1):
@@ -154,16 +170,27 @@ class _Walk:
         )
         names: dict[str, int] = {}
         for piece in kind.format.parser()(stream, context):
+            _settle(opened, node)
             if not isinstance(piece, Member):
                 node.reached = max(node.reached, piece.end)
             if isinstance(piece, Record):
                 self._record(piece, path, kind.media, node)
+                if self.options.sample_bytes and self.sent >= self.options.sample_bytes:
+                    raise _Enough(node.weight)
             elif isinstance(piece, Region):
                 weight = piece.end - piece.start if piece.weight < 0 else piece.weight
                 refused = Refused(piece.reason, piece.detail)
                 node.add(weight, self.region(path, piece.start, piece.end, refused, piece.locator))
             else:
-                opened.append((piece, *self._member(piece, path, depth + 1, names)))
+                try:
+                    opened.append((piece, *self._member(piece, path, depth + 1, names)))
+                except _Enough as enough:
+                    before = node.weight
+                    if piece.expected:
+                        share = piece.weight * min(enough.consumed, piece.expected) // piece.expected
+                    else:
+                        share = max(0, stream.position - before)
+                    raise _Enough(before + share) from None
 
     def _record(self, piece: Record, path: str, media: str, node: Node) -> None:
         weight = piece.end - piece.start if piece.weight < 0 else piece.weight
@@ -189,10 +216,11 @@ class _Walk:
             return
         self.sink.record(
             record_id(text, piece.kind, piece.payload or messages), piece.kind, text, messages.decode(), piece.payload,
-            meta, path, locator, media, piece.encoding, repairs,
+            meta, path, locator, media, piece.encoding, repairs, node.number, weight,
         )  # fmt: skip
-        node.add(weight, self.records)
+        node.records += weight
         self.records += 1
+        self.sent += len(text) + len(piece.payload)
 
     def _member(self, member: Member, path: str, depth: int, names: dict[str, int]) -> tuple[Node, int | None]:
         self.budget.open_member()
@@ -200,8 +228,31 @@ class _Walk:
         if depth > self.limits.depth:
             refused = Refused("bomb", f"more than {self.limits.depth} containers inside each other")
             target = self.region(inner, 0, -1, refused)
-            return Node(1, [1], [target]), target
-        return self.stream(member.stream, inner, member.name, member.media, depth)
+            return self.node(1, target), target
+        outer = self.about
+        self.about = {**outer, **member.about} if member.about else outer
+        try:
+            return self.stream(member.stream, inner, member.name, member.media, depth)
+        finally:
+            self.about = outer
+
+
+class _Enough(Exception):
+    """A survey has seen what it wanted. consumed: bytes of the stream that it took."""
+
+    def __init__(self, consumed: int) -> None:
+        super().__init__(consumed)
+        self.consumed = consumed
+
+
+def _settle(opened: list[tuple[Member, Node, int | None]], node: Node) -> None:
+    """Charge the members whose container has been resumed, and let go of them: each holds a codec and its window."""
+    for member, child, refusal in opened:
+        node.add(member.weight, child)
+        if member.rest:
+            node.add(member.rest, child if refusal is None else refusal)
+        node.reached = max(node.reached, member.end)
+    opened.clear()
 
 
 def _named(refused: Refused, name: str, media: str) -> Refused:
@@ -210,8 +261,9 @@ def _named(refused: Refused, name: str, media: str) -> Refused:
     return Refused("unsupported", "unknown binary data") if binary and not claims_text(name, media) else refused
 
 
-def _open(fd: int, size: int) -> tuple[BinaryIO, str]:
-    """The item as a file with its own offset (the descriptor's is shared with the parent), and its digest."""
+def _open(fd: int, size: int, *, whole: bool) -> tuple[BinaryIO, str]:
+    """The item as a file with its own offset (the descriptor's is shared with the parent), and its digest if the whole
+    of it is read anyhow, or small."""
     digest = hashlib.blake2b(digest_size=16)
     try:
         if size <= 1 << 20:
@@ -220,10 +272,13 @@ def _open(fd: int, size: int) -> tuple[BinaryIO, str]:
             read, file = len(data), io.BytesIO(data)
         else:
             file = cast(BinaryIO, io.BufferedReader(_At(fd), BLOCK))
+            if not whole:
+                return file, ""
             read = 0
             while block := os.pread(fd, 1 << 20, read):
                 digest.update(block)
                 read += len(block)
+                took(0)  # a digest of many gigabytes is work that goes on
     except OSError as error:
         raise Refused("unreadable", os.strerror(error.errno or 0)) from None
     if read != size:

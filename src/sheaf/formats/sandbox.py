@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,14 +33,16 @@ import pyarrow as pa
 
 from sheaf.errors import EnvironmentProblem
 from sheaf.formats import wire
-from sheaf.formats.answers import Answers, BadAnswer, Miscounted, Parsed
+from sheaf.formats.answers import Answers, BadAnswer, Miscounted, Parsed, by_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
+from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.watch import Watch
 from sheaf.recipe import Limits
 
 __all__ = ["ItemInput", "ParseOptions", "Parsed", "Sandbox", "sandbox_level"]
 
 GROUP = 100  # items in one request
+PART_BYTES = 8 << 20  # of answers that are handed on together
 RECYCLE_ITEMS, RECYCLE_BYTES = 20_000, 4 << 30  # then a fresh child, against fragmented memory
 START_SECONDS = 60.0
 FLOOD_BASE = 256 << 20
@@ -88,15 +90,45 @@ class Sandbox:
             self._child = None
 
     def parse(self, items: Sequence[ItemInput], options: ParseOptions) -> Parsed:
-        """Records, refused regions and accounts of the items. Raises EnvironmentProblem if no child can be started."""
-        answers = Answers([item.size for item in items])
+        """Records, refused regions and accounts of all the items, sorted by item; all of it is held in memory.
+
+        Raises EnvironmentProblem if no child can be started.
+        """
+        records, regions, accounts = [PARSED_RECORDS.empty_table()], [PARSED_REGIONS.empty_table()], list[pa.Table]()
+        for part in self.parse_in_parts(items, options):
+            records += [part.records, *(table for _, read in part.long for table in read())]
+            regions.append(part.regions)
+            accounts.append(part.items)
+        tables = (pa.concat_tables(parts) for parts in (records, regions, [PARSED_ITEMS.empty_table(), *accounts]))
+        return Parsed(*(by_item(table) for table in tables))
+
+    def parse_in_parts(
+        self, items: Sequence[ItemInput], options: ParseOptions, folder: Path | None = None
+    ) -> Iterator[Parsed]:
+        """As `parse`, some items at a time, so that memory is bounded whatever they expand to.
+
+        folder: where the records of a long item wait for its end (default: the system's for temporary files).
+        """
+        answers = Answers([item.size for item in items], folder)
+        try:
+            for _ in self._rounds(answers, items, options):
+                if answers.held_bytes > PART_BYTES or answers.has_long:
+                    yield answers.taken()
+            yield answers.taken()
+        except BaseException:  # also when the caller has enough: what the child still sends would answer nobody
+            answers.rollback()
+            self.close()
+            raise
+
+    def _rounds(self, answers: Answers, items: Sequence[ItemInput], options: ParseOptions) -> Iterator[None]:
+        """Until all items are answered; gives way whenever some are."""
         silent_deaths = careful = 0
         suspect: int | None = None
         while waiting := answers.unfinished(1 if careful > 0 else GROUP) if suspect is None else [suspect]:
             careful -= 1
             child = self._fresh_enough()
             try:
-                child.parse_group(waiting, items, options, answers)
+                yield from child.parse_group(waiting, items, options, answers)
                 suspect = None
                 continue
             except _Blamed as blamed:
@@ -116,7 +148,7 @@ class Sandbox:
             self.close()
             if silent_deaths > 3:
                 raise _cannot_start(detail)
-        return answers.parsed()
+            yield
 
     def level(self) -> dict[str, bool]:
         """What confines the child here: network, files, memory, processes, …"""
@@ -173,8 +205,8 @@ class _Child:
 
     def parse_group(
         self, numbers: Sequence[int], items: Sequence[ItemInput], options: ParseOptions, answers: Answers
-    ) -> None:
-        """Send the group, take its answers. Raises _Blamed, or Closed if it died outside any item."""
+    ) -> Iterator[None]:
+        """Send the group, take its answers; give way after each. Raises _Blamed, or Closed if it died outside any."""
         request = {
             "options": asdict(options),
             "items": [
@@ -215,6 +247,9 @@ class _Child:
                 return
             else:
                 self._accept(kind, payload, numbers, answers)
+                if kind == b"I":
+                    yield
+                    self._watch.excuse()  # what it did while we were busy with its answers, it did unseen
 
     def _accept(self, kind: bytes, payload: bytearray, numbers: Sequence[int], answers: Answers) -> None:
         try:

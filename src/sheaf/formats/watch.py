@@ -53,6 +53,10 @@ class Watch:
         self._last = self._now()
         self._judge()
 
+    def excuse(self) -> None:
+        """We were busy, and left its frames unread: it may have gone on all the while."""
+        self._last = self._now()
+
     def wait(self, sock: socket.socket) -> None:
         """Until there is something to receive. Raises TimeoutError."""
         poll = select.poll()

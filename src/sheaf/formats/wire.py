@@ -2,8 +2,10 @@
 
 Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
 Child to parent: H, what confines it; S, an item begins (its number); P, it goes on (bytes read so far); R, records
-without their bytes (Arrow IPC); Q, regions; B, the bytes of all records since the last commit; I, the items that are
-finished: commits what came before; D, the group is done; X, an exception in a parser, after which the child ends.
+(Arrow IPC), each with its stream and its weight there instead of its bytes; Q, regions; T, the streams of the items
+since the last commit, what each costs and its whole weight: from these follow the records' bytes (`charge`); I, the
+items that are finished: commits what came before; D, the group is done; X, an exception in a parser, after which the
+child ends.
 """
 
 from __future__ import annotations
@@ -17,8 +19,14 @@ import pyarrow as pa
 from sheaf.formats.schema import PARSED_RECORDS
 
 HEADER = struct.Struct("<cQ")
-RECORDS = pa.schema([field for field in PARSED_RECORDS if field.name != "bytes"])
-BYTES = pa.schema([pa.field("bytes", pa.int64())])
+RECORDS = pa.schema(
+    [
+        *(field for field in PARSED_RECORDS if field.name != "bytes"),
+        pa.field("stream", pa.int32()),  # row in the STREAMS of the same commit
+        pa.field("weight", pa.int64()),
+    ]
+)
+STREAMS = pa.schema([pa.field("item", pa.int32()), pa.field("cost", pa.int64()), pa.field("whole", pa.int64())])
 EXIT_MEMORY = 77  # after MemoryError nothing can be relied on, not even sending a frame
 MAX_DESCRIPTORS = 250  # the kernel takes 253 in one message
 
