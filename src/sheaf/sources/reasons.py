@@ -9,12 +9,17 @@ import re
 
 REFUSALS: dict[str, str] = {
     "changed": "The bytes changed while they were read; the next run reads them again.",
+    "denied": "The place does not let these credentials read it, or keeps it where it cannot be read at once.",
+    "git-lfs": "Git holds a pointer only; the file itself is on a Git LFS server.",
+    "git-link": "A symbolic link in a git repository.",
+    "git-submodule": "A submodule: another repository, which would be a source of its own.",
     "http-certificate": "The server's certificate is not good: expired, for another name, or signed by nobody known.",
     "http-forbidden-address": "A redirect leads into a private network that the recipe does not name.",
     "http-length": "The server announces one length and sends another, at every try.",
     "http-redirect": "The redirects do not end, or lead to something that is not http.",
     "link-loop": "A link to a folder that it lies in.",
     "link-nested": "A link behind another link; following it could multiply the tree without end.",
+    "link-remote": "A link on a file server; where it leads cannot be checked from here.",
     "link-outside": "A link out of the source's folder.",
     "not-a-file": "A FIFO, socket or device.",
     "too-large": "It is larger than one item may be.",

@@ -1,0 +1,98 @@
+"""What the sources of rows share: how blocks are named and cut, which columns a query must give, when to try again.
+
+With `increment`, a query's rows are cut into blocks at values of that column which their own digest chooses (about one
+in BLOCK_ROWS): new rows make new blocks at the end, a row that changes or goes touches its block alone, and no block
+moves because another grew (content-defined chunking: Muthitacharoen et al., LBFS, SOSP 2001). A block is named by its
+first and last value, so that it can be asked for without counting rows, and its version is a digest of its rows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import quote, unquote
+
+from sheaf.errors import RecipeError, TryAgain
+from sheaf.recipe import SourceSpec
+
+MEDIA = "application/x-ndjson;source=sql"
+BLOCK_ROWS = 8192  # on average; a power of two
+TRIES = 3
+BACKOFF_SECONDS = 0.5  # before the second try; doubled before the third
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The first and last value of a block's column, as text; both None: the rows where it is NULL."""
+
+    first: str | None
+    last: str | None
+
+    def path(self, column: str) -> str:
+        """ "id=1,4095", "id=null" (no range: that has a comma)"""
+        if self.first is None or self.last is None:
+            return f"{_quoted(column)}=null"
+        return f"{_quoted(column)}={_quoted(self.first)},{_quoted(self.last)}"
+
+    @staticmethod
+    def of(path: str) -> Bounds | None:
+        """What `path` wrote; None for the path of a whole query."""
+        _, sign, values = path.partition("=")
+        if not sign:
+            return None
+        first, comma, last = values.partition(",")
+        return Bounds(unquote(first), unquote(last)) if comma else Bounds(None, None)
+
+
+def query_of(spec: SourceSpec) -> str:
+    """The query without the semicolon at its end. Raises RecipeError if there is none."""
+    if not spec.query:
+        raise RecipeError(
+            f"source '{spec.name}' needs a query",
+            where=f"source '{spec.name}', uri: {spec.uri}",
+            fix='add query: "SELECT id, body FROM … ORDER BY id"',
+        )
+    return spec.query.strip().rstrip(";").rstrip()
+
+
+def check_columns(spec: SourceSpec, names: Sequence[str]) -> None:
+    """Raises RecipeError if the query does not give the columns that the recipe's key and increment name."""
+    for role, name in (("key", spec.key), ("increment", spec.increment)):
+        if name is not None and name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise RecipeError(
+                f"the query of source '{spec.name}' gives no column '{name}'",
+                where=f"source '{spec.name}', {role}",
+                why=f"columns: {', '.join(names)}",
+                fix=f"did you mean '{near[0]}'?" if near else f"name one of the columns, or leave the {role} out",
+            )
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The columns' names, made different where two are equal, as SQLite does: id, id:1, id:2."""
+    found: list[str] = []
+    for name in names:
+        number, chosen = 0, name
+        while chosen in found:
+            number += 1
+            chosen = f"{name}:{number}"
+        found.append(chosen)
+    return found
+
+
+def again(attempt: Callable[[], T], seconds: float = BACKOFF_SECONDS) -> T:
+    """What the attempt gives, at the third try at the latest. Raises TryAgain after that; other errors at once."""
+    for number in range(TRIES - 1):
+        try:
+            return attempt()
+        except TryAgain:
+            time.sleep(seconds * 2**number)
+    return attempt()
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=" :+-")
