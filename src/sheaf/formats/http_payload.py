@@ -30,8 +30,10 @@ class Block:
 
     def read(self, n: int) -> bytes:
         """Raises Refused("truncated") where the stream ends before the block does."""
+        if not self.left:
+            return b""
         block = self._stream.read(min(n, self.left))
-        if not block and self.left:
+        if not block:
             raise Refused("truncated", f"the archive ends {self.left} bytes before the end of this record")
         self.left -= len(block)
         return block

@@ -110,7 +110,7 @@ class _Content:
         self._sum = 0
 
     def fill(self, n: int) -> bytes:
-        block = self._unpacked.read(min(n, self._left))
+        block = self._unpacked.read(min(n, self._left)) if self._left else b""
         self._left -= len(block)
         self._sum = zlib.crc32(block, self._sum)
         if block:
