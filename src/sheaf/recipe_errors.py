@@ -25,6 +25,7 @@ SECRET_HEADER = re.compile(r"auth|cookie|token|secret|password|key|credential", 
 SECRET_PARAMETER = re.compile(
     r"(access|auth|api|x-amz-security)?[-_]?(token|key|secret|password|signature|sig)|x-amz-signature", re.IGNORECASE
 )
+PLAIN_OPTION = re.compile(r"_(file|type|enabled|url|host)$|_credentials$|kms_key_id$", re.IGNORECASE)
 REFERENCE = "write a reference: {env: NAME} or {file: PATH}"
 
 
@@ -184,6 +185,10 @@ def _secrets_of_source(source: dict[str, Any], path: KeyPath, tree: Tree) -> lis
     for name, value in headers.items() if isinstance(headers, dict) else ():
         if isinstance(value, (str, int)) and SECRET_HEADER.search(name):
             complain(("headers", name), f"the header '{name}' holds a secret in the recipe", REFERENCE)
+    options = source.get("options")
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if isinstance(value, (str, int)) and SECRET_HEADER.search(name) and not PLAIN_OPTION.search(name):
+            complain(("options", name), f"the option '{name}' holds a secret in the recipe", REFERENCE)
     urls = source.get("urls")
     places: list[tuple[KeyPath, Any]] = [(("uri",), source.get("uri"))]
     places += [(("urls", n), url) for n, url in enumerate(urls if isinstance(urls, list) else [])]

@@ -20,7 +20,15 @@ KINDS = {
     "file": "sheaf.sources.folder:FolderSource",
     "http": "sheaf.sources.http:HttpSource",
     "https": "sheaf.sources.http:HttpSource",
+    "s3": "sheaf.sources.objects:ObjectSource",
+    "gs": "sheaf.sources.objects:ObjectSource",
+    "az": "sheaf.sources.objects:ObjectSource",
+    "abfs": "sheaf.sources.objects:ObjectSource",
+    "abfss": "sheaf.sources.objects:ObjectSource",
     "sqlite": "sheaf.sources.sql:SqlSource",
+    "postgresql": "sheaf.sources.postgresql:PostgresqlSource",
+    "postgres": "sheaf.sources.postgresql:PostgresqlSource",
+    "git+file": "sheaf.sources.git:GitSource",
 }
 
 
