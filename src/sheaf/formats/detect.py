@@ -32,14 +32,10 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"ftyp", "video/mp4", "MP4 or related media"),
     (0, b"\x1aE\xdf\xa3", "video/x-matroska", "Matroska or WebM video"),
     (0, b"SQLite format 3\0", "application/vnd.sqlite3", "SQLite database"),
-    (0, b"PAR1", "application/vnd.apache.parquet", "Parquet"),
-    (0, b"ARROW1\0\0", "application/vnd.apache.arrow.file", "Arrow file"),
-    (0, b"Obj\x01", "application/avro", "Avro"),
     (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5", "HDF5"),
     (0, b"\x93NUMPY", "application/x-npy", "NumPy array"),
     (0, b"{\\rtf", "text/rtf", "RTF"),
     (0, b"%!PS", "application/postscript", "PostScript"),
-    (0, b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed", "7z archive"),
     (0, b"Rar!\x1a\x07", "application/vnd.rar", "RAR archive"),
     (0, b"MSCF", "application/vnd.ms-cab-compressed", "CAB archive"),
     (0, b"!<arch>\n", "application/x-archive", "ar archive"),
@@ -61,7 +57,7 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (32769, b"CD001", "application/x-iso9660-image", "ISO 9660 image"),
 )
 # Short magics that text can start with by chance: they count only when the rest is not text.
-_SHORT = frozenset({b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP", b"PAR1"})
+_SHORT = frozenset({b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP"})
 _TEXT_LIKE = ("text/", "application/json", "application/x-ndjson", "message/", "application/mbox", "application/xml")
 
 

@@ -21,7 +21,7 @@ _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,2000}?)</title", re.I | re.S)
 
 def parse(stream: Stream, context: Context) -> Pieces:
     raw = stream.read_all(context.limits.record_bytes)
-    decoded = decode(raw, _declared(raw, context))
+    decoded = decode(raw, declared(raw, context))
     for start, end in decoded.bad:
         yield Region(start, end, "undecodable", "this line is not UTF-8, unlike the others")
     bad = sum(end - start for start, end in decoded.bad)
@@ -31,7 +31,12 @@ def parse(stream: Stream, context: Context) -> Pieces:
 
 
 def main_text(page: str) -> str:
-    return extract_plain_text(page, main_content=True) or extract_plain_text(page)
+    return extract_plain_text(page, main_content=True) or visible_text(page)
+
+
+def visible_text(page: str) -> str:
+    """All that a page or a part of one shows, navigation included."""
+    return extract_plain_text(page)
 
 
 def title_of(page: str) -> str:
@@ -39,7 +44,7 @@ def title_of(page: str) -> str:
     return " ".join(html.unescape(found[1]).split()) if found else ""
 
 
-def _declared(raw: bytes, context: Context) -> str:
+def declared(raw: bytes, context: Context) -> str:
     """HTML Living Standard, 13.2.3.2: the transport layer first, then what the first kilobytes say."""
     label = charset_of(context.media)
     if label:

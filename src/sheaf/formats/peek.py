@@ -9,6 +9,9 @@ import re
 from dataclasses import dataclass
 
 import orjson
+import pyarrow as pa
+
+from sheaf.formats.encoding import too_many_controls
 
 BZIP2 = tuple(b"BZh%d1AY&SY" % n for n in range(1, 10)) + tuple(b"BZh%d\x17rE8P\x90" % n for n in range(1, 10))
 ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes([n]) + b"\x2a\x4d\x18" for n in range(0x50, 0x60)))
@@ -25,10 +28,16 @@ class Peek:
     suffix: str
 
 
+_ARC = re.compile(r"[a-z][a-z0-9+.-]{1,15}:[^\n]{1,4000}? [0-9a-f.:]{7,39} \d{14,17} [^\n]{1,400}? \d{1,12}\r?\n")
 _HTML = re.compile(
     r"(?:<\?xml[^>]*\?>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>]|head[\s>]|body[\s>]|title>)", re.I | re.S
 )
 _XML = re.compile(r"<\?xml\s|<!DOCTYPE\s|<svg[\s>]|<rss[\s>]|<feed[\s>]")
+_PDF = re.compile(rb"(?:\A\xef\xbb\xbf|[\r\n])%PDF-\d\.\d\s")
+XML_SUFFIXES = tuple(
+    f".{name}"
+    for name in "xml xsd xsl xslt rss atom svg rdf fb2 kml gpx opf ncx dbk docbook dita tei nxml plist wsdl tmx xlf".split()
+)
 _MBOX = re.compile(r"From \S.*\d\d:\d\d.*\n[A-Za-z][A-Za-z0-9-]*:")
 _HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(?=\S|\r?\n[ \t])", re.M)
 _KNOWN_HEADERS = frozenset(
@@ -36,6 +45,11 @@ _KNOWN_HEADERS = frozenset(
      "content-type", "reply-to", "sender", "x-mailer", "in-reply-to", "references", "content-transfer-encoding")
 )  # fmt: skip
 _TROFF = re.compile(r"(?:[.']\\\"[^\n]*\n|\s)*[.'](?:TH|Dd|so)\s")
+
+
+def is_arc(p: Peek) -> bool:
+    """The line that begins a record of a web archive: URL, address, date, type and length."""
+    return _ARC.match(p.text) is not None
 
 
 def is_tar(p: Peek) -> bool:
@@ -80,6 +94,36 @@ def is_xml(p: Peek) -> bool:
     return p.text.startswith("<") and _XML.match(p.text) is not None
 
 
+def is_pdf(p: Peek) -> bool:
+    """Behind a byte-order mark or a transport's lines, as readers accept it within the first kilobyte."""
+    return _PDF.search(p.head, 0, 1024) is not None and b" obj" in p.head
+
+
+def is_parquet(p: Peek) -> bool:
+    """Its magic is letters (PARE: its footer is encrypted), and so few that text can begin with them."""
+    return p.head.startswith((b"PAR1", b"PARE")) and _is_binary(p)
+
+
+def is_orc(p: Peek) -> bool:
+    return p.head.startswith(b"ORC") and _is_binary(p)
+
+
+def is_arrow_stream(p: Peek) -> bool:
+    """No magic: a message's length (before 0.15 without the four bytes of ones) and a schema that can be read."""
+    size = int.from_bytes(p.head[4:8] if p.head.startswith(b"\xff\xff\xff\xff") else p.head[:4], "little")
+    if not 16 <= size < len(p.head) or size % 4:
+        return False
+    try:
+        pa.ipc.read_schema(pa.py_buffer(p.head))
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return True
+
+
+def may_be_xml(p: Peek) -> bool:
+    return p.text.startswith("<")
+
+
 def is_mbox(p: Peek) -> bool:
     return p.text.startswith("From ") and _MBOX.match(p.text) is not None
 
@@ -91,6 +135,13 @@ def is_message(p: Peek) -> bool:
 
 def may_be_message(p: Peek) -> bool:
     return _headers(p) >= 1
+
+
+def is_notebook(p: Peek) -> bool:
+    """Cells, and the mark of the format; that may lie behind the peek."""
+    if not p.text.startswith("{") or b'"cell_type"' not in p.head:
+        return False
+    return p.suffix == ".ipynb" or (b'"nbformat"' in p.head and b'"metadata"' in p.head)
 
 
 def is_json(p: Peek) -> bool:
@@ -134,6 +185,10 @@ def _headers(p: Peek) -> int:
     if first is None:
         return 0
     return len({name.lower() for name in _HEADER.findall(top)} & _KNOWN_HEADERS)
+
+
+def _is_binary(p: Peek) -> bool:
+    return b"\0" in p.head or too_many_controls(p.head)
 
 
 def _loads(data: bytes) -> object:

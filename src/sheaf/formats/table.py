@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
-from sheaf.formats import labels, peek
+from sheaf.formats import labels, peek, zip_documents
 from sheaf.formats.piece import Context, Pieces
 from sheaf.formats.stream import Stream
 
@@ -41,11 +41,26 @@ FORMATS: list[Format] = [
     Format("application/x-bzip2", "compressed:parse_bzip2", (".bz2", ".tbz2"), peek.BZIP2, binary=True),
     Format("application/x-xz", "compressed:parse_xz", (".xz", ".txz"), (b"\xfd7zXZ\x00",), binary=True),
     Format("application/zstd", "compressed:parse_zstd", (".zst", ".tzst"), peek.ZSTD, binary=True),
+    Format("application/epub+zip", "epub:parse", (".epub",), binary=True),
     Format("application/zip", "zip_archive:parse", (".zip",), (b"PK\x03\x04", b"PK\x05\x06"), binary=True),
     Format("application/x-ole-encrypted", "ole:parse_encrypted", binary=True),
     Format("application/x-ole-object", "ole:parse_object", binary=True),
+    Format(zip_documents.DOCX, "docx:parse", (".docx", ".docm", ".dotx", ".dotm"), binary=True),
     Format("application/warc", "warc:parse_warc", (".warc",), (b"WARC/",), binary=True),
     Format("application/x-arc", "warc:parse_arc", (".arc",), (b"filedesc://",), looks=peek.is_arc, binary=True),
+    Format("application/vnd.apache.parquet", "parquet:parse", (".parquet",), looks=peek.is_parquet, binary=True),
+    Format("application/vnd.apache.arrow.file", "arrow_file:parse_file", (".arrow",), (b"ARROW1\0\0",), binary=True),
+    Format(
+        "application/vnd.apache.arrow.stream",
+        "arrow_file:parse_stream",
+        (".arrows",),
+        looks=peek.is_arrow_stream,
+        binary=True,
+    ),
+    Format("application/vnd.apache.feather", "arrow_file:parse_feather", (), (b"FEA1\0",), binary=True),
+    Format("application/vnd.apache.orc", "orc:parse", (".orc",), looks=peek.is_orc, binary=True),
+    Format("application/avro", "avro:parse", (".avro",), (b"Obj\x01",), binary=True),
+    Format("application/x-7z-compressed", "seven_zip:parse", (".7z",), (b"7z\xbc\xaf\x27\x1c",), binary=True),
     Format("application/x-tar", "tar_archive:parse", (".tar",), looks=peek.is_tar, binary=True),
     Format("image/png", "image:parse", (".png",), (b"\x89PNG\r\n\x1a\n",), binary=True),
     Format("image/jpeg", "image:parse", (".jpg", ".jpeg"), (b"\xff\xd8\xff",), binary=True),
@@ -62,12 +77,13 @@ FORMATS: list[Format] = [
     Format("application/mbox", "mail:parse_mbox", (".mbox",), looks=peek.is_mbox),
     Format("message/rfc822", "mail:parse_message", (".eml", ".mht"), looks=peek.is_message, may=peek.may_be_message),
     Format("text/html", "html:parse", (".html", ".htm", ".xhtml", ".shtml"), looks=peek.is_html),
+    Format("application/x-ipynb+json", "notebook:parse", (".ipynb",), looks=peek.is_notebook),
     Format("application/x-ndjson", "json_lines:parse", (".jsonl", ".ndjson"), looks=peek.is_json_lines),
     Format("application/json", "json_document:parse", (".json", ".geojson"), looks=peek.is_json),
     Format("text/tab-separated-values", "csv_rows:parse", (".tsv", ".tab")),
     Format("text/csv", "csv_rows:parse", (".csv",), looks=peek.is_table),
     Format("text/markdown", "text:parse", (".md", ".markdown", ".mdx")),
-    Format("text/xml", "text:parse", (".xml", ".xsd", ".xsl", ".rss", ".svg"), looks=peek.is_xml),
+    Format("text/xml", "xml_text:parse", peek.XML_SUFFIXES, looks=peek.is_xml, may=peek.may_be_xml),
     Format("text/x-python", "text:parse", (".py", ".pyi", ".pyx")),
     Format("text/x-c", "text:parse", (".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".hh", ".cu")),
     Format("text/x-java", "text:parse", (".java", ".kt", ".scala")),
