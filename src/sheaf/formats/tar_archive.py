@@ -65,7 +65,7 @@ def _member(archive: tarfile.TarFile, info: tarfile.TarInfo, stream: Stream) -> 
     file = cast(IO[bytes], archive.fileobj)  # extractfile would lose the last block before a break
     file.seek(info.offset_data)
     inner = Stream(_reader(file, info.size))
-    member = Member(info.name, inner, weight=_blocks(info.size))
+    member = Member(info.name, inner, weight=_blocks(info.size), expected=info.size)
     yield member
     inner.drain()  # what its reader did not want
     member.end = min(stream.position, info.offset_data + _blocks(info.size))

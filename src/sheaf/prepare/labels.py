@@ -82,5 +82,5 @@ def _raw(table: Item, source: Source, sandbox: Sandbox) -> list[dict[str, Any]]:
             ) from error
         size = os.fstat(file.fileno()).st_size
         parsed = sandbox.parse([ItemInput(file, table.path, size, table.media)], ParseOptions(raw_rows=True))
-    values = (orjson.loads(meta) for meta in parsed.records["meta"].to_pylist())
+    values = (orjson.loads(text) for text in parsed.records["text"].to_pylist())
     return [row for row in values if isinstance(row, dict)]

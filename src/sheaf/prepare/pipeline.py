@@ -7,7 +7,6 @@ where it was. Only listing and selecting see everything at once, and they see na
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -21,20 +20,20 @@ import pyarrow.compute as pc
 
 from sheaf import engine as engines
 from sheaf.console import Console, Silent
-from sheaf.corpus import shards, version
+from sheaf.corpus import version
 from sheaf.corpus.ledger import by_source, sums
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.errors import CorruptStore, DataRefused, RecipeError, TryAgain
 from sheaf.files import checked, digest_json, read_done
-from sheaf.prepare import encode, labels, read, score, select, tokenizer
+from sheaf.prepare import encode, read, score, select, tokenizer
 from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.listing import found_in
+from sheaf.prepare.known import known
 from sheaf.prepare.read import Keys, Listed
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.sources.base import Item, Refusal
-from sheaf.sources.registry import open_source
-from sheaf.sources.splits import split_of
 
 SELECT_VERSION = 1
 ROUNDS = 3  # of listing and reading, while items change under our eyes
@@ -71,7 +70,7 @@ def prepare(
     workspace.create()
     with workspace.locked(console), closing(engines.make(engine, workers)) as pool:
         listing, read_now = _gather(workspace, recipe, pool, console)
-        live = [shard for shard, keys in _known_shards(workspace, listing.keys).items() if keys]
+        live = list(known(workspace, listing.keys).rows)
         corpus = _unchanged(workspace, recipe, live, listing, new_tokenizer)
         if corpus is None:
             corpus = _derive(workspace, recipe, live, listing, pool, console, new_tokenizer)
@@ -86,7 +85,7 @@ def _gather(workspace: Workspace, recipe: Recipe, pool: Engine, console: Console
     listing, unread, read_now, rounds = Listing([], []), Unread({}, {}), 0, 0
     while rounds == 0 or (unread.changed and rounds < ROUNDS):
         listing = list_sources(recipe, console)
-        wanted, unread = _read(workspace, recipe, listing, _known_shards(workspace, listing.keys), pool, console)
+        wanted, unread = _read(workspace, recipe, listing, known(workspace, listing.keys).keys, pool, console)
         read_now += wanted - len(unread.changed) - len(unread.refused)
         rounds += 1
     if unread.changed:
@@ -113,7 +112,7 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
     with console.stage("list", None, "items") as advance:
         for spec in recipe.sources:
             before = len(items) + len(refusals)
-            for found in _found(_without_workspace(spec, Path(recipe.workspace)), recipe):
+            for found in found_in(spec, recipe):
                 if isinstance(found, Item):
                     items.append(Listed(found, keys.of(found)))
                 else:
@@ -129,43 +128,10 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
     return Listing(items, refusals)
 
 
-def _found(spec: SourceSpec, recipe: Recipe) -> Iterable[Item | Refusal]:
-    """What the place lists, of the wanted split, with its labels."""
-    source = open_source(spec)
-    found = source.list_items()
-    if spec.split is not None:
-        found = (x for x in found if split_of(x.path) == spec.split)
-    return found if spec.label is None else labels.labelled(list(found), source, spec, recipe.prepare.limits)
-
-
-def _without_workspace(spec: SourceSpec, workspace: Path) -> SourceSpec:
-    """The source less our own workspace, where that lies inside it: what we write is not what the user gathers."""
-    root = Path(spec.uri.removeprefix("file://"))
-    if "://" in spec.uri.removeprefix("file://") or not workspace.resolve().is_relative_to(root.resolve()):
-        return spec
-    if workspace.resolve() == root.resolve():
-        raise RecipeError(
-            f"the source '{spec.name}' and the workspace are the same folder",
-            where=str(workspace),
-            fix="set `workspace:` to a folder of its own; it may lie inside the source",
-        )
-    inside = glob.escape(str(workspace.resolve().relative_to(root.resolve())))
-    return spec.model_copy(update={"exclude": (*spec.exclude, f"{inside}/**")})
-
-
-def _known_shards(workspace: Workspace, wanted: set[bytes]) -> dict[str, set[bytes]]:
-    """For each finished shard, in name order, the wanted item keys that it holds."""
-    return {
-        name: wanted.intersection(shards.read(workspace.shard(name), "items", ["key"])["key"].to_pylist())
-        for name in workspace.finished_shards()
-    }
-
-
 def _read(
-    workspace: Workspace, recipe: Recipe, listing: Listing, known: dict[str, set[bytes]], pool: Engine, console: Console
+    workspace: Workspace, recipe: Recipe, listing: Listing, have: set[bytes], pool: Engine, console: Console
 ) -> tuple[int, Unread]:
     """Read the items that no shard holds: how many those were, and which gave nothing. Raises TryAgain."""
-    have: set[bytes] = set().union(*known.values())
     new = [x for x in listing.items if x.key not in have]
     if not new:
         return 0, Unread({}, {})

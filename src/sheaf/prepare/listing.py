@@ -1,0 +1,38 @@
+"""What a recipe's source holds now: its place's listing, of the wanted split, with labels, without our own workspace."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+
+from sheaf.errors import RecipeError
+from sheaf.prepare import labels
+from sheaf.recipe import Recipe, SourceSpec
+from sheaf.sources.base import Item, Refusal
+from sheaf.sources.registry import open_source
+from sheaf.sources.splits import split_of
+
+
+def found_in(spec: SourceSpec, recipe: Recipe) -> Iterable[Item | Refusal]:
+    """Items and refusals of one source. Raises what its place raises, and RecipeError if it is the workspace itself."""
+    source = open_source(_without_workspace(spec, Path(recipe.workspace)))
+    found = source.list_items()
+    if spec.split is not None:
+        found = (x for x in found if split_of(x.path) == spec.split)
+    return found if spec.label is None else labels.labelled(list(found), source, spec, recipe.prepare.limits)
+
+
+def _without_workspace(spec: SourceSpec, workspace: Path) -> SourceSpec:
+    """The source less our own workspace, where that lies inside it: what we write is not what the user gathers."""
+    root = Path(spec.uri.removeprefix("file://"))
+    if "://" in spec.uri.removeprefix("file://") or not workspace.resolve().is_relative_to(root.resolve()):
+        return spec
+    if workspace.resolve() == root.resolve():
+        raise RecipeError(
+            f"the source '{spec.name}' and the workspace are the same folder",
+            where=str(workspace),
+            fix="set `workspace:` to a folder of its own; it may lie inside the source",
+        )
+    inside = glob.escape(str(workspace.resolve().relative_to(root.resolve())))
+    return spec.model_copy(update={"exclude": (*spec.exclude, f"{inside}/**")})

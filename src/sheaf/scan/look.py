@@ -1,0 +1,176 @@
+"""One task of a survey: read the beginnings of some items in the sandbox, and say what they are, never what they hold.
+
+What comes back is one small object an item: type, encoding, records, letters, languages, kinds of personal data by
+number, licences, digests of records and of the item's ends, and why parts of it were refused. Cost: parsing `look`
+bytes of text an item, and some 3 MB/s for personal data in at most `PRIVATE_CHARACTERS` of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import zstandard
+
+from sheaf.corpus.reading import parse_options
+from sheaf.engine.base import Json, Task
+from sheaf.formats.sandbox import ItemInput, Sandbox
+from sheaf.prepare import privacy
+from sheaf.recipe import Limits, Recipe, SourceSpec
+from sheaf.scan.licences import licences
+from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
+from sheaf.sources.registry import open_source
+
+GROUP = 64  # items open at once
+ENDS = 64 << 10  # bytes at either end of an item that its digest is made of, for items that are larger
+LANGUAGE_RECORDS, LANGUAGE_CHARACTERS = 20, 400  # of an item: what a language is told by
+PRIVATE_CHARACTERS = 50_000  # of an item
+MOST_IDS = 500  # of an item
+
+
+def task(recipe: Recipe, spec: SourceSpec, items: Sequence[Item], look: int) -> Task:
+    return Task(
+        function="sheaf.scan.look:look_at",
+        arguments={
+            "source": spec.model_dump(mode="json", by_alias=True),
+            "limits": recipe.prepare.limits.model_dump(mode="json"),
+            "mojibake": recipe.prepare.mojibake,
+            "items": [[x.path, x.uri, x.version, x.size, x.media, x.about] for x in items],
+            "look": look,
+        },
+        label=f"look at {len(items)} items of {spec.name}",
+        weight=len(items),
+    )
+
+
+def look_at(source: dict[str, Any], limits: dict[str, Any], mojibake: bool, items: list[list[Any]], look: int) -> Json:
+    """{"items": [what is known of each, in order], "seconds": of parsing}; {"failed": why} for one that cannot be had."""
+    spec = SourceSpec.model_validate(source)
+    place = open_source(spec)
+    options = replace(parse_options(spec, mojibake=mojibake), sample_bytes=look)
+    found: list[Json] = []
+    seconds = 0.0
+    with Sandbox(Limits.model_validate(limits)) as sandbox:
+        sandbox.level()  # starting it is no part of the time that parsing takes
+        for start in range(0, len(items), GROUP):
+            with ExitStack() as stack:
+                group = [Item(spec.name, *fields) for fields in items[start : start + GROUP]]
+                opened = [_open(place, item, stack) for item in group]
+                files = [(i, file) for i, file in enumerate(opened) if not isinstance(file, str)]
+                inputs = [
+                    ItemInput(file, group[i].path, os.fstat(file.fileno()).st_size, group[i].media, group[i].about)
+                    for i, file in files
+                ]
+                begun = time.perf_counter()
+                parsed = sandbox.parse(inputs, options)
+                seconds += time.perf_counter() - begun
+                known = iter(_describe(inputs, parsed.records, parsed.regions, parsed.items))
+                found += [{"failed": file} if isinstance(file, str) else next(known) for file in opened]
+    return {"items": found, "seconds": seconds}
+
+
+def _open(place: Any, item: Item, stack: ExitStack) -> BinaryIO | str:
+    try:
+        return stack.enter_context(place.open_item(item))
+    except (ItemChanged, ItemUnavailable, ItemRefused) as error:
+        return str(error)[:300]
+
+
+def _describe(inputs: list[ItemInput], records: pa.Table, regions: pa.Table, about: pa.Table) -> list[Json]:
+    owner = records["item"].to_numpy()
+    bounds = np.searchsorted(owner, np.arange(len(inputs) + 1))
+    refused: dict[int, list[tuple[str, str, int]]] = {}
+    columns = (regions[c].to_pylist() for c in ("item", "reason", "detail", "bytes"))
+    for item, reason, detail, size in zip(*columns, strict=True):
+        refused.setdefault(item, []).append((reason, detail, size))
+    medias, notes = about["media"].to_pylist(), about["notes"].to_pylist()
+    described: list[Json] = []
+    for n, given in enumerate(inputs):
+        lost = refused.get(n, [])
+        unread = sum(size for reason, _, size in lost if reason == "sampled")
+        described.append(
+            {
+                **{"size": given.size, "read": given.size - unread, "ends": _ends(given.file, given.size)},
+                **{"media": medias[n], "notes": notes[n]},
+                "refused": [
+                    list(pair) for pair in {(reason, detail) for reason, detail, _ in lost if reason != "sampled"}
+                ],
+                **_contents(records.slice(int(bounds[n]), int(bounds[n + 1] - bounds[n]))),
+            }
+        )
+    return described
+
+
+def _contents(rows: pa.Table) -> Json:
+    text = rows["text"]
+    characters = pc.utf8_length(text).to_numpy()
+    joined = _first(text, PRIVATE_CHARACTERS)
+    seen = max(len(joined), 1)
+    return {
+        "records": len(rows),
+        "kinds": dict(Counter(rows["kind"].to_pylist())),
+        "inner": dict(Counter(rows["media"].to_pylist())),
+        "encodings": dict(Counter(x for x in rows["encoding"].to_pylist() if x)),
+        "characters": int(characters.sum()),
+        "text_bytes": _sum(pc.binary_length(text)),
+        "payload_bytes": _sum(pc.binary_length(rows["payload"])),
+        "packed_bytes": len(zstandard.ZstdCompressor(1).compress(joined.encode())) * int(characters.sum()) // seen,
+        "languages": _languages(text),
+        "privacy": {kind: n * int(characters.sum()) / seen for kind, n in privacy.counts(joined).items()},
+        "licences": sorted(licences(joined)),
+        "ids": [i[:8].hex() for i in rows["id"].slice(0, MOST_IDS).to_pylist()],
+    }
+
+
+def _first(text: pa.ChunkedArray, most: int) -> str:
+    """The beginning of the texts, joined."""
+    parts: list[str] = []
+    have = 0
+    for value in text:
+        part = value.as_py()[: most - have]
+        parts.append(part)
+        have += len(part)
+        if have >= most:
+            break
+    return "\n".join(parts)
+
+
+def _languages(text: pa.ChunkedArray) -> dict[str, int]:
+    """Characters by language, of some records of the item."""
+    found: Counter[str] = Counter()
+    for value in text.slice(0, LANGUAGE_RECORDS):
+        sample = value.as_py()[:LANGUAGE_CHARACTERS]
+        if sum(c.isalpha() for c in sample) >= 20:
+            found[_identifier()(sample)] += len(sample)
+    return dict(found)
+
+
+@cache
+def _identifier() -> Any:
+    """py3langid (Lui and Baldwin 2012, its model renewed; BSD): text → ISO 639-1 code. 0.5 s to load, so once."""
+    import py3langid
+
+    return lambda text: py3langid.classify(text)[0]
+
+
+def _ends(file: BinaryIO, size: int) -> str:
+    """Digest of an item's size and its first and last bytes: equal for copies, and hardly ever for others."""
+    digest = hashlib.blake2b(str(size).encode(), digest_size=12)
+    digest.update(os.pread(file.fileno(), 2 * ENDS if size <= 2 * ENDS else ENDS, 0))
+    if size > 2 * ENDS:
+        digest.update(os.pread(file.fileno(), ENDS, size - ENDS))
+    return digest.hexdigest()
+
+
+def _sum(column: Any) -> int:
+    return int(pc.sum(column).as_py() or 0)

@@ -1,0 +1,58 @@
+"""What the rows of a source look like, and what the recipe could say of them: proposals from raw rows of the sample."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+
+import orjson
+
+from sheaf.corpus.reading import parse_options
+from sheaf.engine.base import Json
+from sheaf.formats.propose import Row, propose_files
+from sheaf.formats.sandbox import ItemInput, Sandbox
+from sheaf.recipe import Recipe, SourceSpec
+from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
+from sheaf.sources.registry import open_source
+
+STRUCTURED = ("json", "ndjson", "csv", "tab-separated", "parquet", "arrow", "orc", "avro", "yaml", "sheet", "ms-excel")
+FILES, ROWS, LOOK = 12, 50, 256 << 10  # of a source; of a file; bytes of text of a file
+
+
+def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], recipe: Recipe) -> list[Json]:
+    """{"files", "rows", "proposals": [best first]} for each group of files with rows alike. Reads some files again."""
+    wanted = [item for item, known in looked if any(s in known["media"] for s in STRUCTURED) and known["records"]]
+    if spec.query is None:
+        wanted = sorted(wanted, key=lambda item: (item.path.count("/"), item.path))
+    rows = _rows(spec, wanted[:FILES], recipe)
+    return [
+        {
+            "files": list(group.files),
+            "rows": group.rows,
+            "proposals": [{**asdict(p), "recipe": p.recipe} for p in group.proposals[:3]],
+        }
+        for group in propose_files({name: found for name, found in rows.items() if found})
+    ]
+
+
+def _rows(spec: SourceSpec, items: Sequence[Item], recipe: Recipe) -> dict[str, list[Row]]:
+    """The first rows of each item, as they are."""
+    if not items:
+        return {}
+    place = open_source(spec)
+    options = replace(parse_options(spec, mojibake=False), raw_rows=True, sample_bytes=LOOK)
+    rows: dict[str, list[Row]] = {}
+    with Sandbox(recipe.prepare.limits) as sandbox:
+        for item in items:
+            with ExitStack() as stack:
+                try:
+                    file = stack.enter_context(place.open_item(item))
+                except (ItemChanged, ItemUnavailable, ItemRefused):
+                    continue
+                given = ItemInput(file, item.path, os.fstat(file.fileno()).st_size, item.media)
+                texts = sandbox.parse([given], options).records["text"].to_pylist()[:ROWS]
+            values = [orjson.loads(text) for text in texts if text.startswith("{")]
+            rows[item.path] = [value for value in values if isinstance(value, dict)]
+    return rows

@@ -1,0 +1,229 @@
+"""`sheaf scan`: see what lies in the sources, change nothing, read little.
+
+Every source is listed; of each kind of item a sample is read in the sandbox (`sample`, `look`); what it shows is scaled
+to the whole with its error (`estimate`, `copies`). Nothing is written but the page that is asked for, and a source that
+cannot be listed is told beside those that can. Cost: the listing, and a stated share of the bytes, on all cores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from sheaf import engine as engines
+from sheaf.console import Console, Silent
+from sheaf.engine.base import Engine, Json, Task
+from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, TryAgain
+from sheaf.prepare.pipeline import found_in
+from sheaf.recipe import Recipe, SourceSpec
+from sheaf.scan import copies, look
+from sheaf.scan.estimate import NOTHING, Estimate, total
+from sheaf.scan.forecast import forecast, tokens_in
+from sheaf.scan.mappings import mappings
+from sheaf.scan.sample import Stratum, choose
+from sheaf.sources.base import Item, Refusal
+
+SHARE = 0.02
+REMOTE_WHOLE = 64 << 20  # a remote item comes whole, or not at all
+TASK_ITEMS = 200
+EXAMPLES = 5
+
+
+@dataclass
+class Place:
+    """A source, its listing, and what the sample showed: strata[i].chosen[k] gave looks[i][k]."""
+
+    spec: SourceSpec
+    items: list[Item] = field(default_factory=list[Item])
+    refusals: list[Refusal] = field(default_factory=list[Refusal])
+    problem: str = ""
+    strata: list[Stratum] = field(default_factory=list[Stratum])
+    looks: list[list[Json]] = field(default_factory=list[list[Json]])
+
+    def looked(self) -> Iterator[tuple[Item, Json]]:
+        """Every item of the sample that could be had, with what it showed."""
+        for stratum, looks in zip(self.strata, self.looks, strict=True):
+            yield from ((i, x) for i, x in zip(stratum.chosen, looks, strict=True) if "failed" not in x)
+
+
+def scan(
+    recipe: Recipe, *, share: float = SHARE, workers: int | None = None, console: Console | None = None
+) -> dict[str, Any]:
+    """Survey the sources of a recipe: what `sheaf scan --json` prints.
+
+    share: of the bytes that may be read, above at least 20 items of each source and suffix.
+    Raises DataRefused if no source could be listed.
+    """
+    begun = time.monotonic()
+    console = console or Silent()
+    places = [_list(spec, recipe, console) for spec in recipe.sources]
+    if all(place.problem for place in places):
+        raise DataRefused("no source could be listed", why="; ".join(p.problem for p in places))
+    with closing(engines.make("local", workers)) as pool:
+        seconds = _look(places, recipe, share, pool, console)
+        return _report(places, recipe, share, seconds, pool.workers, begun)
+
+
+def _list(spec: SourceSpec, recipe: Recipe, console: Console) -> Place:
+    place = Place(spec)
+    try:
+        with console.stage(f"list {spec.name}", None, "items") as advance:
+            for found in found_in(spec, recipe):
+                if isinstance(found, Item):
+                    place.items.append(found)
+                else:
+                    place.refusals.append(found)
+                advance(1)
+    except (DataRefused, TryAgain, RecipeError, EnvironmentProblem) as error:
+        place.problem = f"{spec.name}: {error}"
+    return place
+
+
+def _look(places: Sequence[Place], recipe: Recipe, share: float, pool: Engine, console: Console) -> dict[str, float]:
+    """Fill in the looks of every place; seconds of parsing by source."""
+    jobs: list[tuple[Task, list[Json]]] = []
+    seconds: dict[str, float] = defaultdict(float)
+    for place in places:
+        local = "://" not in place.spec.uri or place.spec.uri.startswith(("file://", "git+file://"))
+        place.strata = choose(place.items, share, whole_only_below=None if local else REMOTE_WHOLE)
+        place.looks = [[{} for _ in stratum.chosen] for stratum in place.strata]
+        for stratum, looks in zip(place.strata, place.looks, strict=True):
+            for start in range(0, len(stratum.chosen), TASK_ITEMS):
+                part = stratum.chosen[start : start + TASK_ITEMS]
+                jobs.append((look.task(recipe, place.spec, part, stratum.look), looks[start : start + TASK_ITEMS]))
+    where = {id(task): looks for task, looks in jobs}
+    with console.stage("look", sum(task.weight for task, _ in jobs), "items") as advance:
+        for task, result in pool.run([task for task, _ in jobs], advance):
+            for slot, known in zip(where[id(task)], result["items"], strict=True):
+                slot.update(known)
+            seconds[task.arguments["source"]["name"]] += result["seconds"]
+    return seconds
+
+
+def _report(
+    places: Sequence[Place], recipe: Recipe, share: float, seconds: dict[str, float], workers: int, begun: float
+) -> Json:
+    seen = [place for place in places if not place.problem]
+    sources = {place.spec.name: _source(place) for place in seen}
+    read = sum(known["read"] for place in seen for _, known in place.looked())
+    return {
+        "sources": sources,
+        "problems": [place.problem for place in places if place.problem],
+        "between": _between(seen),
+        "shared_records": copies.shared_records(
+            {p.spec.name: [i for _, known in p.looked() for i in known["ids"]] for p in seen}
+        ),
+        "forecast": forecast(
+            [(s, looks) for place in seen for s, looks in zip(place.strata, place.looks, strict=True)],
+            seconds=sum(seconds.values()),
+            items=sum(len(place.items) for place in seen),
+            workers=workers,
+        ),
+        "sample": {
+            "share": share,
+            "items": sum(1 for place in seen for _ in place.looked()),
+            "bytes": read,
+            "of_items": sum(len(place.items) for place in seen),
+            "of_bytes": sum(s["bytes"] for s in sources.values()),
+        },
+        "mappings": {p.spec.name: mappings(p.spec, list(p.looked()), recipe) for p in seen},
+        "seconds": round(time.monotonic() - begun, 3),
+    }
+
+
+def _source(place: Place) -> Json:
+    looks = [known for _, known in place.looked()]
+    digests = {item.path: known["ends"] for item, known in place.looked()}
+    return {
+        "uri": place.spec.uri,
+        "items": len(place.items),
+        "bytes": sum(max(i.size, 0) for i in place.items),
+        "looked_at": len(looks),
+        "unavailable": sum("failed" in x for group in place.looks for x in group),
+        "records": _total(place, lambda x: x["records"]).as_json(),
+        "tokens": _total(place, tokens_in).as_json(),
+        "types": _types(place),
+        "encodings": _shares(looks, "encodings"),
+        "languages": _shares(looks, "languages"),
+        "kinds": _shares(looks, "kinds"),
+        "copies": _percent(copies.within(place.items, digests)),
+        "privacy": _by_name(place, "privacy"),
+        "licences": dict(Counter(name for x in looks for name in x["licences"]).most_common(12)),
+        "broken": _broken(place),
+        "refused": dict(Counter(r.reason for r in place.refusals)),
+        "notes": dict(Counter(x["notes"].partition("; ")[0] for x in looks if x["notes"]).most_common(EXAMPLES)),
+    }
+
+
+def _total(place: Place, amount: Any) -> Estimate:
+    """An amount over all strata of a source. amount: of what one item showed."""
+    whole = NOTHING
+    for stratum, looks in zip(place.strata, place.looks, strict=True):
+        known = [x for x in looks if "failed" not in x]
+        of, seen, sizes = ([f(x) for x in known] for f in (amount, lambda x: x["read"], lambda x: x["size"]))
+        whole += total(of, seen, sizes, stratum.items, stratum.bytes)
+    return whole
+
+
+def _types(place: Place) -> Json:
+    """Items and bytes by type: the sample's shares in each stratum, over all that is in it."""
+    items, sizes = Counter[str](), Counter[str]()
+    for stratum, looks in zip(place.strata, place.looks, strict=True):
+        known = [x for x in looks if "failed" not in x]
+        weight = sum(x["size"] for x in known)
+        for x in known:
+            media = x["media"] or "unknown"
+            items[media] += stratum.items / len(known)  # type: ignore[assignment]
+            sizes[media] += stratum.bytes * x["size"] / weight if weight else 0  # type: ignore[assignment]
+    return {m: {"items": round(items[m]), "bytes": round(sizes[m])} for m, _ in sizes.most_common()}
+
+
+def _shares(looks: Sequence[Json], name: str) -> dict[str, float]:
+    """Each value's share of what the sample counted under the name, largest first."""
+    counted = Counter[str]()
+    for x in looks:
+        counted.update(x[name])
+    whole = sum(counted.values())
+    return {value: round(n / whole, 4) for value, n in counted.most_common(20)} if whole else {}
+
+
+def _by_name(place: Place, name: str) -> Json:
+    names = sorted({kind for _, known in place.looked() for kind in known[name]})
+    return {kind: _total(place, lambda x, kind=kind: x[name].get(kind, 0.0)).as_json() for kind in names}
+
+
+def _broken(place: Place) -> Json:
+    """Items with refused parts by reason: how many there may be, and some of them."""
+    found: dict[str, list[Json]] = defaultdict(list)
+    expected: dict[str, float] = defaultdict(float)
+    for stratum, looks in zip(place.strata, place.looks, strict=True):
+        known = [(i, x) for i, x in zip(stratum.chosen, looks, strict=True) if "failed" not in x]
+        for item, x in known:
+            for reason in {reason for reason, _ in x["refused"]}:
+                detail = next(d for r, d in x["refused"] if r == reason)
+                expected[reason] += stratum.items / len(known)
+                if len(found[reason]) < EXAMPLES:
+                    found[reason].append({"path": item.path, "detail": detail})
+    return {r: {"items": round(expected[r]), "examples": found[r]} for r in sorted(found, key=lambda r: -expected[r])}
+
+
+def _between(places: Sequence[Place]) -> list[Json]:
+    """For each pair of sources with common items: the share of each that the other has too."""
+    pairs: list[Json] = []
+    for a, b in combinations(places, 2):
+        known = [{item.path: x["ends"] for item, x in place.looked()} for place in (a, b)]
+        first = copies.between(a.items, b.items, known[0], known[1])
+        second = copies.between(b.items, a.items, known[1], known[0])
+        if first.value or second.value:
+            names = [a.spec.name, b.spec.name]
+            pairs.append({"sources": names, "of_first": _percent(first), "of_second": _percent(second)})
+    return pairs
+
+
+def _percent(estimate: Estimate) -> dict[str, float]:
+    return {"share": round(estimate.value, 4), "error": round(estimate.error, 4)}
