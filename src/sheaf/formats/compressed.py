@@ -1,9 +1,9 @@
 """gzip, bzip2, xz and zstd: one member, streamed, with every expanded byte counted against the item's budget.
 
 Several streams one after another are one member, as in the command-line tools; zero padding after them is structure,
-anything else is a region. Behind a contradiction the next stream is looked for, and read as a member of its own. Memory:
-one block in, one block out (bzip2, xz and gzip bound their output; zstd is fed 1 KB at a time, which can expand to 32 MB
-at most before the budget is asked).
+anything else is a region. Behind a contradiction the next stream is looked for, and read as a member of its own.
+Memory: one block in, one block out (bzip2, xz and gzip bound their output; zstd is fed 1 KB at a time, which can expand
+to 32 MB at most before the budget is asked).
 """
 
 from __future__ import annotations
