@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from sheaf.formats.piece import Context, Refused
-from sheaf.formats.stream import Stream
+from sheaf.formats.stream import Budget, Stream
 
 BLOCK = 1 << 16
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -82,7 +82,7 @@ class Package:
         entry = self.find(name)
         if entry is None or entry.encrypted:
             return b""
-        reader = _Reader(self._file, entry, self.size)
+        reader = Reader(self._file, entry, self.size)
         try:
             return reader.read(limit)[:limit]
         except Refused:
@@ -94,11 +94,10 @@ class Package:
         blocks: list[bytes] = []
         size = 0
         problem: Refused | None = None
-        reader = _Reader(self._file, entry, self.size)
+        reader = self.open(entry, context)
         try:
             while block := reader.read(BLOCK):
                 size += len(block)
-                context.budget.expand(len(block), reader.taken, size)
                 blocks.append(block)
                 if size > limit:
                     problem = Refused("record-too-large", f"more than {limit >> 20} MB in {entry.name}")
@@ -109,19 +108,13 @@ class Package:
             problem = refused
         return Part(b"".join(blocks), problem, max(entry.packed, reader.taken))
 
+    def open(self, entry: Entry, context: Context) -> Reader:
+        """The part's bytes, counted against the budget."""
+        return Reader(self._file, entry, self.size, context.budget)
+
     def stream(self, entry: Entry, context: Context) -> Stream:
         """The part as a member's stream."""
-        reader = _Reader(self._file, entry, self.size)
-        given = 0
-
-        def fill(n: int) -> bytes:
-            nonlocal given
-            block = reader.read(n)
-            given += len(block)
-            context.budget.expand(len(block), reader.taken, given)
-            return block
-
-        return Stream(fill)
+        return Stream(self.open(entry, context).read)
 
 
 def open_package(stream: Stream, context: Context) -> Package:
@@ -136,17 +129,21 @@ def key(name: str) -> str:
     return name.replace("\\", "/").lstrip("/").lower()
 
 
-class _Reader:
-    """A part's bytes. taken: compressed bytes used so far."""
+class Reader:
+    """A part's bytes. taken: compressed bytes used so far; given: expanded ones."""
 
-    def __init__(self, file: BinaryIO, entry: Entry, size: int) -> None:
-        self._file, self._entry, self._size = file, entry, size
-        self.taken = 0
+    def __init__(self, file: BinaryIO, entry: Entry, size: int, budget: Budget | None = None) -> None:
+        self._file, self._entry, self._size, self._budget = file, entry, size, budget
+        self._taken = self.given = 0
         self._at = -1
         self._left = 0
         self._crc = 0
         self._codec = zlib.decompressobj(-15) if entry.method == _DEFLATED else None
         self._ended = False
+
+    @property
+    def taken(self) -> int:
+        return self._taken - (len(self._codec.unconsumed_tail) if self._codec else 0)
 
     def read(self, n: int) -> bytes:
         """Some bytes, b"" at the end. Raises Refused after the last good ones."""
@@ -156,6 +153,9 @@ class _Reader:
             block = self._inflate(n) if self._codec else self._take(n)
             if block:
                 self._crc = zlib.crc32(block, self._crc)
+                self.given += len(block)
+                if self._budget:
+                    self._budget.expand(len(block), self.taken, self.given)
                 return block
             if self._ended and self._entry.crc not in (-1, self._crc):
                 raise Refused("corrupt", f"bad checksum in {self._entry.name[:100]}")
@@ -180,7 +180,7 @@ class _Reader:
         data = self._file.read(min(self._left, n))
         self._at += len(data)
         self._left -= len(data)
-        self.taken += len(data)
+        self._taken += len(data)
         if not data:
             self._ended = True
             if self._left:
@@ -197,7 +197,7 @@ class _Reader:
             raise Refused("corrupt", f"{self._entry.name[:100]}: {error}") from None
         if self._codec.eof:
             self._ended = not block
-            self.taken -= len(self._codec.unused_data)
+            self._taken -= len(self._codec.unused_data)
             if block:
                 self._codec, self._left = None, 0
         elif not data and not block:

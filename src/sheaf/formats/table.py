@@ -46,6 +46,8 @@ FORMATS: list[Format] = [
     Format("application/x-ole-encrypted", "ole:parse_encrypted", binary=True),
     Format("application/x-ole-object", "ole:parse_object", binary=True),
     Format(zip_documents.DOCX, "docx:parse", (".docx", ".docm", ".dotx", ".dotm"), binary=True),
+    Format(zip_documents.PPTX, "pptx:parse", (".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm"), binary=True),
+    Format(zip_documents.ODF, "opendocument:parse", (".odt", ".ott", ".odp", ".odg", ".sxw", ".sxi"), binary=True),
     Format("application/warc", "warc:parse_warc", (".warc",), (b"WARC/",), binary=True),
     Format("application/x-arc", "warc:parse_arc", (".arc",), (b"filedesc://",), looks=peek.is_arc, binary=True),
     Format("application/vnd.apache.parquet", "parquet:parse", (".parquet",), looks=peek.is_parquet, binary=True),
