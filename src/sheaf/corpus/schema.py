@@ -1,6 +1,7 @@
 """The Arrow schemas of the store, and what each column means. Every room that reads or writes records agrees here.
 
-Three tables come out of reading a batch of items (one *shard*, written once, named by its task's digest):
+Three tables come out of reading a batch of items (one *shard*, written once, named by its task's digest; an item with
+very much text has several of its own, its *parts*):
 
   records.parquet     one row per distinct record of the shard, sorted by id
   items.parquet       one row per item read, with the item's byte accounts
@@ -68,6 +69,8 @@ ITEMS = pa.schema(
         pa.field("records", pa.int64()),  # occurrences, before any deduplication
         pa.field("quarantined", pa.int64()),  # regions
         pa.field("notes", pa.string()),  # e.g. "suffix .txt, content text/html"
+        pa.field("part", pa.int32()),  # of a long item: which of its shards this is; bytes and counts are this part's,
+        pa.field("last", pa.bool_()),  # structure and regions are in part 0. All other items: part 0, the last
     ]
 )
 

@@ -31,13 +31,26 @@ class ShardTables:
 
 
 def build(
-    items: Sequence[Item], keys: Sequence[bytes], records: pa.Table, regions: pa.Table, about: pa.Table
+    items: Sequence[Item],
+    keys: Sequence[bytes],
+    records: pa.Table,
+    regions: pa.Table,
+    about: pa.Table,
+    *,
+    part: int = 0,
+    last: bool = True,
 ) -> ShardTables:
-    """items and keys: what was read, in order; records, regions, about: PARSED_* tables whose `item` counts in it."""
+    """items and keys: what was read, in order; records, regions, about: PARSED_* tables whose `item` counts in it.
+
+    part, last: of a long item, whose structure is charged to part 0.
+    """
     listed = _item_columns(items)
+    account = _account(items, keys, records, regions, about, structure=part == 0)
     return ShardTables(
         records=_fold(records, listed),
-        items=_account(items, keys, records, regions, about),
+        items=account.append_column("part", pa.array(np.full(len(items), part, np.int32)))
+        .append_column("last", pa.array(np.full(len(items), last)))
+        .cast(ITEMS),
         quarantine=_quarantine(regions, listed),
     )
 
@@ -76,31 +89,31 @@ def _item_columns(items: Sequence[Item]) -> dict[str, pa.Array]:
 
 
 def _fold(records: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
-    item = records["item"].combine_chunks()
-    table = records.append_column("path", listed["path"].take(item))
-    order = pc.sort_indices(
-        table.select(["id", "path", "member", "locator"]).set_column(0, "id", table["id"].cast(pa.binary())),
-        sort_keys=[(name, "ascending") for name in ("id", "path", "member", "locator")],
-    )
-    table = table.take(order).combine_chunks()
-    item = table["item"].combine_chunks()
-    first = _run_starts(table["id"])
+    order = _order(records, listed["path"])
+    ids, item = _one(records["id"]).take(order), _one(records["item"]).take(order)
+    first = _run_starts(ids)
     columns = {"item": item} | {name: column.take(item) for name, column in listed.items()}
-    columns |= {n: _one(table[n]) for n in ("member", "locator", "bytes", "media", "encoding", "repairs")}
+    columns |= {n: _one(records[n].take(order)) for n in ("member", "locator", "bytes", "media", "encoding", "repairs")}
     origins = pa.StructArray.from_arrays([columns[f.name] for f in ORIGIN], fields=list(ORIGIN))
-    offsets = pa.array(np.append(first, len(table)), pa.int32())
-    head = table.take(pa.array(first))
+    offsets = pa.array(np.append(first, len(ids)), pa.int32())
+    head = order.take(pa.array(first))  # texts are moved once: they are nearly all of the memory that this takes
     return pa.Table.from_arrays(
         [
-            _one(head["id"]),
-            *(_one(head[name]) for name in ("kind", "text", "messages", "payload", "meta")),
+            ids.take(pa.array(first)),
+            *(_one(records[name].take(head)) for name in ("kind", "text", "messages", "payload", "meta")),
             pa.ListArray.from_arrays(offsets, origins, type=pa.list_(ORIGIN)),
         ],
         schema=RECORDS,
     )
 
 
-def _run_starts(ids: pa.ChunkedArray) -> np.ndarray:
+def _order(records: pa.Table, path_of_item: pa.Array) -> pa.Array:
+    keys = {"id": records["id"].cast(pa.binary()), "path": path_of_item.take(_one(records["item"]))}
+    keys |= {name: records[name] for name in ("member", "locator")}
+    return pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys])
+
+
+def _run_starts(ids: pa.Array) -> np.ndarray:
     """int64: the first row of each run of equal ids in a sorted column."""
     raw = id_bytes(ids)
     if len(raw) == 0:
@@ -131,29 +144,34 @@ def _sum_by_item(item: pa.ChunkedArray, weight: np.ndarray, n: int) -> np.ndarra
 
 
 def _account(
-    items: Sequence[Item], keys: Sequence[bytes], records: pa.Table, regions: pa.Table, about: pa.Table
+    items: Sequence[Item],
+    keys: Sequence[bytes],
+    records: pa.Table,
+    regions: pa.Table,
+    about: pa.Table,
+    *,
+    structure: bool,
 ) -> pa.Table:
     n = len(items)
     record_bytes = _sum_by_item(records["item"], records["bytes"].to_numpy(), n)
     quarantined_bytes = _sum_by_item(regions["item"], regions["bytes"].to_numpy(), n)
-    structure = about["structure_bytes"].to_numpy()
+    structure_bytes = about["structure_bytes"].to_numpy() if structure else np.zeros(n, np.int64)
     return pa.table(
         {
             "key": pa.array(keys, pa.binary(16)),
             **_item_columns(items),
-            "size": record_bytes + quarantined_bytes + structure,
+            "size": record_bytes + quarantined_bytes + structure_bytes,
             "about": pa.array([i.about for i in items], pa.string()),
             "digest": about["digest"],
             "claimed": pa.array([i.media for i in items], pa.string()),
             "media": about["media"],
-            "structure_bytes": structure,
+            "structure_bytes": structure_bytes,
             "record_bytes": record_bytes,
             "quarantined_bytes": quarantined_bytes,
             "records": _sum_by_item(records["item"], np.ones(len(records), np.int64), n),
             "quarantined": _sum_by_item(regions["item"], np.ones(len(regions), np.int64), n),
             "notes": about["notes"],
-        },
-        schema=ITEMS,
+        }
     )
 
 

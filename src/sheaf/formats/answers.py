@@ -6,7 +6,7 @@ only items that were asked for; and each item's bytes must add up. An item which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from sheaf.formats.charge import Int64, RecordCharges
-from sheaf.formats.long_item import Spool, numbers, row_bytes, with_bytes
+from sheaf.formats.long_item import LongItem, Spool, numbers, row_bytes, with_bytes
 from sheaf.formats.reasons import REASONS
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.wire import RECORDS, STREAMS
@@ -32,8 +32,7 @@ class BadAnswer(Exception):
 @dataclass(frozen=True)
 class Parsed:
     """Tables of corpus.schema's PARSED_ schemas; `item` is the item's number in the request. Items come whole, each
-    once, with all their regions. long: for each item whose records are too much to hold, and so are not in `records`,
-    what gives them, once, in pieces of a few megabytes.
+    once, with all their regions. long: the items whose records are too much to hold, and so are not in `records`.
 
     For every item: Σ records.bytes + Σ regions.bytes + structure_bytes == its size.
     """
@@ -41,7 +40,7 @@ class Parsed:
     records: pa.Table
     regions: pa.Table
     items: pa.Table
-    long: tuple[tuple[int, Callable[[], Iterator[pa.Table]]], ...] = ()
+    long: tuple[LongItem, ...] = ()
 
 
 class Answers:
@@ -64,7 +63,7 @@ class Answers:
         self._records: list[pa.Table] = []
         self._regions: list[pa.Table] = []
         self._items: list[pa.Table] = []
-        self._long: list[tuple[int, Callable[[], Iterator[pa.Table]]]] = []
+        self._long: list[LongItem] = []
 
     def unfinished(self, most: int) -> list[int]:
         """The next items without an answer."""
@@ -158,7 +157,7 @@ class Answers:
         waiting = {item: streams.charged(item, spool) for item, spool in self._spools.items()}
         self._check(records, regions, items, waiting)
         for item, spool in self._spools.items():
-            self._long.append((item, streams.reader(spool)))
+            self._long.append(LongItem(item, spool.rows, spool, streams.cost, streams.whole))
         self._spools = {}
         self.rollback()
         self._records.append(records)
@@ -214,15 +213,6 @@ class _Streams:
             return spool.charged(np.where(own, self.cost, 0), np.where(own, self.whole, 1))
         except IndexError as error:
             raise BadAnswer(str(error)) from None
-
-    def reader(self, spool: Spool) -> Callable[[], Iterator[pa.Table]]:
-        def read() -> Iterator[pa.Table]:
-            try:
-                yield from spool.records(self.cost, self.whole)
-            finally:
-                spool.close()
-
-        return read
 
 
 class Miscounted(BadAnswer):

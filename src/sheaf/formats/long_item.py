@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -75,6 +76,24 @@ class Spool:
 
 def _scratch(folder: Path | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
+
+
+@dataclass(frozen=True)
+class LongItem:
+    """One item of a request. rows: how many records. cost, whole: of its streams, as in `charge.Charges`."""
+
+    item: int
+    rows: int
+    spool: Spool
+    cost: Int64
+    whole: Int64
+
+    def records(self) -> Iterator[pa.Table]:
+        """Once: tables of PARSED_RECORDS, in order, a few megabytes each."""
+        try:
+            yield from self.spool.records(self.cost, self.whole)
+        finally:
+            self.spool.close()
 
 
 def with_bytes(records: pa.Table, charges: RecordCharges) -> pa.Table:

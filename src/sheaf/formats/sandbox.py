@@ -96,7 +96,7 @@ class Sandbox:
         """
         records, regions, accounts = [PARSED_RECORDS.empty_table()], [PARSED_REGIONS.empty_table()], list[pa.Table]()
         for part in self.parse_in_parts(items, options):
-            records += [part.records, *(table for _, read in part.long for table in read())]
+            records += [part.records, *(table for item in part.long for table in item.records())]
             regions.append(part.regions)
             accounts.append(part.items)
         tables = (pa.concat_tables(parts) for parts in (records, regions, [PARSED_ITEMS.empty_table(), *accounts]))

@@ -25,14 +25,14 @@ from sheaf.corpus.ledger import by_source, sums
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
-from sheaf.errors import CorruptStore, DataRefused, RecipeError, TryAgain
+from sheaf.errors import CorruptStore, DataRefused, TryAgain
 from sheaf.files import checked, digest_json, read_done
 from sheaf.prepare import encode, read, score, select, tokenizer
 from sheaf.prepare.encoder import Encoder
-from sheaf.prepare.listing import found_in
 from sheaf.prepare.known import known
+from sheaf.prepare.listing import found_in
 from sheaf.prepare.read import Keys, Listed
-from sheaf.recipe import Recipe, SourceSpec
+from sheaf.recipe import Recipe
 from sheaf.sources.base import Item, Refusal
 
 SELECT_VERSION = 1

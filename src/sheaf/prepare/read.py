@@ -2,19 +2,23 @@
 
 An item's *key* digests everything that its records depend on: where it lies, its version, the source's options, the
 limits and the reader's version. Items whose key is in no shard are grouped, in listing order, into batches; a batch is
-one task and gives one shard. Batches depend on what is new and not on the number of workers; and nothing later
-depends on how items were grouped.
+one task and gives one shard, or several where it expands to much text. Batches depend on what is new and not on the
+number of workers; and nothing later depends on how items were grouped.
+
+A long item, which alone would fill a shard, gets shards of its own (*parts*), cut where so many bytes of its records
+are reached: the same in every run. Memory: about four times SHARD_BYTES, whatever the items expand to.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,17 +28,19 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import digest_json, digest_of, task_folder
 from sheaf.formats import READER_VERSION
-from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
+from sheaf.formats.long_item import LongItem, row_bytes
+from sheaf.formats.sandbox import ItemInput, Parsed, ParseOptions, Sandbox
 from sheaf.formats.schema import PARSED_RECORDS, PARSED_REGIONS
 from sheaf.recipe import Limits, Recipe, SourceSpec
+from sheaf.sources.ahead import Ahead
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source, source_options
 
-READ_VERSION = 2
+READ_VERSION = 3
 BATCH_ITEMS = 4096
 OPEN_ITEMS = 200  # descriptors held at once: the usual soft limit is 1024, and several workers share a terminal's
 OPEN_BYTES = 64 << 20
-SHARD_TEXT_BYTES = 256 << 20  # gathered text after which a batch's shard is written and another begun
+SHARD_BYTES = 64 << 20  # of gathered records (`row_bytes`), after which a shard is written and another begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +120,12 @@ def read_batch(
     """
     spec = SourceSpec.model_validate(source)
     batch = [Listed(Item(spec.name, *fields), bytes.fromhex(key)) for fields, key in zip(items, keys, strict=True)]
-    reader = _Reader(spec, parse_options(spec, mojibake=mojibake))
-    store = Workspace(Path(workspace))
-    with Sandbox(Limits.model_validate(limits)) as sandbox:
+    ahead = Ahead(open_source(spec), [x.item for x in batch])
+    reader = _Reader(ahead, parse_options(spec, mojibake=mojibake), Workspace(Path(workspace)))
+    with ahead, Sandbox(Limits.model_validate(limits)) as sandbox:
         for group in _groups(batch):
             reader.read(group, sandbox)
-            if reader.text_bytes > SHARD_TEXT_BYTES:
-                reader.write_shard(store)
-    reader.write_shard(store)
+    reader.write_shard()
     changed = [x.key.hex() for x in reader.changed]
     return {"changed": changed, "unavailable": reader.unavailable, "refused": reader.refused}
 
@@ -141,16 +145,17 @@ def _groups(batch: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
 class _Reader:
     """Opens items, has them parsed, and gathers the answers until they make a shard."""
 
-    def __init__(self, spec: SourceSpec, options: ParseOptions) -> None:
-        self.source = open_source(spec)
+    def __init__(self, source: Ahead, options: ParseOptions, store: Workspace) -> None:
+        self.source = source
         self.options = options
+        self.store = store
         self.changed: list[Listed] = []
         self.unavailable: list[list[str]] = []
         self.refused: list[list[str]] = []
         self._begin()
 
     def _begin(self) -> None:
-        self.text_bytes = 0
+        self.gathered_bytes = 0
         self.items: list[Listed] = []  # what the next shard holds; `item` in the tables counts in it
         self.records: list[pa.Table] = [PARSED_RECORDS.empty_table()]
         self.regions: list[pa.Table] = [PARSED_REGIONS.empty_table()]
@@ -162,16 +167,19 @@ class _Reader:
             if opened:
                 self._parse(opened, sandbox)
 
-    def write_shard(self, store: Workspace) -> None:
+    def write_shard(self) -> None:
         if not self.items:
             return
         keys = [x.key for x in self.items]
         records, regions, about = (pa.concat_tables(t) for t in (self.records, self.regions, self.about))
         tables = shards.build([x.item for x in self.items], keys, records, regions, about)
         name = digest_json([READ_VERSION, [key.hex() for key in keys]])
-        with task_folder(store.shard(name), stage="read", items=len(keys)) as out:
-            shards.write(tables, out)
         self._begin()
+        self._write(name, tables)
+
+    def _write(self, name: str, tables: shards.ShardTables) -> None:
+        with task_folder(self.store.shard(name), stage="read", items=len(tables.items)) as out:
+            shards.write(tables, out)
 
     def _open(self, x: Listed, stack: ExitStack) -> BinaryIO | None:
         try:
@@ -190,21 +198,68 @@ class _Reader:
             ItemInput(file, x.item.path, stat.st_size, x.item.media, x.item.about)
             for (x, file), stat in zip(opened, before, strict=True)
         ]
-        parsed = sandbox.parse(inputs, self.options)
-        number: list[int] = []
-        for (x, file), stat in zip(opened, before, strict=True):
-            now = os.fstat(file.fileno())
-            if (now.st_size, now.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-                number.append(len(self.items))
-                self.items.append(x)
-            else:  # written to while it was read: what came of it is neither the old item nor the new one
-                number.append(-1)
-                self.changed.append(x)
-        numbers = pa.array(number, pa.int32())
+        for parsed in sandbox.parse_in_parts(inputs, self.options, self.store.root):
+            good: list[int] = []
+            for n in parsed.items["item"].to_pylist():
+                (x, file), stat = opened[n], before[n]
+                now = os.fstat(file.fileno())
+                if (now.st_size, now.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+                    good.append(n)
+                else:  # written to while it was read: what came of it is neither the old item nor the new one
+                    self.changed.append(x)
+            long = {item.item: item for item in parsed.long}
+            self._gather([(n, opened[n][0]) for n in good if n not in long], parsed, len(opened))
+            for n in long.keys() & set(good):
+                self._write_parts(opened[n][0], long[n], parsed)
+
+    def _gather(self, items: Sequence[tuple[int, Listed]], parsed: Parsed, asked: int) -> None:
+        """Add what came of these items to the next shard. items: with their numbers in `parsed`, of `asked`."""
+        more = int(row_bytes(parsed.records).sum())
+        if self.gathered_bytes + more > SHARD_BYTES:
+            self.write_shard()
+        number = np.full(asked, -1, np.int32)
+        number[[n for n, _ in items]] = np.arange(len(self.items), len(self.items) + len(items))
+        numbers = pa.array(number)
+        self.items += [x for _, x in items]
         self.records.append(_renumber(parsed.records, numbers))
         self.regions.append(_renumber(parsed.regions, numbers))
         self.about.append(_renumber(parsed.items, numbers))
-        self.text_bytes += parsed.records.nbytes
+        self.gathered_bytes += more
+
+    def _write_parts(self, x: Listed, long: LongItem, parsed: Parsed) -> None:
+        """Shards of its own for one item."""
+        alone = pa.array([0 if n == long.item else -1 for n in range(long.item + 1)], pa.int32())
+        regions, about = (_renumber(_up_to(table, long.item), alone) for table in (parsed.regions, parsed.items))
+        written = 0
+        for part, records in enumerate(_cut(long.records(), SHARD_BYTES)):
+            written += len(records)
+            tables = shards.build(
+                *([x.item], [x.key], _renumber(records, alone), regions, about), part=part, last=written == long.rows
+            )
+            regions = regions.slice(0, 0)
+            self._write(digest_json([READ_VERSION, x.key.hex(), part]), tables)
+
+
+def _cut(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
+    """The rows again, in tables that end with the row that reaches so many bytes."""
+    gathered: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        while len(table):
+            ends = size + np.cumsum(row_bytes(table))
+            n = int(np.searchsorted(ends, most)) + 1
+            gathered.append(table.slice(0, n))
+            size = int(ends[-1])
+            if n > len(table):
+                break
+            yield pa.concat_tables(gathered)
+            gathered, size, table = [], 0, table.slice(n)
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def _up_to(table: pa.Table, item: int) -> pa.Table:
+    return table.filter(pc.less_equal(table["item"], item))
 
 
 def _renumber(table: pa.Table, numbers: pa.Array) -> pa.Table:

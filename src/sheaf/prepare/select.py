@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.errors import SheafError
 from sheaf.formats.schema import TEXTUAL
 from sheaf.prepare import score
+from sheaf.prepare.known import known
 from sheaf.recipe import Length, Recipe
 from sheaf.sources.base import Refusal
 
@@ -44,8 +46,8 @@ def select(
 ) -> Selection:
     """Decide over all records of the live items."""
     names = [s.name for s in recipe.sources]
-    items = _live_items(workspace, live_shards, live_keys)
-    occurrences = _sorted_occurrences(workspace, live_shards, items, names)
+    items, places = _live_items(workspace, live_shards, live_keys)
+    occurrences = _sorted_occurrences(workspace, live_shards, items, places, names)
     ids = shards.id_bytes(occurrences["id"]) if len(occurrences) else np.zeros(0, "V16")
     first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
     record = np.cumsum(np.isin(np.arange(len(ids)), first)) - 1  # number of the distinct record of each occurrence
@@ -98,26 +100,43 @@ def _outcomes(record_kept: np.ndarray, speaks: np.ndarray, exact: bool) -> np.nd
     return np.where(kept, KEPT, np.where(record_kept, DUPLICATE, DROPPED)).astype(np.int8)
 
 
-def _live_items(workspace: Workspace, live_shards: Sequence[str], live_keys: set[bytes]) -> pa.Table:
-    """The items table over all shards, with shard and row, without items that are gone or were read twice."""
+@dataclass(frozen=True)
+class _Places:
+    """Where the live items lie: shard number, row of its items table, and the item's row in the table of live items."""
+
+    shard: np.ndarray
+    row: np.ndarray
+    live: np.ndarray
+
+
+def _live_items(workspace: Workspace, live_shards: Sequence[str], live_keys: set[bytes]) -> tuple[pa.Table, _Places]:
+    """The live items over all shards, each once, with the shard of its regions; and where the parts of each lie."""
+    rows = known(workspace, live_keys, live_shards).rows
     tables: list[pa.Table] = []
-    seen: set[bytes] = set()
     for number, shard in enumerate(live_shards):
-        table = shards.read(workspace.shard(shard), "items")
-        keys: list[bytes] = table["key"].to_pylist()
-        mask = [k in live_keys and k not in seen for k in keys]
-        seen.update(keys)
-        table = table.append_column("shard", pa.array(np.full(len(table), number, np.int32)))
-        table = table.append_column("item", pa.array(np.arange(len(table), dtype=np.int32)))
-        tables.append(table.filter(pa.array(mask, pa.bool_())))
-    return pa.concat_tables(tables).combine_chunks()
+        table = shards.read(workspace.shard(shard), "items").take(pa.array(rows.get(shard, []), pa.int64()))
+        tables.append(table.append_column("shard", pa.array(np.full(len(table), number, np.int32))))
+    table = pa.concat_tables(tables).combine_chunks()
+    here = np.concatenate([np.array(rows.get(shard, []), np.int64) for shard in live_shards])
+    keys, head = shards.id_bytes(table["key"]), table["part"].to_numpy() == 0
+    live = np.cumsum(head) - 1
+    later = np.flatnonzero(~head)
+    if len(later):
+        line = dict(zip(keys[head].tolist(), live[head].tolist(), strict=True))
+        live[later] = [line[key] for key in keys[later].tolist()]
+    items = table.filter(pa.array(head))
+    for name in ("size", "structure_bytes", "record_bytes", "quarantined_bytes", "records", "quarantined"):
+        total = np.zeros(len(items), np.int64)
+        np.add.at(total, live, table[name].to_numpy())
+        items = items.set_column(items.schema.get_field_index(name), name, pa.array(total))
+    return items.combine_chunks(), _Places(table["shard"].to_numpy(), here, live)
 
 
 def _sorted_occurrences(
-    workspace: Workspace, live_shards: Sequence[str], items: pa.Table, names: list[str]
+    workspace: Workspace, live_shards: Sequence[str], items: pa.Table, places: _Places, names: list[str]
 ) -> pa.Table:
     """One row per live occurrence: id, source (index), shard, row, live (row of items), path, member, locator, …"""
-    live_of = _live_numbers(items, len(live_shards))
+    live_of = _live_numbers(places, len(live_shards))
     tables = [_occurrences(workspace, shard, number, live_of[number]) for number, shard in enumerate(live_shards)]
     table = pa.concat_tables(tables)
     source_of_item = pc.index_in(items["source"], pa.array(names)).cast(pa.int32())
@@ -128,14 +147,13 @@ def _sorted_occurrences(
     return table.take(pc.sort_indices(sortable, sort_keys=[(k, "ascending") for k in keys])).combine_chunks()
 
 
-def _live_numbers(items: pa.Table, n_shards: int) -> list[np.ndarray]:
+def _live_numbers(places: _Places, n_shards: int) -> list[np.ndarray]:
     """For each shard: row of its items table → row of the live items, or -1."""
-    shard, item = items["shard"].to_numpy(), items["item"].to_numpy()
+    bounds = np.searchsorted(places.shard, np.arange(n_shards + 1))
     result: list[np.ndarray] = []
-    for number in range(n_shards):
-        live = np.flatnonzero(shard == number)
-        numbers = np.full(int(item[live].max()) + 1 if len(live) else 0, -1, np.int64)
-        numbers[item[live]] = live
+    for start, end in pairwise(bounds.tolist()):
+        numbers = np.full(int(places.row[end - 1]) + 1 if end > start else 0, -1, np.int64)
+        numbers[places.row[start:end]] = places.live[start:end]
         result.append(numbers)
     return result
 
