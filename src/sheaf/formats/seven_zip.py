@@ -98,7 +98,8 @@ def _members(file: BinaryIO, size: int, folder: Folder, entries: list[Entry], co
         content = _Content(unpacked, folder.sizes[entry.number], folder.crcs[entry.number])
         if not entry.link:
             inner = Stream(content.fill)
-            yield Member(entry.name, inner, weight=weight, end=folder.at + folder.packed)
+            size_claimed = folder.sizes[entry.number]
+            yield Member(entry.name, inner, weight, end=folder.at + folder.packed, expected=size_claimed)
         content.drain()
 
 
