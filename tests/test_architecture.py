@@ -22,7 +22,7 @@ BESIDE = {
     "processes",
 }
 LEFT_TO_RIGHT = ["sources", "formats", "corpus", "prepare", "order", "model", "parallel", "train", "report", "demo"]
-TOP = {"api", "cli", "init", "doctor", "show", "shell", "__main__", "__init__"}
+TOP = {"api", "cli", "init", "init_tables", "doctor", "show", "shell", "__main__", "__init__"}
 ROOMS = sorted(
     p.name.removesuffix(".py") for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
 )

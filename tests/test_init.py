@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
         "rows.jsonl": b'{"text": "a"}\n',
         "tool.py": b"print()\n",
         "README": b"no suffix",
-        "picture.png": b"\x89PNG\r\n\x1a\n0000",
-        "paper.txt.pdf": b"%PDF-1.7 ...",
+        "tool.out": b"\x7fELF\x02\x01\x01" + bytes(60),
+        "film.txt.mp4": b"\0\0\0 ftypisom" + bytes(60),
         ".hidden/secret.txt": b"secret",
         "node_modules/x.js": b"x",
         "pack.tar.gz": b"\x1f\x8b\x08",
@@ -63,14 +63,14 @@ def test_the_recipe_written_loads_and_its_sources_take_every_readable_file_once(
         "other": ["README"],
     }
     assert result["files"] == 7
-    assert result["unread"] == {"PDF (.pdf)": 1, "PNG image (.png)": 1}
+    assert result["unread"] == {"ELF executable (.out)": 1, "MP4 or related media (.mp4)": 1}
 
 
 def test_what_no_source_takes_is_said_in_the_recipe(folder: Path, tmp_path: Path) -> None:
     init(folder, tmp_path / "sheaf.yaml")
     text = (tmp_path / "sheaf.yaml").read_text()
-    assert "left out: 1 × PNG image, .png" in text
-    assert "left out: 1 × PDF, .pdf" in text
+    assert "left out: 1 × ELF executable, .out" in text
+    assert "left out: 1 × MP4 or related media, .mp4" in text
 
 
 def test_inside_the_folder_itself_recipe_schema_and_workspace_are_not_data(folder: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_editor_line_points_to_the_schema_beside_the_recipe(folder: Path, tm
     assert "sources" in schema["properties"]
 
 
-@pytest.mark.parametrize("content", [{}, {"a.png": b"\x89PNG\r\n\x1a\n"}, {".hidden": b"text"}])
+@pytest.mark.parametrize("content", [{}, {"a.out": b"\x7fELF" + bytes(9)}, {".hidden": b"text"}])
 def test_a_folder_with_nothing_to_read_is_refused_with_the_reason(tmp_path: Path, content: dict[str, bytes]) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -148,9 +148,9 @@ def test_a_folder_with_nothing_to_read_is_refused_with_the_reason(tmp_path: Path
 
 
 def test_a_census_goes_by_first_bytes_before_suffix(tmp_path: Path) -> None:
-    (tmp_path / "report.txt").write_bytes(b"%PDF-1.4")
+    (tmp_path / "report.txt").write_bytes(b"\x7fELF" + bytes(60))
     (tmp_path / "table.csv").write_bytes(b"SQLite format 3\x00" + bytes(100))
     census = take_census(tmp_path)
-    assert dict(census.unread) == {(".txt", "PDF"): 1}
+    assert dict(census.unread) == {(".txt", "ELF executable"): 1}
     assert census.databases == [tmp_path / "table.csv"]
     assert not census.files

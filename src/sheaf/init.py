@@ -1,9 +1,10 @@
 """Look at a folder and write a first recipe for it, with a comment at every choice.
 
-The census goes by suffix and by the first bytes of a file: a file whose first bytes say SQLite, PDF or image is that,
-whatever its name. Every kind found becomes a source with the suffixes seen; a last source takes everything else, so
-that nothing is left out without a line that says so. No file is parsed and nothing is fetched. Cost: one `stat` and one
-read of 16 bytes a file, for at most 200,000 files.
+The census goes by suffix and by the first bytes of a file: a file whose first bytes say SQLite or a type that is not
+read is that, whatever its name. Every kind found becomes a source with the suffixes seen; a last source takes
+everything else, so that nothing is left out without a line that says so. Of files that hold rows the first ones are
+read, in the sandbox, and the mapping that fits them is proposed (`init_tables`). Nothing is fetched. Cost: one `stat`
+and one read of 64 bytes a file, for at most 200,000 files, and the samples: some seconds at most.
 """
 
 from __future__ import annotations
@@ -22,33 +23,29 @@ from pathlib import Path
 from sheaf.console import printable, size
 from sheaf.errors import DataRefused, UsageError
 from sheaf.files import write_file
+from sheaf.formats.detect import unread
+from sheaf.init_tables import TableSource, table_sources
 
 MOST_FILES = 200_000
 SCHEMA_NAME = ".sheaf-schema.json"  # beside the recipe: an editor finds it on any machine, and it goes into git with it
 
+DOCUMENTS = (
+    ".txt .text .md .markdown .rst .html .htm .xhtml .pdf .docx .doc .odt .rtf .pptx .ppt .odp .epub .xml .ipynb"
+)
+TABLES = ".json .jsonl .ndjson .csv .tsv .parquet .arrow .feather .orc .avro .xlsx .xlsm .xlsb .xls .ods .yaml .yml"
+ARCHIVES = ".zip .tar .gz .tgz .bz2 .xz .zst .7z .warc .arc"
 CODE = ".py .js .ts .java .c .h .cc .cpp .hpp .cs .go .rs .rb .php .sh .sql .r .lua .pl .swift .kt .scala"
 # kind → suffixes. The order is that of the sources in the recipe: a record seen in two sources belongs to the first.
 KINDS: dict[str, frozenset[str]] = {
-    "documents": frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".html", ".htm", ".xhtml"}),
-    "tables": frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv"}),
-    "mail": frozenset({".eml", ".mbox"}),
+    "documents": frozenset(DOCUMENTS.split()),
+    "tables": frozenset(TABLES.split()),
+    "mail": frozenset({".eml", ".mbox", ".msg"}),
     "code": frozenset(CODE.split()),
-    "archives": frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"}),
+    "archives": frozenset(ARCHIVES.split()),
+    "images": frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp"}),
+    "audio": frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}),
 }
-# First bytes of what this version does not read (a quarantine line for each would be noise), and of databases.
-UNREAD = {
-    b"%PDF-": "PDF",
-    b"\x89PNG\r\n": "PNG image",
-    b"\xff\xd8\xff": "JPEG image",
-    b"GIF8": "GIF image",
-    b"PAR1": "Parquet",
-    b"ARROW1": "Arrow",
-    b"\x7fELF": "program",
-    b"\xd0\xcf\x11\xe0": "old Office file",
-    b"OggS": "Ogg sound",
-    b"ID3": "MP3 sound",
-    b"RIFF": "sound or video",
-}
+HEAD = 64  # bytes of a file that tell what is not read, and databases
 SQLITE = b"SQLite format 3\x00"
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "workspace", "sheaf-demo"})
 
@@ -62,6 +59,7 @@ class Census:
     suffixes: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     unread: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     databases: list[Path] = field(default_factory=list[Path])
+    tables: list[tuple[Path, int]] = field(default_factory=list[tuple[Path, int]])  # files that hold rows, their sizes
     skipped: set[str] = field(default_factory=set[str])
     complete: bool = True
 
@@ -118,20 +116,22 @@ def take_census(folder: Path) -> Census:
         try:
             length = path.stat().st_size
             with path.open("rb") as f:
-                head = f.read(16)
+                head = f.read(HEAD)
         except OSError:
             head, length = b"", 0  # it gets its ledger line at `prepare`
-        if head == SQLITE:
+        if head.startswith(SQLITE):
             census.databases.append(path)
             continue
         suffix = path.suffix
-        what = next((what for magic, what in UNREAD.items() if head.startswith(magic)), None)
-        if what is not None:
-            census.unread[suffix, what] += 1
+        refused = unread(head)
+        if refused is not None:  # a quarantine line for each would be noise
+            census.unread[suffix, refused.detail] += 1
             continue
         kind = next((k for k, suffixes in KINDS.items() if suffix.lower() in suffixes), "other")
         census.files[kind] += 1
         census.sizes[kind] += length
+        if kind == "tables":
+            census.tables.append((path, length))
         if kind != "other":
             census.suffixes.setdefault(kind, set()).add(suffix)
     return census
@@ -204,7 +204,9 @@ def write_recipe(census: Census, folder: Path, recipe: Path) -> str:
         "seed: 0                      # same data, same recipe, same seed: same corpus and same batches",
         "",
         "sources:                     # a record that two sources hold belongs to the first of them",
-        *_folder_sources(census, uri, _left_out(census, own=recipe.name if base == folder.absolute() else None)),
+        *_folder_sources(
+            census, folder, uri, _left_out(census, own=recipe.name if base == folder.absolute() else None)
+        ),
         *_database_sources(census, base),
         "",
         "prepare:",
@@ -230,23 +232,37 @@ def _kinds(census: Census) -> list[str]:
     return [kind for kind in (*KINDS, "other") if census.files[kind]]
 
 
-def _folder_sources(census: Census, uri: str, away: list[str]) -> list[str]:
+def _folder_sources(census: Census, folder: Path, uri: str, away: list[str]) -> list[str]:
     lines: list[str] = []
     claimed: list[str] = []
-    for kind in _kinds(census):
-        lines.append(f"  # {census.files[kind]:,} files, {size(census.sizes[kind])}")
-        patterns = [f"**/*{suffix}" for suffix in sorted(census.suffixes.get(kind, ()))]
-        keys = f"name: {kind}, uri: {_text(uri)}"
+    mapped: list[str] = []  # by sources of tables that come first
+    for source in _sources(census, folder):
+        patterns = list(source.include)
+        lines.append(f"  # {source.files:,} files, {size(source.bytes)}")
+        lines += [f"  # {comment}" for comment in source.comments]
+        keys = f"name: {source.name}, uri: {_text(uri)}"
         if patterns:
             keys += f", include: {_texts(patterns)}"
-        keys += f", exclude: {_texts(away if patterns else [*claimed, *away])}"
-        lines.append(f"  - {{{keys}}}")
+        keys += f", exclude: {_texts([*(mapped if source.name == 'tables' else () if patterns else claimed), *away])}"
+        lines.append(f"  - {{{keys}{source.keys}}}")
         claimed += patterns
+        mapped += patterns if source.name.startswith("tables") else ()
     for (suffix, what), n in sorted(census.unread.items()):
         lines.append(
             f"  # left out: {n:,} × {what}, {printable(suffix) or 'no suffix'} (this version does not read it)"
         )
     return lines
+
+
+def _sources(census: Census, folder: Path) -> list[TableSource]:
+    found: list[TableSource] = []
+    for kind in _kinds(census):
+        patterns = tuple(f"**/*{suffix}" for suffix in sorted(census.suffixes.get(kind, ())))
+        if kind == "tables":
+            found += table_sources(folder, census.tables)
+        else:
+            found.append(TableSource(kind, patterns, census.files[kind], census.sizes[kind]))
+    return found
 
 
 def _left_out(census: Census, own: str | None) -> list[str]:

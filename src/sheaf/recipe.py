@@ -45,7 +45,7 @@ class MapSpec(Strict):
         dict[str, Literal["system", "user", "assistant", "tool"]],
         Field(description="of a message: what else speakers are called, such as {customer: user, agent: assistant}"),
     ] = {}
-    system: Annotated[str | None, Field(min_length=1, description="chat: a column or template that goes first")] = None
+    system: Annotated[str | None, Field(min_length=1, description="what goes first, in a chat or a preference")] = None
     user: Annotated[str | None, Field(min_length=1, description="chat without messages: what is asked")] = None
     assistant: Annotated[str | None, Field(min_length=1, description="chat without messages: the answer")] = None
     prompt: Annotated[str | None, Field(min_length=1, description="preference: what both answers follow")] = None
@@ -61,7 +61,7 @@ class MapSpec(Strict):
         message = {"role", "content", "roles"}
         allowed, needed = {
             "chat": ({"messages", "system", "user", "assistant", *message}, {"user", "assistant"}),
-            "preference": ({"prompt", "chosen", "rejected", *message}, {"chosen", "rejected"}),
+            "preference": ({"system", "prompt", "chosen", "rejected", *message}, {"chosen", "rejected"}),
             "text": ({"text"}, {"text"}),
         }[self.kind]
         # By value: a recipe that is written out in full and read again has every key set.

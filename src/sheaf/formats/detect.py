@@ -85,6 +85,14 @@ def detect(stream: Stream, name: str, media: str, hold: int = HOLD) -> Kind:
     return Kind(kind.media, kind.format, kind.detail, f"suffix {peek.suffix}, content {kind.media}")
 
 
+def unread(head: bytes) -> Kind | None:
+    """What is refused by name, if the beginning of a file is of such a type."""
+    for offset, magic, media, name in UNREAD:
+        if head.startswith(magic, offset) and (magic not in _SHORT or _not_text(head)):
+            return Kind(media, None, name)
+    return None
+
+
 def suffix_of(name: str) -> str:
     base = name.rpartition("/")[2]
     stem, dot, suffix = base.rpartition(".")
@@ -112,9 +120,9 @@ def _by_content(peek: Peek) -> Kind | None:
     for format in table.FORMATS:
         if format.magic and peek.head.startswith(format.magic):
             return Kind(format.media, format)
-    for offset, magic, media, name in UNREAD:
-        if peek.head.startswith(magic, offset) and (magic not in _SHORT or _not_text(peek.head)):
-            return Kind(media, None, name)
+    refused = unread(peek.head)
+    if refused is not None:
+        return refused
     for format in table.FORMATS:
         if format.looks is not None and format.looks(peek):
             return Kind(format.media, format)

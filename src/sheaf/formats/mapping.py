@@ -104,7 +104,7 @@ def apply(row: Row, mapping: Mapping, mojibake: bool = True) -> Mapped:
         return Mapped("text", _template(row, mapping.text, mapping))
     if mapping.kind == "preference":
         return _preference(row, mapping, mojibake)
-    messages = _chat(row, mapping)
+    messages = _system(row, mapping) + _chat(row, mapping)
     if all(m["role"] != "assistant" for m in messages):
         raise Refused("bad-row", "nobody answers: there is no message by an assistant")
     return Mapped("chat", rendering(messages), normalised(messages, mojibake))
@@ -129,15 +129,16 @@ def look_up(row: Row, column: str) -> Any:
     return found
 
 
+def _system(row: Row, mapping: Mapping) -> Messages:
+    words = _template(row, mapping.system, mapping) if mapping.system else ""
+    return [{"role": "system", "content": words}] if words else []
+
+
 def _chat(row: Row, mapping: Mapping) -> Messages:
-    before: Messages = []
-    if mapping.system:
-        words = _template(row, mapping.system, mapping)
-        before = [{"role": "system", "content": words}] if words else []
     if mapping.messages:
         value = look_up(row, mapping.messages)
-        return before + conversation(value, mapping.role, mapping.content, mapping.roles, mapping.messages)
-    return before + _turn(row, mapping.user, "user", mapping) + _turn(row, mapping.assistant, "assistant", mapping)
+        return conversation(value, mapping.role, mapping.content, mapping.roles, mapping.messages)
+    return _turn(row, mapping.user, "user", mapping) + _turn(row, mapping.assistant, "assistant", mapping)
 
 
 def _turn(row: Row, place: str, role: str, mapping: Mapping) -> Messages:
@@ -174,6 +175,7 @@ def _preference(row: Row, mapping: Mapping, mojibake: bool) -> Mapped:
         raise Refused("bad-row", "nothing comes before the two answers: there is no prompt")
     if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
         raise Refused("bad-row", "the last message of an answer is not by an assistant")
+    prompt = _system(row, mapping) + prompt
     sides = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     # What is read as text until there is a template for it: the better answer; nobody should learn the worse one.
     return Mapped(
