@@ -160,10 +160,6 @@ def _check(batch: pa.RecordBatch) -> None:
 
 
 def _joined(first: Region, second: Region) -> Region:
-    place: dict[str, Any] = {"row": [_row(first)[0], _row(second)[1]]}
+    assert first.locator is not None and second.locator is not None
+    place: dict[str, Any] = {**first.locator, "row": [first.locator["row"][0], second.locator["row"][1]]}
     return Region(first.start, second.end, first.reason, first.detail, locator=place)
-
-
-def _row(region: Region) -> list[int]:
-    assert region.locator is not None
-    return region.locator["row"]

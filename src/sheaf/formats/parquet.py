@@ -1,8 +1,8 @@
 """Parquet: a record a row, batch by batch, with page checksums verified where a file has them.
 
-What cannot be read costs the rest of its row group, and the next group goes on; the region names the rows. The
-file's bytes are shared among row groups by what they hold, and equally among the rows of a group. Memory: a megabyte a column, a batch of some 16 MB as Arrow,
-and its rows. No threads, no read-ahead: the sandbox has neither.
+What cannot be read costs the rest of its row group, and the next group goes on; the region names the rows. The file's
+bytes are shared among row groups by what they hold, and equally among the rows of a group. Memory: a megabyte a column,
+a batch of some 16 MB as Arrow, and its rows. No threads, no read-ahead: the sandbox has neither.
 """
 
 from __future__ import annotations
