@@ -128,23 +128,28 @@ class Answers:
         for name in ("stream", "weight"):
             if not _inside(numbers(table, name), _MOST):
                 raise BadAnswer("weights that cannot be")
-        last = int(owners[-1])
-        start = int(np.searchsorted(owners, last))
-        if last != self._current:
-            before, own = table.slice(0, start), table.slice(start)
-            self._pending[b"R"] += [*self._own, before]
-            self._own, self._current, self._current_bytes = [], last, 0
-        else:
-            own = table
-        self._own.append(own)
-        self._current_bytes += int(row_bytes(own).sum())
-        if self._current_bytes > LONG_BYTES:
-            spool = self._spools.get(last)
-            if spool is None:
-                spool = self._spools[last] = Spool(self._folder)
-            for part in self._own:
-                spool.add(part)
-            self._own = []
+        starts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
+        sizes = np.add.reduceat(row_bytes(table), starts)
+        at = 0
+        for start, end, size in zip(starts.tolist(), [*starts[1:].tolist(), len(owners)], sizes.tolist(), strict=True):
+            if owners[start] != self._current:
+                self._pending[b"R"] += self._own
+                self._own, self._current, self._current_bytes = [], int(owners[start]), 0
+            self._current_bytes += size
+            if self._current_bytes > LONG_BYTES or end == len(owners):
+                self._pending[b"R"].append(table.slice(at, start - at))
+                self._own.append(table.slice(start, end - start))
+                at = end
+            if self._current_bytes > LONG_BYTES:
+                self._to_disk()
+
+    def _to_disk(self) -> None:
+        spool = self._spools.get(self._current)
+        if spool is None:
+            spool = self._spools[self._current] = Spool(self._folder)
+        for part in self._own:
+            spool.add(part)
+        self._own = []
 
     def _commit(self) -> None:
         self._pending[b"R"] += self._own
