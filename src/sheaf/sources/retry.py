@@ -17,6 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 TRIES = 5
@@ -60,24 +61,22 @@ class Line:
         self._silent_since: float | None = None  # of failures that look like an outage, with no answer between
         self._not_before = 0.0
         self._next_look = 0.0
-        self._answered = False
+        self._answers = 0  # to anyone
 
     def run(self, attempt: Callable[[], T], *, known: bool = False) -> T:
         """What the attempt gives, in the end. known: the server was seen answering before, so an outage is waited out.
 
         Raises the last Unreachable; any other exception of the attempt is an answer and goes through.
         """
-        failures, begun = 0, 0.0
+        tries = _Tries()
         while True:
             self._await_turn()
             try:
                 result = attempt()
             except Unreachable as problem:
-                now = self._clock()
-                failures, begun = (1, now) if problem.progress or not failures else (failures + 1, begun)
-                if self._give_up(problem, failures, begun, known):
+                if self._give_up(problem, tries, known):
                     raise
-                self._sleep(_backoff(failures))
+                self._sleep(_backoff(tries.failures))
             except Exception:
                 self._hears()
                 raise
@@ -99,24 +98,28 @@ class Line:
         if wait > 0:
             self._sleep(wait * random.uniform(1.0, 1.1))
 
-    def _give_up(self, problem: Unreachable, failures: int, begun: float, known: bool) -> bool:
+    def _give_up(self, problem: Unreachable, tries: _Tries, known: bool) -> bool:
+        """Enter the failure, and decide."""
         with self._lock:
             now = self._clock()
             self._not_before = max(self._not_before, now + problem.after)
             if problem.after > ASKED_SECONDS:
                 return True
             if not problem.outage or problem.progress:
-                self._answered, self._silent_since = True, None
-                return failures >= TRIES
+                self._answers, self._silent_since = self._answers + 1, None
+            tries.failures = 1 if problem.progress else tries.failures + 1
+            # While nobody is answered it is the server, not this one thing: such failures do not count.
+            silence, tries.answers = tries.answers == self._answers, self._answers
+            if not (silence and problem.outage and (known or self._answers)):
+                tries.counted = 1 if problem.progress else tries.counted + 1
+            if not problem.outage:
+                return tries.counted >= TRIES
             if self._silent_since is None:
                 self._silent_since = now
             if self._is_down(now):
                 self._next_look = now + MOST_SECONDS
                 return True
-            # Others were answered since this one first failed: it is this one thing, not the server.
-            alone = self._silent_since > begun
-            patient = (known or self._answered) and not alone and now - self._silent_since < self._patience
-            return failures >= TRIES and not patient
+            return max(tries.counted, tries.failures * (now - self._silent_since >= self._patience)) >= TRIES
 
     def _is_down(self, now: float) -> bool:
         since = self._silent_since
@@ -124,7 +127,16 @@ class Line:
 
     def _hears(self) -> None:
         with self._lock:
-            self._answered, self._silent_since = True, None
+            self._answers, self._silent_since = self._answers + 1, None
+
+
+@dataclass(slots=True)
+class _Tries:
+    """Of one request. counted: failures that speak against it; answers: how many the server had given at the last."""
+
+    failures: int = 0
+    counted: int = 0
+    answers: int = -1
 
 
 class Pace:
