@@ -34,7 +34,6 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"SQLite format 3\0", "application/vnd.sqlite3", "SQLite database"),
     (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5", "HDF5"),
     (0, b"\x93NUMPY", "application/x-npy", "NumPy array"),
-    (0, b"{\\rtf", "text/rtf", "RTF"),
     (0, b"%!PS", "application/postscript", "PostScript"),
     (0, b"Rar!\x1a\x07", "application/vnd.rar", "RAR archive"),
     (0, b"MSCF", "application/vnd.ms-cab-compressed", "CAB archive"),
