@@ -69,6 +69,7 @@ def _open(stream: Stream, context: Context) -> tuple[_Document, int]:
     if file is None:
         raise Refused("record-too-large", f"a PDF of more than {limit >> 20} MB inside another file")
     size = stream.position = file.seek(0, io.SEEK_END)
+    data = b""
     if size > limit:
         access = _file_access(file)
         document = _Document(pdfium.FPDF_LoadCustomDocument(access, None), (file, access))
@@ -76,11 +77,12 @@ def _open(stream: Stream, context: Context) -> tuple[_Document, int]:
         file.seek(0)
         data = file.read(size)
         document = _Document(pdfium.FPDF_LoadMemDocument64(data, len(data), None), (data,))
+    error = 0 if document.handle else int(pdfium.FPDF_GetLastError())
+    if error in _ENCRYPTED:
+        raise Refused("encrypted", "a password is needed" if error == 4 else "an encryption that is not known")
     if not document.handle:
-        error = int(pdfium.FPDF_GetLastError())
-        if error in _ENCRYPTED:
-            raise Refused("encrypted", "a password is needed" if error == 4 else "an encryption that is not known")
-        raise Refused("corrupt", "no pages can be found in it")
+        cut = b"%%EOF" not in data[-1024:] and size <= limit
+        raise Refused("truncated" if cut else "corrupt", "its list of pages cannot be found")
     return document, size
 
 
@@ -243,9 +245,14 @@ def _members(files: Iterator[Handle], weight: int, size: int, context: Context) 
     for number, file in enumerate(files, 1):
         name = _string(lambda buffer, n, f=file: pdfium.FPDFAttachment_GetName(f, buffer, n))
         data = _file_bytes(file)
-        if data is not None:
+        if data is None:
+            continue
+        try:
             context.budget.expand(len(data), size, len(data))
-            found.append((name or f"attachment-{number}", data))
+        except Refused as bomb:
+            yield Region(0, -1, bomb.reason, f"{name or 'an attachment'}: {bomb.detail}"[:200], weight)
+            return
+        found.append((name or f"attachment-{number}", data))
     for (name, data), share in zip(found, split(weight, [len(data) or 1 for _, data in found]), strict=True):
         yield Member(name, from_bytes(data), weight=share, end=size)
 
