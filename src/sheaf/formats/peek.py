@@ -44,6 +44,8 @@ _KNOWN_HEADERS = frozenset(
     ("from", "to", "cc", "subject", "date", "received", "return-path", "message-id", "mime-version", "delivered-to",
      "content-type", "reply-to", "sender", "x-mailer", "in-reply-to", "references", "content-transfer-encoding")
 )  # fmt: skip
+_TIME = r"(?:\d{1,3}:)?\d{1,2}:\d{1,2}[,.]\d{1,3}"
+_SRT = re.compile(rf"\d+[ \t]*\r?\n[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}")
 _TROFF = re.compile(r"(?:[.']\\\"[^\n]*\n|\s)*[.'](?:TH|Dd|so)\s")
 
 
@@ -173,6 +175,18 @@ def is_table(p: Peek) -> bool:
     if len(lines) < 4:
         return False
     return any(len({line.count(mark) for line in lines}) == 1 and lines[0].count(mark) >= 2 for mark in "\t;,|")
+
+
+def is_vtt(p: Peek) -> bool:
+    return p.text[:6] == "WEBVTT" and p.text[6:7] in ("", " ", "\t", "\n", "\r")
+
+
+def is_srt(p: Peek) -> bool:
+    return _SRT.match(p.text) is not None
+
+
+def may_be_srt(p: Peek) -> bool:
+    return "-->" in p.text
 
 
 def is_troff(p: Peek) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
-from sheaf.formats import labels, peek, zip_documents
+from sheaf.formats import labels, ole, peek, zip_documents
 from sheaf.formats.piece import Context, Pieces
 from sheaf.formats.stream import Stream
 
@@ -52,6 +52,7 @@ FORMATS: list[Format] = [
     Format(zip_documents.XLSB, "spreadsheet:parse", (".xlsb",), binary=True),
     Format(zip_documents.ODS, "spreadsheet:parse", (".ods", ".ots"), binary=True),
     Format("application/vnd.ms-excel", "spreadsheet:parse", (".xls", ".xlt"), binary=True),
+    Format(ole.MSG, "msg:parse", (".msg",), binary=True),
     Format("text/rtf", "rtf:parse", (".rtf",), (b"{\\rtf",), binary=True),
     Format("application/warc", "warc:parse_warc", (".warc",), (b"WARC/",), binary=True),
     Format("application/x-arc", "warc:parse_arc", (".arc",), (b"filedesc://",), looks=peek.is_arc, binary=True),
@@ -89,6 +90,10 @@ FORMATS: list[Format] = [
     Format("application/json", "json_document:parse", (".json", ".geojson"), looks=peek.is_json),
     Format("text/tab-separated-values", "csv_rows:parse", (".tsv", ".tab")),
     Format("text/csv", "csv_rows:parse", (".csv",), looks=peek.is_table),
+    Format("text/vtt", "subtitles:parse_vtt", (".vtt",), looks=peek.is_vtt, may=peek.is_vtt),
+    Format("application/x-subrip", "subtitles:parse_srt", (".srt",), looks=peek.is_srt, may=peek.may_be_srt),
+    Format("application/yaml", "yaml_toml:parse_yaml", (".yaml", ".yml")),
+    Format("application/toml", "yaml_toml:parse_toml", (".toml",)),
     Format("text/markdown", "text:parse", (".md", ".markdown", ".mdx")),
     Format("text/xml", "xml_text:parse", peek.XML_SUFFIXES, looks=peek.is_xml, may=peek.may_be_xml),
     Format("text/x-python", "text:parse", (".py", ".pyi", ".pyx")),
@@ -104,7 +109,7 @@ FORMATS: list[Format] = [
     Format("text/x-sql", "text:parse", (".sql",)),
     Format("text/x-tex", "text:parse", (".tex", ".sty", ".bib")),
     Format("text/troff", "text:parse", tuple(f".{n}" for n in range(1, 10)), looks=peek.is_troff),
-    Format("text/plain", "text:parse", (".txt", ".text", ".log", ".rst", ".srt")),
+    Format("text/plain", "text:parse", (".txt", ".text", ".log", ".rst")),
 ]
 BY_MEDIA: dict[str, Format] = {f.media: f for f in FORMATS}
 BY_SUFFIX: dict[str, Format] = {suffix: f for f in FORMATS for suffix in f.suffixes}
