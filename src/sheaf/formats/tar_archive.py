@@ -12,9 +12,21 @@ from collections.abc import Callable
 from typing import IO, Any, cast
 
 from sheaf.formats.piece import Context, Member, Pieces, Refused, Region
-from sheaf.formats.stream import Stream
+from sheaf.formats.stream import BLOCK, Stream
 
-_ERRORS = (tarfile.TarError, ValueError, OverflowError, EOFError, UnicodeError)
+_ERRORS = (tarfile.TarError, ValueError, OverflowError, EOFError, UnicodeError, RecursionError)
+_LARGEST_HEADER = 1 << 20  # of a long name or of pax fields, which tarfile reads whole
+_HEADERS = (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
+class _Info(tarfile.TarInfo):
+    """A header whose claimed size cannot fill the memory."""
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        """Named and meant to be overridden so by tarfile."""
+        if self.type in _HEADERS and self.size > _LARGEST_HEADER:
+            raise tarfile.TarError(f"a header that claims {self.size:,} bytes")
+        return cast(Any, super())._proc_member(tarfile_)
 
 
 class _Raw:
@@ -37,28 +49,33 @@ class _Raw:
 def parse(stream: Stream, context: Context) -> Pieces:
     raw = _Raw(stream)
     try:
-        archive = tarfile.open(fileobj=cast(IO[bytes], raw), mode="r|", bufsize=512, errors="replace")  # noqa: SIM115
+        archive = tarfile.open(fileobj=cast(IO[bytes], raw), mode="r|", bufsize=512, errors="replace", tarinfo=_Info)  # noqa: SIM115
     except _ERRORS as error:
         raise Refused("corrupt", f"not a tar archive: {error}"[:200]) from None
+    file = cast(IO[bytes], archive.fileobj)
     while True:
         try:
             info = archive.next()
         except _ERRORS as error:
-            if archive.offset > stream.position:
-                yield Region(stream.position, stream.position, "truncated", "the tar ends inside a member")
-            else:
-                yield _rest(stream, archive.offset, "corrupt", f"bad header: {error}"[:200])
+            yield _rest(stream, archive.offset, "corrupt", f"bad header: {error}"[:200])
             return
         if info is None:
             break
         cast(Any, archive).members = []  # tarfile would remember every header
-        if not info.isreg() or info.issparse():
-            if info.issparse():
-                packed = archive.offset - info.offset_data  # the member says its size with the holes
-                yield Region(info.offset_data, info.offset_data, "unsupported", "sparse tar member", packed)
-            continue
-        yield from _member(archive, info, stream)
+        yield from _entry(archive, info, stream)
+        if not _skip(file, archive.offset):  # by ourselves: tarfile would count up to any size that a header claims
+            yield Region(stream.position, stream.position, "truncated", "the tar ends inside a member")
+            return
     yield from _end(stream, archive.offset, raw.last)
+
+
+def _entry(archive: tarfile.TarFile, info: tarfile.TarInfo, stream: Stream) -> Pieces:
+    if info.issparse():
+        _skip(cast(IO[bytes], archive.fileobj), archive.offset)
+        packed = min(archive.offset, stream.position) - info.offset_data  # its own size is that with the holes
+        yield Region(info.offset_data, info.offset_data, "unsupported", "sparse tar member", packed)
+    elif info.isreg():
+        yield from _member(archive, info, stream)
 
 
 def _member(archive: tarfile.TarFile, info: tarfile.TarInfo, stream: Stream) -> Pieces:
@@ -73,6 +90,14 @@ def _member(archive: tarfile.TarFile, info: tarfile.TarInfo, stream: Stream) -> 
     cut = present < info.size
     member.weight = max(present - 1, 0) if cut else present  # the break takes a byte
     member.rest = present - member.weight
+
+
+def _skip(file: IO[bytes], to: int) -> bool:
+    """Whether the archive reaches that far."""
+    while (left := to - file.tell()) > 0:
+        if not file.read(min(left, BLOCK)):
+            return False
+    return True
 
 
 def _reader(file: IO[bytes], size: int) -> Callable[[int], bytes]:

@@ -149,7 +149,7 @@ def _by_local_headers(stream: Stream, context: Context, why: str) -> Pieces:
     if not why and stream.peek(4) in _AFTER_MEMBERS:
         stream.drain()
         return
-    if not found and at == 0:
+    if not found and at == 0 and why:
         stream.drain()
         raise Refused("truncated" if "not a zip" in why else "corrupt", f"no central directory: {why}"[:200])
     stream.drain()
