@@ -137,7 +137,8 @@ class Answers:
                 self._own, self._current, self._current_bytes = [], int(owners[start]), 0
             self._current_bytes += size
             if self._current_bytes > LONG_BYTES or end == len(owners):
-                self._pending[b"R"].append(table.slice(at, start - at))
+                if start > at:  # an empty slice would hold the whole frame
+                    self._pending[b"R"].append(table.slice(at, start - at))
                 self._own.append(table.slice(start, end - start))
                 at = end
             if self._current_bytes > LONG_BYTES:
