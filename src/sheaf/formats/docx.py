@@ -60,6 +60,8 @@ def parse(stream: Stream, context: Context) -> Pieces:
             )
             first, charged = text.lines.count + 1, charged + weight
     text.add_notes()
+    if not text.lines.count:
+        text.lines.add("\n".join(meta.get(edge, "") for edge in ("header", "footer")).strip())
     rest = max(blocks.taken, document.packed) - charged + text.notes_packed
     problem = blocks.problem
     lost = min(max(document.packed - blocks.taken, 1), rest - 1) if problem and rest > 1 else 0

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import olefile
 
 from sheaf.formats.piece import Context, Member, Pieces, Refused
-from sheaf.formats.stream import Stream, from_bytes
+from sheaf.formats.stream import Budget, Stream, from_bytes
 from sheaf.formats.zip_documents import Found
 
 MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -71,13 +71,15 @@ _WORKS = (b"CHNKWKS", b"CHNKINK")
 class Compound:
     """A compound file's streams, by path; names are compared without case."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, size: int = 0, budget: Budget | None = None) -> None:
         """Raises Refused("corrupt")."""
+        self._size, self._budget, self._given = size, budget, 0
         try:
             self._ole = olefile.OleFileIO(file)
             self.paths: list[tuple[str, ...]] = [
                 tuple(path) for path in self._ole.listdir(streams=True, storages=False)
             ]
+            self._by_key = {tuple(map(str.lower, path)): path for path in reversed(self.paths)}
             self.root = {path[0].lower() for path in self._ole.listdir(streams=True, storages=True)}
         except _ERRORS as error:
             raise Refused("corrupt", f"not a compound file: {error}"[:200]) from None
@@ -94,13 +96,16 @@ class Compound:
             size = self._ole.get_size(list(found))
             if limit and size > limit:
                 raise Refused("record-too-large", f"more than {limit >> 20} MB in {found[-1]!r}")
-            return self._ole.openstream(list(found)).read()
+            data = self._ole.openstream(list(found)).read()
+            self._given += len(data)
+            if self._budget:
+                self._budget.expand(len(data), self._size, self._given)
+            return data
         except _ERRORS as error:
             raise Refused("corrupt", f"stream {found[-1]!r}: {error}"[:200]) from None
 
     def _find(self, path: tuple[str, ...]) -> tuple[str, ...] | None:
-        wanted = tuple(step.lower() for step in path)
-        return next((p for p in self.paths if tuple(step.lower() for step in p) == wanted), None)
+        return self._by_key.get(tuple(map(str.lower, path)))
 
 
 def recognise(file: BinaryIO) -> Found:
@@ -123,7 +128,7 @@ def open_compound(stream: Stream, context: Context) -> tuple[Compound, int]:
     size = file.seek(0, io.SEEK_END)
     stream.position = size
     file.seek(0)
-    return Compound(file), size
+    return Compound(file, size, context.budget), size
 
 
 def parse_encrypted(stream: Stream, context: Context) -> Pieces:

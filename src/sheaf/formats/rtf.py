@@ -63,10 +63,21 @@ def parse(stream: Stream, context: Context) -> Pieces:
             yield Record(reader.lines.take(), start, end, reader.ansi, reader.meta or None)
             start = end
     reader.finish()
+    if not reader.lines.count:
+        reader.lines.add("\n".join(reader.meta.get(edge, "") for edge in ("header", "footer")).strip())
     if reader.lines.characters or not start:
         yield Record(reader.lines.take(), start, len(data), reader.ansi, reader.meta or None)
     if reader.open_groups:
         yield Region(len(data), len(data), "truncated", f"{reader.open_groups:,} groups are not closed")
+
+
+def plain_text(data: bytes) -> str:
+    """The text of a small RTF file, such as a message's body."""
+    reader = _Reader(data)
+    for _ in reader.run():
+        pass
+    reader.finish()
+    return reader.lines.take()
 
 
 class _Group:
