@@ -26,7 +26,7 @@ from typing import Any
 from sheaf.formats import html as html_page
 from sheaf.formats import rows
 from sheaf.formats import text as plain
-from sheaf.formats.encoding import MARKS, STATEFUL, WIDE, decode
+from sheaf.formats.encoding import MARKS, STATEFUL, WIDE, codec_name, decode
 from sheaf.formats.piece import Context, Piece, Pieces, Record, Refused, Region
 from sheaf.formats.stream import BLOCK, Stream
 from sheaf.formats.xml_tree import Entry, Row, Tree
@@ -99,19 +99,19 @@ class _Reader:
         parser.EndElementHandler = lambda _: tree.end(parser.CurrentByteIndex)
         parser.CharacterDataHandler = tree.text
 
-        characters: dict[str, str] = {}
+        entities: dict[str, str] = {}
 
         def declared(name: str, parameter: bool, value: str | None, *_: str | None) -> None:
-            if not parameter and value is not None and len(value) == 1:
-                characters[f"&{name};"] = value
+            if not parameter:
+                entities[name] = value if value is not None and len(value) == 1 else f"&{name};"
 
         def default(data: str) -> None:
-            if data.startswith("&"):  # a declared entity: expat does not expand it if it has this handler
-                tree.text(characters.get(data, data))
+            if data.startswith("&"):  # an external entity
+                tree.text(data)
 
         def skipped(name: str, parameter: bool) -> None:
-            if not parameter:
-                tree.text(_named(f"&{name};"))
+            if not parameter:  # expat does not expand declared entities if it has a default handler
+                tree.text(entities.get(name) or _named(f"&{name};"))
 
         parser.DefaultHandler, parser.SkippedEntityHandler, parser.EntityDeclHandler = default, skipped, declared
 
@@ -125,11 +125,13 @@ class _Reader:
                 self._watch_size()
             end = self._stream.position
         except ExpatError as error:
+            self._parser.buffer_text = False  # hands over the text before the mistake
             end = max(self._parser.ErrorByteIndex, 0)
             cut = error.code in _CUT and self._stream.problem is None
             where = f"line {error.lineno}, column {error.offset + 1}"
             problem = Refused("truncated" if cut else "corrupt", f"{where}: {errors.messages[error.code]}")
         except Refused as refused:
+            self._parser.buffer_text = False
             end, problem = max(self._parser.CurrentByteIndex, 0), refused
         yield from self._rest(end, problem)
 
@@ -252,11 +254,16 @@ def _encoding(stream: Stream, context: Context) -> str:
     for mark, encoding in MARKS:
         if head.startswith(mark):
             return encoding
+    label = plain.declared(head, context)
+    if codec_name(label) == "utf-8":
+        text = head.decode("utf-8", "replace")
+        if 2 * text.count("\ufffd") <= len(text) - len(text.encode("ascii", "ignore")):
+            return "utf-8"  # with bytes that are none: they are replaced
     cut = head if len(head) < HEAD else head[: head.rfind(b">") + 1]
     try:
-        return decode(cut, plain.declared(head, context)).encoding
+        return decode(cut, label).encoding
     except Refused:
-        return "utf-8"  # with bytes that are none: they are replaced
+        return "utf-8"
 
 
 def _one_byte(encoding: str) -> bool:

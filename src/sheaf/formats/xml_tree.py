@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from sheaf.formats.html import visible_text
 from sheaf.formats.piece import Refused
@@ -156,6 +157,7 @@ class Tree:
         for (start, part), end in zip(frame.starts, ends, strict=True):
             self.entries.append(Entry(start, end, _final(*frame.parts[part])))
         self._entries_at = depth + 1
+        self.stray = any(outer.parts for outer in self._open[:depth])
         for outer in self._open[: depth + 1]:
             outer.parts, outer.starts = [], []
         if inner is not None:
@@ -212,9 +214,12 @@ def _rendered(frame: _Frame) -> tuple[str, bool]:
     if not frame.mixed:
         blocks = [block for text, final in parts if (block := _final(text, final))]
         return ("\n\n" if any(len(block) > LONG for block in blocks) else "\n").join(blocks), True
-    if any(final and "\n" in text for text, final in parts):
-        return "\n".join(block for text, final in parts if (block := _final(text, final))), True
-    return "".join(text for text, _ in parts), False
+    lists = [final and "\n" in text for text, final in parts]
+    if not any(lists):
+        return "".join(text for text, _ in parts), False
+    runs = groupby(zip(lists, parts, strict=True), key=lambda pair: pair[0])
+    blocks = [_final("".join(text for _, (text, _) in run), alone) for alone, run in runs]
+    return "\n".join(block for block in blocks if block), True
 
 
 def _final(text: str, final: bool) -> str:
