@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sheaf.api import Corpus, Run, load, open_run, prepare, resume, trace, train
+    from sheaf.api import Corpus, Run, load, open_run, prepare, resume, scan, trace, train
     from sheaf.recipe import Recipe
 
 __version__ = "0.1.0"
 
-__all__ = ["Corpus", "Recipe", "Run", "__version__", "load", "open_run", "prepare", "resume", "trace", "train"]
+__all__ = ["Corpus", "Recipe", "Run", "__version__", "load", "open_run", "prepare", "resume", "scan", "trace", "train"]
 
 
 def __getattr__(name: str) -> object:
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'sheaf' has no attribute '{name}'")
     import importlib
 
-    if name in ("prepare", "train"):  # rooms that can be called: see rooms.py
+    if name in ("prepare", "scan", "train"):  # rooms that can be called: see rooms.py
         return importlib.import_module(f"sheaf.{name}")
     return getattr(importlib.import_module("sheaf.recipe" if name == "Recipe" else "sheaf.api"), name)
 

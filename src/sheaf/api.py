@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
-from sheaf.recipe import MixtureEntry, Recipe
+from sheaf.recipe import MixtureEntry, Recipe, SourceSpec
 from sheaf.runs import find_run, read_record
 
 if TYPE_CHECKING:
@@ -31,6 +31,39 @@ def load(recipe: Recipe | str | Path = "sheaf.yaml", overrides: Sequence[str] = 
     from sheaf.recipe_file import load as load_file
 
     return recipe if isinstance(recipe, Recipe) else load_file(Path(recipe), list(overrides))
+
+
+def scan(
+    recipe: Recipe | str | Path,
+    *,
+    share: float = 0.02,
+    workers: int | None = None,
+    page: Path | None = None,
+    console: Console | None = None,
+) -> Json:
+    """Survey a recipe's sources, or a folder, and change nothing: what `sheaf scan --json` prints.
+
+    share: of the bytes that may be read, above 20 items of each source and suffix. page: where to write it as HTML.
+    """
+    from sheaf.scan.page import write_page
+    from sheaf.scan.survey import scan as survey
+
+    if not 0 < share <= 1:
+        raise UsageError(f"share is {share}", why="it is a part of the bytes: above 0, at most 1")
+    if not isinstance(recipe, Recipe) and Path(recipe).is_dir():
+        recipe = folder_recipe(Path(recipe))
+    data = survey(load(recipe), share=share, workers=workers, console=console or Silent())
+    if page is None:
+        return data
+    write_page(data, page)
+    return {**data, "page": str(page)}
+
+
+def folder_recipe(folder: Path) -> Recipe:
+    """A recipe for everything in a folder, to look at it before one is written."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-._") or "data"
+    source = SourceSpec(name=name, uri=str(folder.resolve()), exclude=("**/.*", "**/.*/**"))
+    return Recipe(name=name, sources=(source,), workspace=str(folder.resolve() / "workspace"))
 
 
 def prepare(

@@ -70,6 +70,26 @@ def init(
 
 
 @app.command
+def scan(
+    what: Annotated[str, Parameter(help="A recipe file, or a folder.")] = RECIPE,
+    /,
+    *overrides: Overrides,
+    share: Annotated[float, Parameter(help="Of the bytes that may be read, above 20 items of each kind.")] = 0.02,
+    to: Annotated[Path, Parameter(help="Where to write the page.")] = Path("scan.html"),
+    workers: Workers = None,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Survey the sources and change nothing: types, schemas, duplicates, personal data, what prepare will cost."""
+    from sheaf import api, show
+
+    what, words = _split(what, overrides)
+    recipe = api.folder_recipe(Path(what)) if Path(what).is_dir() else _load(what, words)
+    data = api.scan(recipe, share=share, workers=workers, page=to, console=common.console())
+    following = f"sheaf init {what}" if Path(what).is_dir() else command_line("sheaf prepare", *_unless_default(what))
+    return Outcome(data, show.scanned, following, 75 if data["problems"] else 0)
+
+
+@app.command
 def prepare(
     recipe: RecipeFile = RECIPE,
     /,

@@ -50,6 +50,49 @@ def init(data: Json) -> Parts:
     return lines
 
 
+def scanned(data: Json) -> Parts:
+    """The contract of `scan --json`, the head of it; the page has the rest."""
+    rows = [
+        (
+            *(name, f"{s['items']:,}", size(s["bytes"])),
+            *(_about(s["records"]), _about(s["tokens"]), f"{s['copies']['share']:.1%}"),
+            ", ".join(list(s["types"])[:3]),
+        )
+        for name, s in data["sources"].items()
+    ]
+    parts: list[RenderableType] = [
+        _table(["source", ">items", ">bytes", ">records", ">tokens", ">repeated", "mostly"], rows)
+    ]
+    troubles = [
+        (name, reason, f"{known['items']:,}", known["examples"][0]["path"])
+        for name, s in data["sources"].items()
+        for reason, known in s["broken"].items()
+    ]
+    if troubles:
+        parts.append(_table(["source", "broken or refused", ">items, about", "for example"], troubles))
+    for pair in data["between"]:
+        first, second = pair["sources"]
+        parts.append(_line(f"{pair['of_first']['share']:.1%} of {first}'s items are in {second} too"))
+    for name, groups in data["mappings"].items():
+        for group in groups:
+            for best in group["proposals"][:1]:
+                parts.append(_line(f"{name}: {group['files'][0]} …: {best['recipe']} ({best['confidence']:.0%} sure)"))
+    parts += [_line(f"not listed: {problem}") for problem in data["problems"]]
+    sample, forecast = data["sample"], data["forecast"]
+    parts.append(
+        _line(
+            f"looked at {sample['items']:,} of {sample['of_items']:,} items, {size(sample['bytes'])} of "
+            f"{size(sample['of_bytes'])}, in {duration(data['seconds'])}; prepare: about "
+            f"{duration(forecast['seconds']['value'])} and {size(forecast['disk_bytes']['value'])} of disk"
+        )
+    )
+    return [*parts, _line(f"page: {data['page']}")] if data.get("page") else parts
+
+
+def _about(estimate: Json) -> str:
+    return f"{estimate['value']:,} ± {estimate['error']:,}"
+
+
 def prepared(data: Json) -> Parts:
     """The contract of `prepare --json`: sources, what became of them, and why something was not kept."""
     records, items = data["records"], data["items"]

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from sheaf.console import duration, size
@@ -43,7 +43,7 @@ def write_corpus_report(corpus: CorpusVersion, path: Path) -> Path:
 
 def render(data: CorpusFacts, run: RunFacts | None) -> str:
     """The page."""
-    return _template().render(
+    return page_template("sheaf.report", "template.html").render(
         data=data,
         run=run,
         title=run.name if run else f"corpus {data.digest[:8]}",
@@ -61,12 +61,16 @@ def render(data: CorpusFacts, run: RunFacts | None) -> str:
 
 
 @cache
-def _template() -> Template:
+def page_template(package: str, name: str) -> Template:
+    """A page of ours: autoescaped, with the report's style. package: where the template lies."""
     environment = Environment(
-        loader=PackageLoader("sheaf.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("sheaf.report", ".")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters.update(size=size, duration=duration, short=short_number, share=_percent)
-    return environment.get_template("template.html")
+    return environment.get_template(name)
 
 
 def _percent(share: float) -> str:

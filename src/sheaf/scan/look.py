@@ -11,10 +11,11 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -38,33 +39,33 @@ PRIVATE_CHARACTERS = 50_000  # of an item
 MOST_IDS = 500  # of an item
 
 
-def task(recipe: Recipe, spec: SourceSpec, items: Sequence[Item], look: int) -> Task:
+def task(recipe: Recipe, spec: SourceSpec, items: Sequence[tuple[Item, int]]) -> Task:
+    """items: with how many bytes of text to read of each."""
     return Task(
         function="sheaf.scan.look:look_at",
         arguments={
             "source": spec.model_dump(mode="json", by_alias=True),
             "limits": recipe.prepare.limits.model_dump(mode="json"),
             "mojibake": recipe.prepare.mojibake,
-            "items": [[x.path, x.uri, x.version, x.size, x.media, x.about] for x in items],
-            "look": look,
+            "items": [[look, x.path, x.uri, x.version, x.size, x.media, x.about] for x, look in items],
         },
         label=f"look at {len(items)} items of {spec.name}",
         weight=len(items),
     )
 
 
-def look_at(source: dict[str, Any], limits: dict[str, Any], mojibake: bool, items: list[list[Any]], look: int) -> Json:
-    """{"items": [what is known of each, in order], "seconds": of parsing}; {"failed": why} for one that cannot be had."""
+def look_at(source: dict[str, Any], limits: dict[str, Any], mojibake: bool, items: list[list[Any]]) -> Json:
+    """{"items": [what is known of each, in order], "seconds": of parsing}; {"failed": why} for one not to be had."""
     spec = SourceSpec.model_validate(source)
     place = open_source(spec)
-    options = replace(parse_options(spec, mojibake=mojibake), sample_bytes=look)
+    plain = parse_options(spec, mojibake=mojibake)
     found: list[Json] = []
     seconds = 0.0
     with Sandbox(Limits.model_validate(limits)) as sandbox:
         sandbox.level()  # starting it is no part of the time that parsing takes
-        for start in range(0, len(items), GROUP):
+        for look, group in _groups(spec.name, items):
+            options = replace(plain, sample_bytes=look)
             with ExitStack() as stack:
-                group = [Item(spec.name, *fields) for fields in items[start : start + GROUP]]
                 opened = [_open(place, item, stack) for item in group]
                 files = [(i, file) for i, file in enumerate(opened) if not isinstance(file, str)]
                 inputs = [
@@ -77,6 +78,13 @@ def look_at(source: dict[str, Any], limits: dict[str, Any], mojibake: bool, item
                 known = iter(_describe(inputs, parsed.records, parsed.regions, parsed.items))
                 found += [{"failed": file} if isinstance(file, str) else next(known) for file in opened]
     return {"items": found, "seconds": seconds}
+
+
+def _groups(source: str, items: list[list[Any]]) -> Iterator[tuple[int, list[Item]]]:
+    """Neighbours of which as much is to be read, a few at a time."""
+    for look, alike in groupby(items, key=lambda fields: fields[0]):
+        listed = [Item(source, *fields) for _, *fields in alike]
+        yield from ((look, listed[start : start + GROUP]) for start in range(0, len(listed), GROUP))
 
 
 def _open(place: Any, item: Item, stack: ExitStack) -> BinaryIO | str:

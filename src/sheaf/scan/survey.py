@@ -31,6 +31,7 @@ from sheaf.sources.base import Item, Refusal
 SHARE = 0.02
 REMOTE_WHOLE = 64 << 20  # a remote item comes whole, or not at all
 TASK_ITEMS = 200
+SECONDS = 5.0  # of processor time on one item without progress
 EXAMPLES = 5
 
 
@@ -61,12 +62,20 @@ def scan(
     """
     begun = time.monotonic()
     console = console or Silent()
+    recipe = _hasty(recipe)
     places = [_list(spec, recipe, console) for spec in recipe.sources]
     if all(place.problem for place in places):
         raise DataRefused("no source could be listed", why="; ".join(p.problem for p in places))
     with closing(engines.make("local", workers)) as pool:
         seconds = _look(places, recipe, share, pool, console)
         return _report(places, recipe, share, seconds, pool.workers, begun)
+
+
+def _hasty(recipe: Recipe) -> Recipe:
+    """The recipe with less patience: an item that a parser stumbles over is known as such after seconds."""
+    limits = recipe.prepare.limits
+    limits = limits.model_copy(update={"seconds": min(limits.seconds, SECONDS)})
+    return recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"limits": limits})})
 
 
 def _list(spec: SourceSpec, recipe: Recipe, console: Console) -> Place:
@@ -92,10 +101,11 @@ def _look(places: Sequence[Place], recipe: Recipe, share: float, pool: Engine, c
         local = "://" not in place.spec.uri or place.spec.uri.startswith(("file://", "git+file://"))
         place.strata = choose(place.items, share, whole_only_below=None if local else REMOTE_WHOLE)
         place.looks = [[{} for _ in stratum.chosen] for stratum in place.strata]
-        for stratum, looks in zip(place.strata, place.looks, strict=True):
-            for start in range(0, len(stratum.chosen), TASK_ITEMS):
-                part = stratum.chosen[start : start + TASK_ITEMS]
-                jobs.append((look.task(recipe, place.spec, part, stratum.look), looks[start : start + TASK_ITEMS]))
+        wanted = [(item, stratum.look) for stratum in place.strata for item in stratum.chosen]
+        slots = [slot for looks in place.looks for slot in looks]
+        for start in range(0, len(wanted), TASK_ITEMS):  # a task starts a sandbox: not one for each suffix
+            part = slice(start, start + TASK_ITEMS)
+            jobs.append((look.task(recipe, place.spec, wanted[part]), slots[part]))
     where = {id(task): looks for task, looks in jobs}
     with console.stage("look", sum(task.weight for task, _ in jobs), "items") as advance:
         for task, result in pool.run([task for task, _ in jobs], advance):
