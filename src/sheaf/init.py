@@ -24,6 +24,7 @@ from sheaf.console import printable, size
 from sheaf.errors import DataRefused, UsageError
 from sheaf.files import write_file
 from sheaf.formats.detect import unread
+from sheaf.formats.propose import yaml_string
 from sheaf.init_tables import TableSource, table_sources
 
 MOST_FILES = 200_000
@@ -193,6 +194,8 @@ def write_recipe(census: Census, folder: Path, recipe: Path) -> str:
     uri = os.path.relpath(folder.absolute(), base)
     uri = uri if uri.startswith(".") else f"./{uri}"
     total = sum(census.sizes.values())
+    sources = _sources(census, folder)
+    away = _left_out(census, own=recipe.name if base == folder.absolute() else None)
     note = "" if census.complete else f" (the first {MOST_FILES:,} files)"
     lines = [
         f"# yaml-language-server: $schema=./{SCHEMA_NAME}",
@@ -204,9 +207,7 @@ def write_recipe(census: Census, folder: Path, recipe: Path) -> str:
         "seed: 0                      # same data, same recipe, same seed: same corpus and same batches",
         "",
         "sources:                     # a record that two sources hold belongs to the first of them",
-        *_folder_sources(
-            census, folder, uri, _left_out(census, own=recipe.name if base == folder.absolute() else None)
-        ),
+        *_folder_sources(census, sources, uri, away),
         *_database_sources(census, base),
         "",
         "prepare:",
@@ -215,7 +216,7 @@ def write_recipe(census: Census, folder: Path, recipe: Path) -> str:
         f"  tokenizer: {{train: bpe, vocab_size: {_vocabulary(total)}}}   # or {{from: ./tokenizer.json}}",
         "",
         "# mixture:                   # shares of the training tokens; without it every source by its size",
-        *(f"#   {kind}: {{weight: 1, max_epochs: 4}}" for kind in _kinds(census)),
+        *(f"#   {source.name}: {{weight: 1, max_epochs: 4}}" for source in sources),
         "",
         "model: {preset: tiny}        # tiny (5 M parameters), small (25 M), base (125 M), or {from: FOLDER}",
         "train:",
@@ -232,11 +233,11 @@ def _kinds(census: Census) -> list[str]:
     return [kind for kind in (*KINDS, "other") if census.files[kind]]
 
 
-def _folder_sources(census: Census, folder: Path, uri: str, away: list[str]) -> list[str]:
+def _folder_sources(census: Census, sources: list[TableSource], uri: str, away: list[str]) -> list[str]:
     lines: list[str] = []
     claimed: list[str] = []
     mapped: list[str] = []  # by sources of tables that come first
-    for source in _sources(census, folder):
+    for source in sources:
         patterns = list(source.include)
         lines.append(f"  # {source.files:,} files, {size(source.bytes)}")
         lines += [f"  # {comment}" for comment in source.comments]
@@ -248,9 +249,8 @@ def _folder_sources(census: Census, folder: Path, uri: str, away: list[str]) -> 
         claimed += patterns
         mapped += patterns if source.name.startswith("tables") else ()
     for (suffix, what), n in sorted(census.unread.items()):
-        lines.append(
-            f"  # left out: {n:,} × {what}, {printable(suffix) or 'no suffix'} (this version does not read it)"
-        )
+        name = printable(suffix).replace("\n", "\\n") or "no suffix"  # a line break would end the comment
+        lines.append(f"  # left out: {n:,} × {what}, {name} (this version does not read it)")
     return lines
 
 
@@ -314,9 +314,9 @@ def _source_name(text: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A YAML string: a plain path as it is, all else in double quotes (`no` is a boolean; a JSON string is YAML)."""
-    return value if re.fullmatch(r"\.[A-Za-z0-9_./-]*", value) else json.dumps(value)
+    """A YAML string: a plain path as it is, all else in double quotes (`no` is a boolean)."""
+    return value if re.fullmatch(r"\.[A-Za-z0-9_./-]*", value) else yaml_string(value)
 
 
 def _texts(values: list[str]) -> str:
-    return "[" + ", ".join(json.dumps(v) for v in values) + "]"
+    return "[" + ", ".join(yaml_string(v) for v in values) + "]"

@@ -54,7 +54,8 @@ class TableSource:
                 lines += [f"  record {n}: {_short(text)}" for n, text in enumerate(proposal.preview, 1)]
                 if sure:
                     lines.append("  a row that does not fit is quarantined, and `sheaf ledger` says why")
-        return [printable(line) for line in lines]
+        # A column's name may hold a line break, after which the rest would be part of the recipe.
+        return [printable(line).replace("\n", "\\n") for line in lines]
 
 
 def table_sources(folder: Path, tables: Sequence[tuple[Path, int]]) -> list[TableSource]:

@@ -40,7 +40,7 @@ ALPACA = [
         "instruction": ASKED[i],
         "input": PASSAGES[i] if i % 3 == 0 else "",
         "output": SAID[i],
-        "text": f"Below is an instruction that describes a task.\n\n### Instruction:\n{ASKED[i]}\n\n### Response:\n{SAID[i]}",
+        "text": f"Below is a task.\n\n### Instruction:\n{ASKED[i]}\n\n### Response:\n{SAID[i]}",
     }
     for i in N
 ]
@@ -132,9 +132,7 @@ ULTRAFEEDBACK = [
     }
     for i in N
 ]
-DPO_PAIRS = [
-    {"system": "", "question": ASKED[i], "chosen": SAID[i], "rejected": "I would rather not say."} for i in N
-]
+DPO_PAIRS = [{"system": "", "question": ASKED[i], "chosen": SAID[i], "rejected": "I would rather not say."} for i in N]
 SQUAD = [
     {
         "id": f"5733be284776f4190066117{i}",
@@ -164,7 +162,7 @@ CODE = [
         "path": f"src/tide/module_{i}.py",
         "license": "mit",
         "size": 320 + i,
-        "content": f'"""{ASKED[i]}"""\n\nimport os\n\n\ndef tide_{i}(level: int) -> int:\n    # {SAID[i]}\n    return level * {i}\n',
+        "content": f'"""{ASKED[i]}"""\n\n\ndef tide_{i}(level: int) -> int:\n    # {SAID[i]}\n    return {i}\n',
     }
     for i in N
 ]

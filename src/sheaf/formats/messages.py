@@ -110,7 +110,8 @@ def normalised(messages: Messages, mojibake: bool) -> Messages:
 
 def _words(message: Message) -> str:
     calls = [f"{c['function']['name']}({c['function']['arguments']})" for c in message.get("tool_calls", ())]
-    return "\n".join([message["content"], *calls] if message["content"] else calls)
+    words = message["content"].rstrip()
+    return "\n".join([words, *calls] if words else calls)
 
 
 def _message(one: Message, role: str, content: str, roles: MappingType[str, str], where: str) -> Message | None:

@@ -13,7 +13,6 @@ characters. From SURE on a recipe can say it; below LIKELY it is not told. Cost:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingType
@@ -131,6 +130,12 @@ def propose_files(files: MappingType[str, Sequence[Row]]) -> list[Group]:
         proposals = sorted(propose(together), key=lambda p: p.keys != keys)  # what made the group comes first
         groups.append(Group(tuple(names), len(together), proposals))
     return groups
+
+
+def yaml_string(text: str) -> str:
+    """In double quotes. Not JSON: its escapes of surrogate pairs mean something else in YAML."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +287,7 @@ def _yaml(value: Any) -> str:
         return "[" + ", ".join(_yaml(v) for v in listed) + "]"
     word = str(value)
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*(?:[.-][A-Za-z0-9_]+)*", word)
-    if plain and word.lower() not in _NOT_WORDS:
-        return word
-    return json.dumps(word, ensure_ascii=not word.isprintable())  # JSON's escapes of surrogates are no YAML
+    return word if plain and word.lower() not in _NOT_WORDS else yaml_string(word)
 
 
 _NOT_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
