@@ -252,7 +252,7 @@ def test_html_with_pictures_is_the_same_text_again(read: Read) -> None:
     mail.add_attachment("<p>sent along</p>", subtype="html", filename="a.html")
     outcome = read("a.eml", bytes(mail))
     assert outcome.members == ["a.html", ""] and "html" not in outcome.texts[1]
-    assert outcome.reasons == ["unsupported"]
+    assert outcome.reasons == ["corrupt"]
 
 
 def test_attachments_are_read_like_files(read: Read) -> None:
@@ -262,7 +262,7 @@ def test_attachments_are_read_like_files(read: Read) -> None:
     outcome = read("a.eml", bytes(mail))
     assert "notes about the thing" in outcome.texts
     assert outcome.members == ["notes.txt", ""]
-    assert [(r["member"], r["reason"]) for r in outcome.regions] == [("p.png", "unsupported")]
+    assert [(r["member"], r["reason"]) for r in outcome.regions] == [("p.png", "corrupt")]
 
 
 def test_an_mbox_gives_each_message_at_its_bytes(read: Read, tmp_path: Path) -> None:

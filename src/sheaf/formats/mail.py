@@ -24,7 +24,20 @@ from sheaf.formats.stream import Stream, from_bytes
 
 _SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")
 _QUOTED_FROM = re.compile(rb"^>(>*From )", re.M)
+_ENVELOPE = re.compile(rb"\A>?From \S[^\n]*\n")
+_LOOSE_FIELD = re.compile(rb"^([A-Za-z][A-Za-z0-9-]*)[ \t]+:", re.M)
+_LONGEST_FIELD = 1 << 16  # characters of a header field that are looked at
 Part = email.message.Message
+
+
+class _Policy(email.policy.Compat32):
+    """Header fields hold what was sent, also in UTF-8 (RFC 6532) or other bytes that are no ASCII."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        return _repaired(str(value)[:_LONGEST_FIELD])
+
+
+_POLICY = _Policy()
 
 
 def parse_message(stream: Stream, context: Context) -> Pieces:
@@ -72,8 +85,8 @@ def _messages(stream: Stream, limit: int) -> Iterator[tuple[int, int, bytes] | R
 def _message(raw: bytes, start: int, end: int, within: str, context: Context) -> Pieces:
     """The message at [start, end): its body as a record that weighs what the attachments leave."""
     try:
-        message = email.message_from_bytes(raw, policy=email.policy.compat32)
-        parts = [part for part in message.walk() if not part.is_multipart()]
+        message = email.message_from_bytes(_tidied(raw), policy=_POLICY)
+        parts = list(_leaves(message))
         body = _body(parts)
         repeats = {id(part) for part in _repeats(message)}
         text, encoding = _text_of(body, context) if body is not None else ("", "ascii")
@@ -92,6 +105,24 @@ def _message(raw: bytes, start: int, end: int, within: str, context: Context) ->
     subject = meta.get("Subject", "")
     text = "\n\n".join(t for t in (subject, text.strip("\r\n")) if t)
     yield Record(text, start, end, encoding, meta={k.lower(): v for k, v in meta.items()}, weight=left)
+
+
+def _tidied(raw: bytes) -> bytes:
+    """Without a mailbox's line before it, and without the blanks that RFC 822 let stand before a field's colon: the
+    parser would end the header there."""
+    raw = _ENVELOPE.sub(b"", raw, count=1)
+    found = re.search(rb"\r?\n\r?\n", raw)
+    end = found.start() if found else len(raw)
+    return _LOOSE_FIELD.sub(rb"\1:", raw[:end]) + raw[end:]
+
+
+def _leaves(part: Part) -> Iterator[Part]:
+    """The parts that hold something. A message in the message is one of them: it is a file of its own."""
+    if part.get_content_type() == "message/rfc822" or not part.is_multipart():
+        yield part
+    else:
+        for inner in _children(part):
+            yield from _leaves(inner)
 
 
 def _body(parts: list[Part]) -> Part | None:
@@ -148,16 +179,19 @@ def _text_of(part: Part, context: Context) -> tuple[str, str]:
 
 
 def _payload(part: Part) -> bytes:
-    try:
-        payload = part.get_payload(decode=True)
-    except (ValueError, LookupError):
-        payload = None
-    return payload if isinstance(payload, bytes) else b""
+    inner = _children(part)
+    for _ in range(2):
+        try:
+            payload = inner[0].as_bytes() if inner else part.get_payload(decode=True)
+            return payload if isinstance(payload, bytes) else b""
+        except (ValueError, LookupError):
+            part.set_param("charset", "us-ascii")  # the parser tries the declared one on the way, and some raise
+    return b""
 
 
 def _encoded_size(part: Part) -> int:
     payload = part.get_payload()
-    return len(payload.encode("utf-8", "replace")) if isinstance(payload, str) else 0
+    return len(payload.encode("utf-8", "replace")) if isinstance(payload, str) else len(_payload(part))
 
 
 def _filename(part: Part, number: int) -> str:
@@ -199,11 +233,16 @@ def _word(data: bytes | str, label: str | None) -> str:
 
 
 def _clean(value: str) -> str:
-    """One line, and no surrogates: bytes that the header should not have had are decoded as well as can be."""
-    raw = value.encode("utf-8", "surrogateescape") if any("\udc80" <= c <= "\udcff" for c in value) else None
-    if raw is not None:
-        try:
-            value = decode(raw).text
-        except Refused:
-            value = raw.decode("utf-8", "replace")
-    return " ".join(value.encode("utf-8", "replace").decode().split())
+    """One line, and nothing that UTF-8 cannot write."""
+    return " ".join(_repaired(value).encode("utf-8", "replace").decode().split())
+
+
+def _repaired(value: str) -> str:
+    """Bytes that came as surrogates, decoded as well as can be."""
+    if not any("\udc80" <= c <= "\udcff" for c in value):
+        return value
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        return decode(raw).text
+    except Refused:
+        return raw.decode("utf-8", "replace")
