@@ -39,7 +39,8 @@ XML_SUFFIXES = tuple(
     for name in "xml xsd xsl xslt rss atom svg rdf fb2 kml gpx opf ncx dbk docbook dita tei nxml plist wsdl tmx xlf".split()
 )
 _MBOX = re.compile(r"From \S.*\d\d:\d\d.*\n[A-Za-z][A-Za-z0-9-]*:")
-_HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(?=\S|\r?\n[ \t])", re.M)
+_ENVELOPE = re.compile(r">?From \S[^\n]*\n")  # that mailboxes put before a message
+_HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*)[ \t]*: ?(?=\S|\r?\n[ \t])", re.M)
 _KNOWN_HEADERS = frozenset(
     ("from", "to", "cc", "subject", "date", "received", "return-path", "message-id", "mime-version", "delivered-to",
      "content-type", "reply-to", "sender", "x-mailer", "in-reply-to", "references", "content-transfer-encoding")
@@ -194,7 +195,7 @@ def is_troff(p: Peek) -> bool:
 
 
 def _headers(p: Peek) -> int:
-    top = re.split(r"\r?\n\r?\n", p.text, maxsplit=1)[0]
+    top = _ENVELOPE.sub("", re.split(r"\r?\n\r?\n", p.text, maxsplit=1)[0], count=1)
     first = _HEADER.match(top)
     if first is None:
         return 0
