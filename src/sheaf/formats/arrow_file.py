@@ -5,7 +5,8 @@ broken rows, or itself if its bytes cannot be had, and in a file the next goes o
 next would begin. A file without its footer is read as the stream that it holds, as far as that goes. Rows of a batch
 that cannot be read are not counted: nobody can say how many there were.
 
-Memory: one batch, as the writer cut it, and the rows of 16 MB of it. Feather's first version is held whole.
+Memory: one batch, as the writer cut it, and the rows of 16 MB of it. Feather's first version is held whole, by a reader
+that a damaged file can crash: the item is then refused as a whole.
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ def _pieces(node: yaml.Node, value: Any, source: str, first: int, at: int, place
     table = isinstance(value, list) and bool(value) and all(_is_data(row, options) for row in value)
     if not table:
         start, end = place.of(first), place.of(first + len(source))
-        if _is_data(value, options):
-            yield rows.record(value, start, end, place.encoding, options, 0)
+        if isinstance(value, dict) and _is_data(value, options):
+            yield rows.record(cast(rows.Row, value), start, end, place.encoding, options, 0)
         else:
             yield Record(source, start, end, place.encoding)
         return
