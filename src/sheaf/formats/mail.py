@@ -156,7 +156,7 @@ def _related(part: Part) -> Iterator[Part]:
 
 
 def _children(part: Part) -> list[Part]:
-    payload = part.get_payload()
+    payload = part.get_payload() if part.is_multipart() else None
     return [inner for inner in payload if isinstance(inner, email.message.Message)] if isinstance(payload, list) else []
 
 
@@ -190,7 +190,10 @@ def _payload(part: Part) -> bytes:
 
 
 def _encoded_size(part: Part) -> int:
-    payload = part.get_payload()
+    try:
+        payload = part.get_payload()
+    except (ValueError, LookupError):
+        payload = None
     return len(payload.encode("utf-8", "replace")) if isinstance(payload, str) else len(_payload(part))
 
 
