@@ -98,6 +98,12 @@ def mapping_of(asked: str) -> Mapping:
     return replace(made, optional=tuple(made.optional))  # JSON has no tuples
 
 
+@lru_cache(maxsize=64)
+def columns_of(asked: str) -> frozenset[str]:
+    """The columns that a mapping names."""
+    return frozenset(mapping_of(asked).columns)
+
+
 def apply(row: Row, mapping: Mapping, mojibake: bool = True) -> Mapped:
     """The row as a record. Raises Refused("bad-row") with what is missing or odd."""
     if mapping.kind == "text":
@@ -228,10 +234,22 @@ def _template(row: Row, place: str, mapping: Mapping) -> str:
     """A column or a template, filled. Columns that are not optional must hold something."""
     if "{" not in place:
         return _value(row, place, mapping)
-    return _FIELD.sub(lambda found: _value(row, found[1], mapping), place).strip()
+    parts = _parts(place)
+    return "".join(
+        [part if number % 2 == 0 else _value(row, part, mapping) for number, part in enumerate(parts)]
+    ).strip()
+
+
+@lru_cache(maxsize=256)
+def _parts(template: str) -> tuple[str, ...]:
+    """Words, column, words, column, …, words."""
+    return tuple(_FIELD.split(template))
 
 
 def _value(row: Row, column: str, mapping: Mapping) -> str:
+    plain = row.get(column)
+    if isinstance(plain, str) and plain and not plain.isspace():
+        return plain
     optional = column in mapping.optional
     try:
         words = _scalar(look_up(row, column), column)

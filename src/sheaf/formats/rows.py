@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from sheaf.formats.mapping import apply, mapping_of
+from sheaf.formats.mapping import apply, columns_of, mapping_of
 from sheaf.formats.piece import Context, ParseOptions, Piece, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream, from_file
 
@@ -154,7 +154,7 @@ def _otherwise(row: Row, start: int, end: int, encoding: str, options: ParseOpti
         made = apply(row, mapping, options.mojibake)
     except Refused as refused:
         return Region(start, end, refused.reason, refused.detail)
-    used = mapping.columns
+    used = columns_of(options.map)
     meta = {name: value for name, value in row.items() if name not in used} or None
     record = Record(made.text, start, end, encoding, meta=meta, locator=locator)
     record.kind, record.messages = made.kind, made.messages
