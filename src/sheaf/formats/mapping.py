@@ -251,6 +251,8 @@ def _value(row: Row, column: str, mapping: Mapping) -> str:
     if isinstance(plain, str) and plain and not plain.isspace():
         return plain
     optional = column in mapping.optional
+    if optional and plain is None and "." not in column:
+        return ""  # no exception for what most rows lack
     try:
         words = _scalar(look_up(row, column), column)
     except Refused:
