@@ -1,4 +1,4 @@
-"""What the sources of rows share: how blocks are named and cut, which columns a query must give, when to try again.
+"""What the sources of rows share: how blocks are named and cut, which columns a query must give, trying again.
 
 With `increment`, a query's rows are cut into blocks at values of that column which their own digest chooses (about one
 in BLOCK_ROWS): new rows make new blocks at the end, a row that changes or goes touches its block alone, and no block
@@ -9,7 +9,6 @@ first and last value, so that it can be asked for without counting rows, and its
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,11 +16,10 @@ from urllib.parse import quote, unquote
 
 from sheaf.errors import RecipeError, TryAgain
 from sheaf.recipe import SourceSpec
+from sheaf.sources.retry import Line, Unreachable
 
 MEDIA = "application/x-ndjson;source=sql"
 BLOCK_ROWS = 8192  # on average; a power of two
-TRIES = 3
-BACKOFF_SECONDS = 0.5  # before the second try; doubled before the third
 T = TypeVar("T")
 
 
@@ -84,14 +82,25 @@ def distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def again(attempt: Callable[[], T], seconds: float = BACKOFF_SECONDS) -> T:
-    """What the attempt gives, at the third try at the latest. Raises TryAgain after that; other errors at once."""
-    for number in range(TRIES - 1):
+class NotNow(TryAgain):
+    """The database does not answer; it is asked again. (A statement that took too long is not: it would again.)"""
+
+
+def again(line: Line, attempt: Callable[[], T], *, known: bool = False) -> T:
+    """What the attempt gives, after as many tries as `retry.Line` allows. Raises the last NotNow; others at once."""
+    last: list[NotNow] = []
+
+    def once() -> T:
         try:
             return attempt()
-        except TryAgain:
-            time.sleep(seconds * 2**number)
-    return attempt()
+        except NotNow as error:
+            last.append(error)
+            raise Unreachable(error.why, outage=True) from error
+
+    try:
+        return line.run(once, known=known)
+    except Unreachable as error:
+        raise (last[-1] if last else NotNow("the database does not answer now", why=str(error))) from error
 
 
 def _quoted(text: str) -> str:

@@ -1,9 +1,9 @@
 """The files of one commit of a local git repository, bare or not, straight from its object database.
 
-`git+file:///path/to/repository`, and `ref` (a branch, tag or commit; default HEAD). Nothing is checked out. An item is a
-blob: its path in the tree, and as version the blob's id, so a new commit costs the files that it changed. `about` holds
-the commit that last changed the file on the first-parent line of history: true of every later commit too, so it moves
-only with the file. Submodules and symbolic links are refused by name, pointers of Git LFS when they are opened.
+`git+file:///path/to/repository`, and `ref` (a branch, tag or commit; default HEAD). Nothing is checked out. An item is
+a blob: its path in the tree, and as version the id of the blob, so a new commit costs the files that it changed.
+`about` holds the commit that last changed the file on the first-parent line of history: true of every later commit
+too, so it moves only with the file. Submodules and symbolic links are refused by name, pointers of Git LFS at opening.
 
 The repository is not trusted: git runs without hooks, filters, text conversion, replaced objects, network, lazy fetch,
 and without any configuration but the repository's own, of which no command used here runs anything.

@@ -14,6 +14,7 @@ index) and sends a line for each block; opening a block is a range scan. Memory:
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import adbc_driver_postgresql.dbapi as postgresql
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from adbc_driver_manager import AdbcStatusCode
 from adbc_driver_manager.dbapi import Connection, Cursor
 from adbc_driver_manager.dbapi import Error as AdbcError
 
@@ -30,7 +32,8 @@ from sheaf.errors import DataRefused, RecipeError, TryAgain
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemUnavailable, Refusal
 from sheaf.sources.database import BLOCK_ROWS, MEDIA, Bounds, again, check_columns, distinct, query_of
-from sheaf.sources.postgresql_server import Server, explain
+from sheaf.sources.postgresql_server import Server, explain, judge
+from sheaf.sources.retry import Line
 from sheaf.sources.spool import spooled
 
 WHOLE = "rows"
@@ -43,9 +46,11 @@ SESSION = (
     ("IntervalStyle", "iso_8601"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
-    ("client_encoding", "UTF8"),
     ("application_name", "sheaf"),
 )
+# Of a database without an encoding the bytes come as they are: the server would refuse all for one that is no UTF-8.
+CLIENT_ENCODING = """set_config('client_encoding',
+    CASE current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, true)"""
 
 
 class PostgresqlSource:
@@ -56,17 +61,18 @@ class PostgresqlSource:
         self._spec, self._spool = spec, spool
         self._server = Server.of(spec)
         self._query = query_of(spec)
+        self._line = Line()
 
     def list_items(self) -> Iterator[Item | Refusal]:
         """Every block. Raises DataRefused, EnvironmentProblem (not let in), RecipeError (wrong query), TryAgain."""
-        for bounds, version, size in sorted(again(self._survey), key=lambda found: self._path(found[0])):
+        for bounds, version, size in sorted(again(self._line, self._survey), key=lambda found: self._path(found[0])):
             path = self._path(bounds)
             yield Item(self.name, path, f"{self._server.uri}#{path}", version, size, MEDIA)
 
     def open_item(self, item: Item) -> BinaryIO:
         """The block's rows, one JSON object a line. Raises ItemChanged if they are not those that were listed."""
         try:
-            return again(lambda: self._fetch(item))
+            return again(self._line, lambda: self._fetch(item), known=True)
         except (TryAgain, DataRefused) as error:
             raise ItemUnavailable(f"{item.uri}: {error.why or error.what}") from error
 
@@ -95,13 +101,29 @@ class PostgresqlSource:
                 )
                 cursor.fetchall()
             cursor.execute(statement.rows(self._spec.increment, bounds))
-            for batch in cursor.fetch_record_batch():
+            for batch in self._batches(cursor):
                 spool.write(_lines(batch.column(0)))
                 count += batch.num_rows
                 total += int(np.sum(batch.column(1).to_numpy().view(np.uint64), dtype=np.uint64))
             if _version(count, total) != item.version:
                 raise ItemChanged(f"{item.uri} has other rows than were listed")
         return spool
+
+    def _batches(self, cursor: Cursor) -> Iterator[pa.RecordBatch]:
+        """Of the statement that was executed. Errors amid the rows come without an SQLSTATE: it is guessed here."""
+        begun = time.monotonic()
+        try:
+            yield from cursor.fetch_record_batch()
+        except (pa.ArrowException, OSError) as error:
+            state = ""
+            try:
+                cursor.execute("SELECT 1")
+            except AdbcError as now:
+                # The connection lives, in a transaction that has failed: so it was the statement.
+                if now.status_code == AdbcStatusCode.INVALID_STATE:
+                    state = "57014" if time.monotonic() - begun >= self._spec.timeout else "XX000"
+            why = str(error).rpartition("]: ")[2]
+            raise judge(state, why, self._spec, self._server) from error
 
     @contextlib.contextmanager
     def _session(self) -> Generator[tuple[Cursor, _Statement], None, None]:
@@ -125,7 +147,9 @@ class PostgresqlSource:
         limit = str(max(1, min(int(self._spec.timeout * 1000), 2**31 - 1)))
         settings = (*SESSION, ("statement_timeout", limit))
         calls = ", ".join(f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(len(settings)))
-        cursor.execute(f"SELECT {calls}", parameters=[part for setting in settings for part in setting])
+        cursor.execute(
+            f"SELECT {calls}, {CLIENT_ENCODING}", parameters=[part for setting in settings for part in setting]
+        )
         cursor.fetchall()
 
     def _understand(self, connection: Connection, cursor: Cursor) -> _Statement:
@@ -160,7 +184,7 @@ class _Statement:
         sent = "line" if self.utf8 else "convert_to(line, 'UTF8')"
         column = "NULL::text" if increment is None else f"q.{_name(increment)}"
         rows = f"""SELECT k, hashtextextended(line, 0) AS digest, octet_length({sent}) + 1 AS size
-            FROM (SELECT {column} AS k, {self._line} AS line FROM {self._from} OFFSET 0) AS lines"""
+            FROM (SELECT {column} AS k, {self._json} AS line FROM {self._from} OFFSET 0) AS lines"""
         told = "count(*), coalesce(sum(digest), 0)::text, coalesce(sum(size), 0)::int8"
         if increment is None:
             return f"SELECT NULL::text, NULL::text, {told} FROM ({rows}) AS r"
@@ -182,7 +206,7 @@ class _Statement:
                 first, last = (f"CAST(current_setting('sheaf.{end}') AS {kind})" for end in ("first", "last"))
                 where = f"WHERE {column} >= {first} AND {column} <= {last}"
         # The inner ORDER BY also keeps the server from writing each line twice, once for its digest.
-        inner = f"SELECT {self._line} AS line FROM {self._from} {where} ORDER BY {', '.join(order)}"
+        inner = f"SELECT {self._json} AS line FROM {self._from} {where} ORDER BY {', '.join(order)}"
         return f"SELECT line, hashtextextended(line, 0) AS digest FROM ({inner}) AS lines"
 
     @property
@@ -196,7 +220,7 @@ class _Statement:
         return f"({self.query}\n) AS q({columns}) CROSS JOIN LATERAL (SELECT {written}) AS r"
 
     @property
-    def _line(self) -> str:
+    def _json(self) -> str:
         """A column of type json keeps its own blanks; a line break inside JSON can be no more than that."""
         return r"""(translate(row_to_json(r)::text, E'\n\r', '  ') COLLATE "C")"""
 

@@ -14,6 +14,7 @@ from adbc_driver_manager.dbapi import Error as AdbcError
 from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, SheafError, TryAgain
 from sheaf.recipe import Secret, SourceSpec
 from sheaf.recipe_file import resolve_secret
+from sheaf.sources.database import NotNow
 
 CONNECT_SECONDS = 10
 # Of libpq's parameters those that say where and how safely; none that runs commands, reads services or holds secrets.
@@ -22,7 +23,7 @@ PARAMETERS = frozenset(
      "krbsrvname", "require_auth", "target_session_attrs", "connect_timeout", "keepalives_idle", "host", "port")
 )  # fmt: skip
 # SQLSTATE classes (PostgreSQL, appendix A) of what may be otherwise later: connection, resources, operator, rollback.
-NOT_NOW = ("08", "53", "57", "58", "40", "55", "XX")
+NOT_NOW = ("08", "53", "57", "58", "40", "55")
 NOT_LET_IN = ("authentication failed", "no password supplied", "pg_hba.conf", "certificate", "not permitted to log in")
 
 
@@ -76,9 +77,14 @@ def explain(error: AdbcError, spec: SourceSpec, server: Server, password: str, q
     """What libpq or the server said, as one of ours. query: what the server's position counts in, if it does."""
     told = {_text(name): _text(value) for name, value in error.details or ()}
     why = told.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).partition("[libpq] ")[2].strip() or str(error)
-    why = " ".join(why.replace(password, "…").split() if password else why.split())
+    place = _place(query, told.get("PG_DIAG_STATEMENT_POSITION", "")) if query else ""
+    return judge(error.sqlstate or "", why.replace(password, "…") if password else why, spec, server, place)
+
+
+def judge(state: str, why: str, spec: SourceSpec, server: Server, place: str = "") -> SheafError:
+    """The error that an SQLSTATE means ("" where there was no connection). place: where in the query."""
+    why = " ".join(why.split())
     where = f"source '{spec.name}', {server.uri}"
-    state = error.sqlstate or ""
     if state == "57014":
         fix = "make the query faster, give `increment` an index, or raise `timeout`"
         return TryAgain(f"the database took more than {spec.timeout:g} s", where=where, why=why, fix=fix)
@@ -91,24 +97,23 @@ def explain(error: AdbcError, spec: SourceSpec, server: Server, password: str, q
         fix = "grant the user SELECT on what the query reads"
         return DataRefused("the database refuses to give this to the user", where=where, why=why, fix=fix)
     if not state or state.startswith(NOT_NOW):
-        return TryAgain(
-            "the database does not answer now", where=where, why=why, fix="run again; what was read is kept"
-        )
+        return NotNow("the database does not answer now", where=where, why=why, fix="run again; what was read is kept")
     if state == "25006":
         why += " (nothing may be written)"
-    position = told.get("PG_DIAG_STATEMENT_POSITION", "")
     return RecipeError(
         f"PostgreSQL refuses the query of source '{spec.name}'",
-        where=where + (_place(query, int(position)) if query and position.isdigit() else ""),
+        where=where + place,
         why=f"{why} (SQLSTATE {state})",
-        fix="correct `query:`; it is one SELECT" + ("" if query else ", and `increment` a number, date, time or text"),
+        fix="correct `query:`; it is one SELECT, and `increment` a column of numbers, dates, times or text",
     )
 
 
-def _place(query: str, position: int) -> str:
-    """position: a character of the query, from 1."""
-    before = query[: position - 1]
-    return f", query, line {before.count(chr(10)) + 1}, column {position - 1 - (before.rfind(chr(10)) + 1) + 1}"
+def _place(query: str, position: str) -> str:
+    """position: a character of the query, from 1; or ""."""
+    if not position.isdigit():
+        return ""
+    before = query[: int(position) - 1]
+    return f", query, line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
 
 
 def _host(text: str) -> tuple[str, str]:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import re
 
+DEFERRED = "deferred"
 REFUSALS: dict[str, str] = {
     "changed": "The bytes changed while they were read; the next run reads them again.",
     "denied": "The place does not let these credentials read it, or keeps it where it cannot be read at once.",
     "git-lfs": "Git holds a pointer only; the file itself is on a Git LFS server.",
     "git-link": "A symbolic link in a git repository.",
     "git-submodule": "A submodule: another repository, which would be a source of its own.",
+    DEFERRED: "The place did not give it now, after several tries; the next run asks for it again.",
     "http-certificate": "The server's certificate is not good: expired, for another name, or signed by nobody known.",
+    "http-elsewhere": "A sitemap names what is not on its own host.",
+    "http-endless": "Listings or sitemaps lead ever deeper, or to more than anyone could mean.",
     "http-forbidden-address": "A redirect leads into a private network that the recipe does not name.",
     "http-length": "The server announces one length and sends another, at every try.",
+    "http-sitemap": "What should be a sitemap is none, or has a DTD.",
     "http-redirect": "The redirects do not end, or lead to something that is not http.",
     "link-loop": "A link to a folder that it lies in.",
     "link-nested": "A link behind another link; following it could multiply the tree without end.",

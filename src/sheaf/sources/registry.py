@@ -28,6 +28,11 @@ KINDS = {
     "sqlite": "sheaf.sources.sql:SqlSource",
     "postgresql": "sheaf.sources.postgresql:PostgresqlSource",
     "postgres": "sheaf.sources.postgresql:PostgresqlSource",
+    "sftp": "sheaf.sources.fileserver:FileServerSource",
+    "ftp": "sheaf.sources.fileserver:FileServerSource",
+    "ftps": "sheaf.sources.fileserver:FileServerSource",
+    "smb": "sheaf.sources.fileserver:FileServerSource",
+    "webhdfs": "sheaf.sources.fileserver:FileServerSource",
     "git+file": "sheaf.sources.git:GitSource",
 }
 
