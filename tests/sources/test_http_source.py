@@ -20,7 +20,7 @@ import pytest
 from sheaf.errors import EnvironmentProblem, RecipeError, TryAgain
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
 from sheaf.recipe import Limits, Secret, SourceSpec
-from sheaf.sources import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal, fetch, open_source
+from sheaf.sources import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal, fetch, open_source, retry
 from sheaf.sources.address import is_public
 from sheaf.sources.http import HttpSource
 
@@ -99,6 +99,11 @@ def serving() -> Iterator[Server]:
         server.http.shutdown()
         thread.join()
         server.http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -222,7 +227,7 @@ def test_a_server_that_goes_on_failing_is_try_again_naming_the_url(server: Serve
     with pytest.raises(TryAgain) as raised:
         list(source(server, "x", "y").list_items())
     assert raised.value.where == server.url + "x" and "500" in raised.value.why
-    assert server.count["GET /x"] == 3
+    assert server.count["GET /x"] == retry.TRIES
 
 
 def test_a_server_that_is_down_is_try_again_naming_the_url() -> None:
@@ -245,18 +250,19 @@ def test_a_body_shorter_than_announced_is_fetched_again(server: Server) -> None:
     assert read(source(server, "x")) == BODY
     longer = lambda r: answer(r, 200, BODY[:200], length=len(BODY), ETag='"v1"')  # noqa: E731
     server.routes = {"/x": in_turn(page, short, longer, short)}
+    server.count.clear()
     found = source(server, "x")
     item = only(found)
     assert isinstance(item, Item)
     with pytest.raises(ItemUnavailable):
         found.open_item(item)
-    assert server.count["GET /x"] == 6
+    assert server.count["GET /x"] == retry.TRIES
 
 
 def test_a_body_that_is_short_by_the_same_at_every_try_is_refused_for_good(server: Server) -> None:
     server.routes = {"/x": in_turn(page, lambda r: answer(r, 200, BODY[:100], length=len(BODY), ETag='"v1"'))}
     assert refusal_at_opening(server).reason == "http-length"
-    assert server.count["GET /x"] == 3
+    assert server.count["GET /x"] == retry.TRIES
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
@@ -448,7 +454,6 @@ def test_what_the_http_library_says_of_our_request_is_not_repeated(
 ) -> None:
     monkeypatch.setenv("SHEAF_TEST_TOKEN", "canary\nX: y")
     monkeypatch.setattr(fetch, "_header", lambda name, value: os.environ[value.env].encode())  # the check is broken
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
     with pytest.raises(TryAgain) as raised:
         list(source(server, "x", headers={"X-Token": Secret(env="SHEAF_TEST_TOKEN")}).list_items())
     assert "cannot be sent" in raised.value.why and "canary" not in str(raised.value)

@@ -14,7 +14,7 @@ from sheaf.sources.reasons import REFUSALS
 
 SOURCES = Path(sheaf.sources.__file__).parent
 # What is called with a code, and where it stands among the arguments; methods do not count self.
-WRITERS = {"BadAnswer": 0, "ItemRefused": 0, "_refuse": 2, "Refusal": 4}
+WRITERS = {"BadAnswer": 0, "ItemRefused": 0, "_refuse": 2, "refuse": 2, "Refusal": 4}
 
 
 def written_codes() -> set[str]:

@@ -1,9 +1,11 @@
 """HTTP(S) URLs: each one an item, fetched whole into an unlinked temporary file when it is opened.
 
-Listing asks for headers (HEAD, or GET where HEAD is refused) on 8 connections that are kept alive; a body is read only
-where no header says whether it changed. The version is the ETag, else Last-Modified and length, else the body's digest.
-Bytes are taken as the server sends them (`Accept-Encoding: identity`, nothing decoded), so lengths can be checked.
-Redirects are followed by hand, five at most, and each target's address is checked (see `address.py`).
+Listing asks for headers on 8 connections that are kept alive: HEAD, or where that is refused GET of one byte. A body is
+read only where no header says whether it changed. The version is the ETag, else Last-Modified and length, else the
+body's digest. Bytes are taken as the server sends them (`Accept-Encoding: identity`, nothing decoded), so that lengths
+can be checked. A body that breaks off is taken up where it broke, if the server can and it still is that version (Range
+and If-Range, RFC 9110, 13.1.5). Redirects are followed by hand, five at most, and each target's address is checked (see
+`address.py`). With `follow`, the URLs are listings or sitemaps and their links are the items (see `http_index.py`).
 
 An item's size is -1 when the server does not tell it; the reader learns it from fstat of the opened file.
 Cost: one round trip an item when listing, one when opening; disk for the items that are open.
@@ -14,16 +16,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 
-from sheaf.errors import TryAgain
+from sheaf.errors import DataRefused, TryAgain
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal
-from sheaf.sources.fetch import TRIES, BadAnswer, Fetcher, Unreachable, WrongLength, body, length_of
+from sheaf.sources.fetch import BadAnswer, Fetcher, body, length_of, part_of
+from sheaf.sources.globs import Selection
+from sheaf.sources.http_index import MAX_PAGE_BYTES, Page, follow_index, follow_sitemap
+from sheaf.sources.retry import TRIES, Unreachable, enough
 from sheaf.sources.spool import spooled
 
 CONNECTIONS = 8
@@ -35,19 +40,27 @@ CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]{1,40})", re.I)
 class HttpSource:
     """Items are URLs; path is the URL as the recipe writes it, so that a moved server changes nothing."""
 
+    connections = CONNECTIONS
+
     def __init__(self, spec: SourceSpec, spool: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
         """max_bytes: what one item may take on the disk; a larger one is refused as "too-large"."""
         self.name = spec.name
         self._spec, self._spool, self._max_bytes = spec, spool, max_bytes
         self._urls = _urls(spec)
+        self._select = Selection.of(spec.include, spec.exclude)
         self._fetcher = Fetcher(spec, [spec.uri, *self._urls.values()])
 
     def list_items(self) -> Iterator[Item | Refusal]:
-        """Every URL, sorted by path. Raises TryAgain if a server does not answer after three tries."""
-        paths = sorted(self._urls)
+        """Every URL, sorted by path.
+
+        Raises TryAgain if a server does not answer after all tries, DataRefused if a listing or sitemap that the
+        recipe names is none.
+        """
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="sheaf-http") as pool:
+            found: dict[str, str | Refusal] = {**self._urls} if self._spec.follow is None else self._followed(pool)
+            paths = sorted(found)
             for start in range(0, len(paths), WINDOW):
-                yield from pool.map(self._probe, paths[start : start + WINDOW])
+                yield from pool.map(lambda p: self._probe(p, found[p]), paths[start : start + WINDOW])
 
     def open_item(self, item: Item) -> BinaryIO:
         """The body in an unlinked file, after checking its length and version.
@@ -55,45 +68,88 @@ class HttpSource:
         Raises ItemChanged; ItemUnavailable; ItemRefused for an answer that is final: a 4xx, too much, or the same
         wrong length at every try.
         """
-        url = self._urls.get(item.path, item.uri)
-        wrong: list[int] = []
+        url = item.uri if self._spec.follow else self._urls.get(item.path, item.uri)
+        download = _Download(self._fetcher, item, url, self._max_bytes)
         try:
-            return self._fetcher.retry(lambda: self._fetch(item, url, wrong))
+            with spooled(self._spool) as spool:
+                self._fetcher.retry(url, lambda: download.go_on(spool), known=True)
         except BadAnswer as error:
             raise ItemRefused(error.reason, str(error)) from error
         except Unreachable as error:
-            if len(wrong) == TRIES and len(set(wrong)) == 1:
+            if len(download.wrong) >= TRIES and len(set(download.wrong)) == 1:
                 raise ItemRefused("http-length", str(error)) from error
             raise ItemUnavailable(f"{url}: {error}") from error
+        return spool
 
-    def _probe(self, path: str) -> Item | Refusal:
-        url = self._urls[path]
+    def _followed(self, pool: Executor) -> dict[str, str | Refusal]:
+        """path → URL, of what the listings or sitemaps lead to, or why not."""
+        starts = {path if self._spec.urls else "": url for path, url in self._urls.items()}
+        follow = follow_sitemap if self._spec.follow == "sitemap" else follow_index
         try:
-            return self._fetcher.retry(lambda: self._ask(path, url))
+            links = follow(self._page, starts, self._select, pool)
+        except BadAnswer as error:
+            raise DataRefused(
+                f"source '{self.name}': what the recipe names is no {self._spec.follow} that can be followed",
+                where=self._spec.uri,
+                why=f"{error.reason}: {error}",
+                fix="correct uri and urls, or leave `follow` out to take the URL itself",
+            ) from error
+        refused = {path: Refusal(self.name, path, url, 0, *why) for path, url, *why in links.refused}
+        return {**refused, **links.urls}
+
+    def _page(self, url: str) -> Page:
+        def ask() -> Page:
+            with self._fetcher.send("GET", url) as answer:
+                self._fetcher.check(answer)
+                return Page(str(answer.url), b"".join(body(answer, MAX_PAGE_BYTES)))
+
+        try:
+            return self._fetcher.retry(url, ask)
+        except Unreachable as error:
+            raise self._away(url, error) from error
+
+    def _probe(self, path: str, url: str | Refusal) -> Item | Refusal:
+        if isinstance(url, Refusal):
+            return url
+        try:
+            return self._fetcher.retry(url, lambda: self._ask(path, url))
         except BadAnswer as error:
             return Refusal(self.name, path, url, 0, error.reason, str(error))
         except Unreachable as error:
-            raise TryAgain(
-                f"source '{self.name}': a server does not answer",
-                where=url,
-                why=str(error),
-                fix="check the URL and the network, then run again; what was done is kept",
-            ) from error
+            raise self._away(url, error) from error
+
+    def _away(self, url: str, error: Unreachable) -> TryAgain:
+        return TryAgain(
+            f"source '{self.name}': a server does not answer",
+            where=url,
+            why=str(error),
+            fix="check the URL and the network, then run again; what was done is kept",
+        )
 
     def _ask(self, path: str, url: str) -> Item:
         with self._fetcher.send("HEAD", url) as head:
             if head.status_code < 400 and _version(head):
                 return self._item(path, url, head)
-        # HEAD is refused or says too little: GET, and let the body go unless it is all that tells a change.
+        # HEAD is refused or says too little: GET one byte, whose headers say as much and whose connection stays.
+        with self._fetcher.send("GET", url, {"Range": "bytes=0-0"}) as answer:
+            if answer.headers.get("content-length") == "1":
+                answer.read()  # only then is the connection kept alive
+            if answer.status_code not in (206, 416):
+                self._fetcher.check(answer)
+            if answer.status_code != 416 and _version(answer):
+                return self._item(path, url, answer)
+            if answer.status_code == 200:  # all of it, with nothing but its bytes to tell a change
+                return self._digested(path, url, answer)
         with self._fetcher.send("GET", url) as answer:
             self._fetcher.check(answer)
-            if _version(answer):
-                return self._item(path, url, answer)
-            digest, size = hashlib.blake2b(digest_size=16), 0
-            for chunk in body(answer, self._max_bytes):
-                digest.update(chunk)
-                size += len(chunk)
-            return Item(self.name, path, url, f"digest:{digest.hexdigest()}", size, _media(answer))
+            return self._item(path, url, answer) if _version(answer) else self._digested(path, url, answer)
+
+    def _digested(self, path: str, url: str, answer: httpx.Response) -> Item:
+        digest, size = hashlib.blake2b(digest_size=16), 0
+        for chunk in body(answer, self._max_bytes):
+            digest.update(chunk)
+            size += len(chunk)
+        return Item(self.name, path, url, f"digest:{digest.hexdigest()}", size, _media(answer))
 
     def _item(self, path: str, url: str, answer: httpx.Response) -> Item:
         size = length_of(answer)
@@ -101,24 +157,69 @@ class HttpSource:
             raise BadAnswer("too-large", f"{size:,} bytes of {self._max_bytes:,}")
         return Item(self.name, path, url, _version(answer), -1 if size is None else size, _media(answer))
 
-    def _fetch(self, item: Item, url: str, wrong: list[int]) -> BinaryIO:
-        """One try. wrong: gets the length of a body that is not as long as announced."""
-        digest, size = hashlib.blake2b(digest_size=16), 0
-        with self._fetcher.send("GET", url) as answer:
-            self._fetcher.check(answer)
-            if not _same_version(item.version, _version(answer)):
-                raise ItemChanged(f"{url} changed after it was listed")
-            with spooled(self._spool) as spool:
-                try:
-                    for chunk in body(answer, self._max_bytes):
-                        spool.write(chunk)
-                        digest.update(chunk)
-                        size += len(chunk)
-                    _check_whole(item, size, digest.hexdigest())
-                except (httpx.RemoteProtocolError, WrongLength):
-                    wrong.append(answer.num_bytes_downloaded)
-                    raise
-            return spool
+
+class _Download:
+    """One body on its way into a spool; a further try takes up where the last one broke off, if the server can."""
+
+    def __init__(self, fetcher: Fetcher, item: Item, url: str, max_bytes: int) -> None:
+        self._fetcher, self._item, self._url, self._max_bytes = fetcher, item, url, max_bytes
+        self._restart()
+        self.wrong: list[int] = []  # lengths of bodies that were not as long as announced
+
+    def _restart(self) -> None:
+        self._size, self._digest = 0, hashlib.blake2b(digest_size=16)
+
+    def go_on(self, spool: BinaryIO) -> None:
+        """One try. Raises ItemChanged, BadAnswer, Unreachable, httpx's errors."""
+        with self._fetcher.send("GET", self._url, self._range()) as answer:
+            if not (self._size and answer.status_code == 206 and part_of(answer) == self._rest()):
+                self._restart()
+                if answer.status_code in (206, 416):
+                    raise Unreachable("the server does not send the part that it was asked for")
+                self._fetcher.check(answer)
+            if not _same_version(self._item.version, _version(answer)):
+                raise ItemChanged(f"{self._url} changed after it was listed")
+            self._take(answer, spool)
+
+    def _range(self) -> dict[str, str]:
+        """For the rest, and only of the version that was listed; else all of it."""
+        kind, _, version = self._item.version.partition(":")
+        if not self._size or self._item.size < 0 or kind == "digest" or version.startswith("W/"):
+            return {}
+        validator = version if kind == "etag" else version.rpartition(",")[0]
+        return {"Range": f"bytes={self._size}-", "If-Range": validator}
+
+    def _rest(self) -> tuple[int, int]:
+        return self._size, self._item.size
+
+    def _take(self, answer: httpx.Response, spool: BinaryIO) -> None:
+        before = self._size
+        spool.seek(before)
+        spool.truncate()
+        try:
+            for chunk in body(answer, self._max_bytes - before):
+                spool.write(chunk)
+                self._digest.update(chunk)
+                self._size += len(chunk)
+        except (httpx.TransportError, Unreachable) as error:
+            if isinstance(error, httpx.RemoteProtocolError):
+                self.wrong.append(self._size)
+            got_on = self._item.size > 0 and enough(self._size - before, self._item.size) and bool(self._range())
+            # What a server that cannot resume sent is sent again: that is no progress.
+            progress = got_on and (before > 0 or answer.headers.get("accept-ranges", "").lower() == "bytes")
+            raise Unreachable(self._announced(str(error)), progress=progress) from error
+        if self._item.version.startswith("digest:") and self._item.version != f"digest:{self._digest.hexdigest()}":
+            raise ItemChanged(f"{self._url} changed after it was listed")
+        if self._item.size not in (-1, self._size):
+            self.wrong.append(self._size)
+            why = self._announced("")
+            self._restart()
+            raise Unreachable(why)  # not ItemChanged: the version is the listed one
+
+    def _announced(self, why: str) -> str:
+        if self._item.size < 0:
+            return why
+        return f"the server announced {self._item.size:,} bytes and sent {self._size:,}"
 
 
 def _urls(spec: SourceSpec) -> dict[str, str]:
@@ -148,10 +249,3 @@ def _media(answer: httpx.Response) -> str:
     kind, _, parameters = answer.headers.get("content-type", "").partition(";")
     charset = CHARSET.search(parameters)
     return kind.strip().lower() + (f"; charset={charset[1].lower()}" if charset else "")
-
-
-def _check_whole(item: Item, size: int, digest: str) -> None:
-    if item.version.startswith("digest:") and item.version != f"digest:{digest}":
-        raise ItemChanged(f"{item.uri} changed after it was listed")
-    if item.size not in (-1, size):
-        raise WrongLength(item.size, size)  # not ItemChanged: the version is the listed one

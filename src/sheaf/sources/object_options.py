@@ -26,7 +26,6 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 from sheaf.errors import EnvironmentProblem, RecipeError
 from sheaf.recipe import Secret, SourceSpec
 from sheaf.recipe_file import resolve_secret
-from sheaf.sources.retry import OUTAGE_SECONDS
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -119,16 +118,6 @@ def open_store(spec: SourceSpec, place: Place) -> ObjectStore:
         return STORES[place.scheme](place.bucket, config=config, client_options=client, retry_config=once)
     except (BaseError, ValueError) as error:
         raise _wrong_options(spec, error) from None
-
-
-def patience(spec: SourceSpec) -> float:
-    """The seconds of an outage that are waited out. Raises RecipeError."""
-    text = spec.options.get("patience", str(OUTAGE_SECONDS))
-    try:
-        return max(0.0, float(str(text)))
-    except ValueError:
-        where = f"source '{spec.name}', options.patience"
-        raise RecipeError("patience is a number of seconds", where=where, fix='patience: "360"') from None
 
 
 def _value(value: Secret | str) -> str:

@@ -27,8 +27,8 @@ from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, SheafErro
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal
 from sheaf.sources.globs import Selection
-from sheaf.sources.object_options import Place, open_store, patience
-from sheaf.sources.retry import Line, Pace, Unreachable, enough
+from sheaf.sources.object_options import Place, open_store
+from sheaf.sources.retry import Line, Pace, Unreachable, enough, patience
 from sheaf.sources.spool import spooled
 
 PAGE_OBJECTS = 1000

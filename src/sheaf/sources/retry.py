@@ -20,6 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sheaf.errors import RecipeError
+from sheaf.recipe import SourceSpec
+
 TRIES = 5
 FIRST_SECONDS = 0.25  # before the second try; doubled before each further one
 MOST_SECONDS = 15.0  # between two tries, and between two looks whether a server that was down is back
@@ -150,6 +153,16 @@ class Pace:
         seconds = time.monotonic() - self._begun
         if seconds > SLOW_AFTER_SECONDS and received_bytes < seconds * SLOWEST_BYTES_PER_SECOND:
             raise Unreachable(f"the server sends less than {SLOWEST_BYTES_PER_SECOND} bytes a second")
+
+
+def patience(spec: SourceSpec) -> float:
+    """The seconds of an outage that are waited out. Raises RecipeError."""
+    text = spec.options.get("patience", str(OUTAGE_SECONDS))
+    try:
+        return max(0.0, float(str(text)))
+    except ValueError:
+        where = f"source '{spec.name}', options.patience"
+        raise RecipeError("patience is a number of seconds", where=where, fix='patience: "360"') from None
 
 
 def enough(got_bytes: int, size: int) -> bool:
