@@ -16,6 +16,8 @@ import itertools
 import math
 import re
 import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import yaml
@@ -27,6 +29,8 @@ from sheaf.formats.piece import Context, ParseOptions, Pieces, Record, Refused, 
 from sheaf.formats.stream import Stream, progress
 
 MOST_VALUES = 1_000_000
+Span = tuple[int, int]  # characters
+DEEPEST = 500  # libyaml takes time in the square of the depth, and ends the process at 100,000
 # A document begins at its marker, or at the directives before that; the marker is one wherever it starts a line.
 _START = re.compile(r"(?:^%[A-Z]+ [^\n]*\n(?:(?:#[^\n]*|[ \t]*)\n)*)*^---(?=[ \t\r\n]|\Z)", re.M)
 _NOTHING = re.compile(r"(?:[ \t]*(?:---|\.\.\.|%[^\n]*)?[ \t\r]*(?:\n|\Z))*")
@@ -77,41 +81,41 @@ def _source(stream: Stream, context: Context) -> tuple[bytes, str, int, str]:
 
 def _documents(source: str, at: int, place: _Places, context: Context) -> Pieces:
     """The documents of a stretch: one, or more if they end in `...`. at: where it starts in the whole."""
-    loader, done = None, 0
+    held: _Document | None = None  # it reaches to where the next begins
+    start = 0
     try:
-        loader = _LOADER(source)
-        while loader.check_node():
-            node = loader.get_node()
-            end = node.end_mark.index if loader.check_node() else len(source)
-            value = _Builder().value(node)
-            yield from _pieces(node, value, source[done:end], at + done, at, place, context)
-            done = end
-    except (yaml.YAMLError, RecursionError, Refused) as error:
-        start, end = place.of(at + done), place.of(at + len(source))
-        refused = error if isinstance(error, Refused) else Refused("bad-yaml", _why(error, place.line(at)))
-        yield Region(start, end, refused.reason, refused.detail)
-    finally:
-        if loader is not None:
-            loader.dispose()
+        for document in _built(source):
+            if held is not None:
+                yield from _pieces(held, source[start : held.end], at + start, at, place, context.options)
+                start = held.end
+            held = document
+        problem = None
+    except (yaml.YAMLError, Refused) as error:
+        problem = error
+    if held is not None:
+        end = held.end if problem else len(source)
+        yield from _pieces(held, source[start:end], at + start, at, place, context.options)
+        start = end
+    if problem is not None:
+        refused = problem if isinstance(problem, Refused) else Refused("bad-yaml", _why(problem, place.line(at)))
+        yield Region(place.of(at + start), place.of(at + len(source)), refused.reason, refused.detail)
 
 
-def _pieces(node: yaml.Node, value: Any, source: str, first: int, at: int, place: _Places, context: Context) -> Pieces:
-    """One document: its text, which starts at character `first`, and its value. at: where the node's marks begin."""
-    options = context.options
+def _pieces(document: _Document, source: str, first: int, at: int, place: _Places, options: ParseOptions) -> Pieces:
+    """One document: its text, which starts at character `first`, and its value. at: where its marks begin."""
     if _NOTHING.fullmatch(source):
         return
-    table = isinstance(value, list) and bool(value) and all(_is_data(row, options) for row in value)
-    if not table:
+    value = document.value
+    if not (isinstance(value, list) and value and all(_is_data(row, options) for row in value)):
         start, end = place.of(first), place.of(first + len(source))
         if isinstance(value, dict) and _is_data(value, options):
             yield rows.record(cast(rows.Row, value), start, end, place.encoding, options, 0)
         else:
             yield Record(source, start, end, place.encoding)
         return
-    for number, element in enumerate(node.value):
+    for number, (start, end) in enumerate(document.elements):
         row = cast(rows.Row, value[number])
-        start, end = place.of(at + element.start_mark.index), place.of(at + element.end_mark.index)
-        yield rows.record(row, start, end, place.encoding, options, number)
+        yield rows.record(row, place.of(at + start), place.of(at + end), place.encoding, options, number)
 
 
 def _is_data(value: Any, options: ParseOptions) -> bool:
@@ -121,49 +125,107 @@ def _is_data(value: Any, options: ParseOptions) -> bool:
     return asked or any(isinstance(value.get(name), str) and value[name].strip() for name in rows.TEXT_COLUMNS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """elements: where those of a list lie. end: the last character of the document, as far as its grammar knows."""
+
+    value: Any
+    elements: list[Span]
+    end: int
+
+
+@dataclass(slots=True)
+class _Open:
+    """A list or an object that is being filled. before: values counted when it began."""
+
+    value: list[Any] | dict[str, Any]
+    anchor: str | None
+    start: int
+    before: int
+    key: str | None = None
+    merged: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
 class _Builder:
-    """Plain values from a document's nodes. An alias is its anchor's node again: what it would expand to is counted,
-    and built once."""
+    """Plain values from a document's events, without recursion. An alias is its anchor's value again: what it would
+    expand to is counted, and built once."""
 
     def __init__(self) -> None:
-        self._built: dict[int, tuple[Any, int]] = {}
-        self._open: set[int] = set()
+        self._open: list[_Open] = []
+        self._anchors: dict[str, tuple[Any, int]] = {}  # value and size; 0: it is still open
         self._size = 0
+        self.elements: list[Span] = []
+        self.root: Any = None
 
-    def value(self, node: yaml.Node) -> Any:
-        self._size += 1
-        if isinstance(node, yaml.ScalarNode):
-            return node.value if node.style in ("'", '"', "|", ">") else _plain(node.value)
-        key = id(node)
-        if key in self._open:
-            raise Refused("bad-yaml", "it contains itself")
-        if key in self._built:
-            value, size = self._built[key]
-            self._size += size
-        else:
-            before = self._size
-            self._open.add(key)
-            value = self._list(node) if isinstance(node, yaml.SequenceNode) else self._object(node)
-            self._open.discard(key)
-            self._built[key] = (value, self._size - before)
+    def take(self, event: Any) -> None:
+        start, end = event.start_mark.index, event.end_mark.index
+        if isinstance(event, yaml.ScalarEvent):
+            plain = event.style not in ("'", '"', "|", ">")
+            value = _plain(event.value) if plain else event.value
+            if event.anchor:
+                self._anchors[event.anchor] = value, 1
+            self._put(value, 1, start, end)
+        elif isinstance(event, yaml.AliasEvent):
+            value, size = self._anchors.get(event.anchor, (None, -1))
+            if size <= 0:
+                why = "contains itself" if size == 0 else "names nothing"
+                raise Refused("bad-yaml", f"the alias *{event.anchor} {why}"[:200])
+            self._put(value, size, start, end)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            container: list[Any] | dict[str, Any] = [] if isinstance(event, yaml.SequenceStartEvent) else {}
+            self._open.append(_Open(container, event.anchor, start, self._size))
+            if event.anchor:
+                self._anchors[event.anchor] = container, 0
+            if len(self._open) > DEEPEST:
+                raise Refused("bad-yaml", f"nested more than {DEEPEST} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._close(end)
+
+    def _close(self, end: int) -> None:
+        done = self._open.pop()
+        if isinstance(done.value, dict) and done.merged:
+            own = dict(done.value)
+            done.value.clear()
+            done.value.update({**done.merged, **own})
+        size = self._size - done.before + 1
+        if done.anchor:
+            self._anchors[done.anchor] = done.value, size
+        self._size = done.before
+        self._put(done.value, size, done.start, end)
+
+    def _put(self, value: Any, size: int, start: int, end: int) -> None:
+        self._size += size
         if self._size > MOST_VALUES:
             raise Refused("bomb", f"aliases expand to more than {MOST_VALUES:,} values")
-        return value
-
-    def _list(self, node: yaml.Node) -> list[Any]:
-        return [self.value(item) for item in node.value]
-
-    def _object(self, node: yaml.Node) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        for name, item in node.value:
-            key, value = self.value(name), self.value(item)
-            if key == "<<" and isinstance(name, yaml.ScalarNode):
+        if not self._open:
+            self.root = value
+            return
+        above = self._open[-1]
+        if isinstance(above.value, list):
+            above.value.append(value)
+            if len(self._open) == 1:
+                self.elements.append((start, end))
+        elif above.key is None:
+            above.key = value if isinstance(value, str) else rows.render(value) or "null"
+        else:
+            if above.key == "<<":
                 for part in reversed(value if isinstance(value, list) else [value]):
-                    merged.update(part if isinstance(part, dict) else {})
+                    above.merged.update(part if isinstance(part, dict) else {})
             else:
-                found[key if isinstance(key, str) else rows.render(key) or "null"] = value
-        return {**merged, **found}
+                above.value[above.key] = value
+            above.key = None
+
+
+def _built(source: str) -> Iterator[_Document]:
+    builder = _Builder()
+    events: Iterator[Any] = yaml.parse(source, Loader=_LOADER)
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent):
+            builder = _Builder()
+        elif isinstance(event, yaml.DocumentEndEvent):
+            yield _Document(builder.root, builder.elements, event.end_mark.index)
+        else:
+            builder.take(event)
 
 
 def _plain(word: str) -> Any:
