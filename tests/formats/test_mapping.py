@@ -307,3 +307,39 @@ def test_any_row_is_a_record_with_text_or_a_refusal_and_always_the_same(row: Row
     else:
         assert made.text.strip()
         orjson.dumps(made.messages)
+
+
+def test_a_mapping_reads_rows_of_every_format_alike(read: Read) -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listed = [{"messages": row["messages"], "n": i} for i, row in enumerate(data.OPENAI)]
+    listed[5] = {"messages": [], "n": 5}
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(listed), sink)
+    parquet = read("rows.parquet", sink.getvalue(), map='"openai"')
+    jsonl = read("rows.jsonl", lines(listed), map='"openai"')
+    assert parquet.texts == jsonl.texts
+    assert [r["messages"] for r in parquet.records] == [r["messages"] for r in jsonl.records]
+    assert [(r["reason"], r["detail"]) for r in parquet.regions] == [
+        ("bad-row", "the column 'messages' holds no messages")
+    ]
+    assert json.loads(parquet.regions[0]["locator"]) == {"row": [5, 5]}
+
+
+@pytest.mark.parametrize("deep", [200, 900, 5000])
+def test_values_nested_without_end_cost_only_their_row(deep: int, read: Read) -> None:
+    nested = "[" * deep + "]" * deep
+    call = f'{{"role": "assistant", "content": "", "tool_calls": [{{"name": "f", "arguments": {nested}}}]}}'
+    evil = [
+        f'{{"messages": {nested}}}',
+        f'{{"messages": [{call}]}}',
+        f'{{"messages": "{nested}"}}',
+        f'{{"messages": [{{"role": "user", "content": {nested}}}]}}',
+    ]
+    good = orjson.dumps(data.OPENAI[0]).decode()
+    outcome = read("rows.jsonl", "\n".join([*evil, good]).encode(), map='"openai"')
+    assert outcome.texts[-1].startswith("System: You are a patient librarian.")
+    assert len(outcome.records) + len(outcome.regions) == 5

@@ -183,7 +183,7 @@ def _piece(value: Any, context: Context, row: int) -> Record | Region:
     if isinstance(value, dict):
         piece = rows.record(value, 0, 0, "utf-8", context.options, row)
     else:
-        piece = rows.value(value, 0, 0, "utf-8")
+        piece = rows.value(value, 0, 0, "utf-8", context.options)
     if isinstance(piece, Record) and len(piece.text) > context.limits.record_bytes:
         return Region(0, 0, "record-too-large", f"more than {context.limits.record_mb} MB in one row")
     return piece

@@ -40,9 +40,9 @@ def record(row: Row, start: int, end: int, encoding: str, options: ParseOptions,
     return Record(text, start, end, encoding, meta=meta, locator=locator)
 
 
-def value(value: Any, start: int, end: int, encoding: str, options: ParseOptions | None = None) -> Record | Region:
+def value(value: Any, start: int, end: int, encoding: str, options: ParseOptions) -> Record | Region:
     """A JSON value that is no object, as a record; a mapping has no use for it."""
-    if options is not None and options.map:
+    if options.map:
         return Region(start, end, "bad-row", f"not an object: {_WORDS.get(type(value), 'null')}")
     try:
         return Record(render(value), start, end, encoding)
