@@ -19,18 +19,16 @@ Digests = Mapping[str, str]  # an item's path → digest of its ends
 def within(items: Sequence[Item], known: Digests) -> Estimate:
     """The share of a source's items that repeat another item of it. Empty items are no copies of each other."""
     of_size = Counter(item.size for item in items if item.size > 0)
-    hits: dict[int, int] = defaultdict(int)
-    looked: dict[int, int] = defaultdict(int)
+    doubtful = _Doubtful(sum(of_size.values()))
     seen: set[tuple[int, str]] = set()
     for item in items:
-        if item.size <= 0 or (of_size[item.size] > 1 and item.path not in known):
+        if item.size <= 0 or of_size[item.size] == 1:
             continue
-        looked[item.size] += 1
-        if of_size[item.size] > 1:
-            key = (item.size, known[item.path])
-            hits[item.size] += key in seen
-            seen.add(key)
-    return _share(hits, looked, sum(of_size.values()))
+        digest = known.get(item.path)
+        doubtful.add(item.size, None if digest is None else (item.size, digest) in seen)
+        if digest is not None:
+            seen.add((item.size, digest))
+    return doubtful.share()
 
 
 def between(one: Sequence[Item], other: Sequence[Item], known_one: Digests, known_other: Digests) -> Estimate:
@@ -42,25 +40,40 @@ def between(one: Sequence[Item], other: Sequence[Item], known_one: Digests, know
         if item.path in known_other:
             sampled[item.size].add(known_other[item.path])
             whole[item.size] += 1
-    hits: dict[int, int] = defaultdict(int)
-    looked: dict[int, int] = defaultdict(int)
-    population = 0
+    doubtful = _Doubtful(sum(item.size > 0 for item in one))
     for item in one:
-        if item.size <= 0:
-            continue
-        population += 1
-        if item.size not in sizes:
-            looked[item.size] += 1
-        elif item.path in known_one and whole[item.size] == sizes[item.size]:
-            looked[item.size] += 1
-            hits[item.size] += known_one[item.path] in sampled[item.size]
-    return _share(hits, looked, population)
+        if item.size in sizes:
+            digest = known_one.get(item.path) if whole[item.size] == sizes[item.size] else None
+            doubtful.add(item.size, None if digest is None else digest in sampled[item.size])
+    return doubtful.share()
 
 
-def _share(hits: dict[int, int], looked: dict[int, int], population: int) -> Estimate:
-    sizes = list(looked)
-    left_out = 1 - sum(looked.values()) / population if population else 0.0
-    return share([hits[s] for s in sizes], [looked[s] for s in sizes], left_out)
+class _Doubtful:
+    """The items whose size leaves it open, by size; of all others it is known that they are no copies."""
+
+    def __init__(self, population: int) -> None:
+        self._population = population
+        self._open = 0
+        self._hits: dict[int, int] = defaultdict(int)
+        self._looked: dict[int, int] = defaultdict(int)
+
+    def add(self, size: int, copy: bool | None) -> None:
+        """copy: None if nobody looked."""
+        self._open += 1
+        if copy is not None:
+            self._looked[size] += 1
+            self._hits[size] += copy
+
+    def share(self) -> Estimate:
+        if not self._open:
+            return Estimate(0.0, 0.0)
+        sizes = list(self._looked)
+        looked = [self._looked[s] for s in sizes]
+        weight = self._open / self._population
+        if not sizes:
+            return Estimate(0.0, weight)  # none of them was looked at: anything is possible
+        found = share([self._hits[s] for s in sizes], looked, 1 - sum(looked) / self._open)
+        return Estimate(weight * found.value, weight * found.error)
 
 
 def shared_records(ids: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

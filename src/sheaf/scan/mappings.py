@@ -13,12 +13,14 @@ from sheaf.corpus.reading import parse_options
 from sheaf.engine.base import Json
 from sheaf.formats.propose import Row, propose_files
 from sheaf.formats.sandbox import ItemInput, Sandbox
+from sheaf.prepare import privacy
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source
 
 STRUCTURED = ("json", "ndjson", "csv", "tab-separated", "parquet", "arrow", "orc", "avro", "yaml", "sheet", "ms-excel")
 FILES, ROWS, LOOK = 12, 50, 256 << 10  # of a source; of a file; bytes of text of a file
+PREVIEW = 2_000  # characters of a record that are shown
 
 
 def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], recipe: Recipe) -> list[Json]:
@@ -31,10 +33,18 @@ def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], recipe: Reci
         {
             "files": list(group.files),
             "rows": group.rows,
-            "proposals": [{**asdict(p), "recipe": p.recipe} for p in group.proposals[:3]],
+            "proposals": [
+                {**asdict(p), "recipe": p.recipe, "preview": [_shown(text) for text in p.preview]}
+                for p in group.proposals[:3]
+            ],
         }
         for group in propose_files({name: found for name, found in rows.items() if found})
     ]
+
+
+def _shown(text: str) -> str:
+    """A preview is data: what is private in it stays out of what we write."""
+    return "".join(privacy.masked(text[:PREVIEW], frozenset(privacy.KINDS)))
 
 
 def _rows(spec: SourceSpec, items: Sequence[Item], recipe: Recipe) -> dict[str, list[Row]]:

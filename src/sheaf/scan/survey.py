@@ -19,7 +19,7 @@ from sheaf import engine as engines
 from sheaf.console import Console, Silent
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, TryAgain
-from sheaf.prepare.pipeline import found_in
+from sheaf.prepare.listing import found_in
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.scan import copies, look
 from sheaf.scan.estimate import NOTHING, Estimate, total

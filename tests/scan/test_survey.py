@@ -1,0 +1,134 @@
+"""A survey reads little, changes nothing, and comes near the truth."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+import sheaf
+from sheaf.api import folder_recipe, scan
+from sheaf.cli import main
+from sheaf.recipe import Recipe
+
+WORDS = Path(__file__).read_text().split()
+SECRET = "AKIA" + "Q7W3ERTYUIOPASDF"
+
+
+def prose(seed: int, words: int = 120) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=words))
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in root.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("survey")
+    for name in ("wiki", "mirror"):
+        (root / name).mkdir()
+    for n in range(300):
+        (root / "wiki" / f"{n:03}.txt").write_text(prose(n, 60 + n))
+    for n in range(100, 250):  # half of the wiki, and another half of its own
+        (root / "mirror" / f"copy-{n}.txt").write_text(prose(n, 60 + n))
+        (root / "mirror" / f"own-{n}.txt").write_text(prose(10_000 + n, 500 + n))
+    rows = [{"instruction": prose(n, 9), "input": "", "output": prose(5000 + n, 30)} for n in range(40_000)]
+    (root / "wiki" / "alpaca.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
+    (root / "wiki" / "page.html").write_text(
+        f"<html><title>x</title><p>{prose(1)} mail me at carol@example.org</p>"
+        "<a href='https://creativecommons.org/licenses/by-sa/4.0/'>licence</a></html>"
+    )
+    (root / "wiki" / "keys.md").write_text(f"# keys\nthe key is {SECRET} and the card 4111 1111 1111 1111\n")
+    (root / "wiki" / "cut.gz").write_bytes(gzip.compress(prose(3, 4000).encode())[:-900])
+    (root / "wiki" / "old.cpp").write_text("// SPDX-License-Identifier: MIT\n" + prose(77))
+    return root
+
+
+@pytest.fixture(scope="module")
+def surveyed(tree: Path) -> dict[str, Any]:
+    before = snapshot(tree)
+    recipe = Recipe.model_validate(
+        {
+            "name": "t",
+            "sources": [{"name": n, "uri": str(tree / n)} for n in ("wiki", "mirror")],
+            "workspace": str(tree / "ws"),
+        }
+    )
+    data = scan(recipe, share=0.02, workers=2, page=tree.parent / "page.html")
+    assert snapshot(tree) == before, "a survey changes nothing"
+    return data
+
+
+def near(estimate: dict[str, float], truth: float, slack: float = 0.0) -> bool:
+    return abs(estimate["value"] - truth) <= estimate["error"] + slack
+
+
+def test_it_reads_about_the_stated_share(surveyed: dict[str, Any]) -> None:
+    whole = surveyed["sample"]["of_bytes"]
+    small = 2 * 20 * 5_000 + 64_000  # 20 items of each kind are read whatever the share
+    assert surveyed["sample"]["bytes"] <= 0.02 * whole + small
+    assert surveyed["sample"]["of_items"] == 305 + 300
+
+
+def test_records_are_estimated_within_the_stated_error(surveyed: dict[str, Any]) -> None:
+    assert near(surveyed["sources"]["wiki"]["records"], 40_304, slack=400)
+    assert near(surveyed["sources"]["mirror"]["records"], 300)
+
+
+def test_copies_between_sources_are_estimated_within_the_stated_error(surveyed: dict[str, Any]) -> None:
+    (pair,) = surveyed["between"]
+    assert pair["sources"] == ["wiki", "mirror"]
+    assert abs(pair["of_second"]["share"] - 0.5) <= pair["of_second"]["error"] < 0.45
+    assert surveyed["sources"]["mirror"]["copies"]["share"] == 0
+
+
+def test_types_schemas_licences_and_broken_items_are_seen(surveyed: dict[str, Any]) -> None:
+    wiki = surveyed["sources"]["wiki"]
+    assert wiki["types"]["text/html"]["items"] == 1 and wiki["types"]["application/x-ndjson"]["items"] == 1
+    assert {"CC-BY-SA-4.0", "MIT"} <= set(wiki["licences"])
+    assert wiki["broken"]["truncated"]["examples"][0]["path"] == "cut.gz"
+    assert wiki["privacy"]["secret"]["value"] == wiki["privacy"]["card"]["value"] == 1
+    assert next(iter(wiki["languages"])) == "en"
+    (group,) = surveyed["mappings"]["wiki"]
+    assert group["proposals"][0]["recipe"] == "map: alpaca"
+
+
+def test_no_secret_that_it_counts_is_in_what_it_writes(surveyed: dict[str, Any], tree: Path) -> None:
+    page = (tree.parent / "page.html").read_text()
+    for private in (SECRET, "carol@example.org", "4111 1111"):
+        assert private not in page and private not in json.dumps(surveyed)
+    assert "<script" not in page and "default-src 'none'" in page
+
+
+def test_the_forecast_of_tokens_comes_near_what_prepare_makes(tmp_path: Path) -> None:
+    texts = sorted(Path(sheaf.__file__).parent.rglob("*.py"))
+    (tmp_path / "in").mkdir()
+    for n, path in enumerate(texts):
+        (tmp_path / "in" / f"{n}.py").write_bytes(path.read_bytes())
+    recipe = folder_recipe(tmp_path / "in").model_copy(update={"workspace": str(tmp_path / "ws")})
+    guess = scan(recipe, share=0.3, workers=2)["forecast"]["tokens"]
+    made = sheaf.prepare(recipe, workers=2).manifest["tokens"]
+    assert abs(guess["value"] - made) <= guess["error"]
+
+
+def test_the_verb_takes_a_folder_and_names_the_next_one(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["scan", str(tree / "mirror"), "--to", str(tmp_path / "s.html")]) == 0
+    out, err = capsys.readouterr()
+    assert "mirror" in out and "sheaf init" in err and (tmp_path / "s.html").exists()
+
+
+def test_a_source_that_cannot_be_listed_is_told_beside_those_that_can(tree: Path, tmp_path: Path) -> None:
+    uris = {"here": str(tree / "mirror"), "gone": str(tmp_path / "nowhere")}
+    recipe = Recipe.model_validate(
+        {"name": "t", "sources": [{"name": n, "uri": u} for n, u in uris.items()], "workspace": str(tmp_path / "ws")}
+    )
+    data = scan(recipe, workers=1)
+    assert list(data["sources"]) == ["here"] and "gone" in data["problems"][0]
