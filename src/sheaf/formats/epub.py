@@ -65,17 +65,20 @@ def _chapter(package: Package, name: str, number: int, meta: dict[str, str], con
     part = package.read(entry, context, context.limits.record_bytes)
     weight = max(part.packed, 1)
     try:
-        page = decode(part.data, html.declared(part.data, context)).text
+        decoded = decode(part.data, html.declared(part.data, context))
     except Refused as refused:
         yield Region(0, package.size, refused.reason, refused.detail, weight, locator)
         return
+    page = decoded.text
     text = html.visible_text(page)
     if part.problem is not None:
         yield Region(0, package.size, part.problem.reason, part.problem.detail, 1 if text else weight, locator)
         weight -= 1
     if text:
         named = {"chapter": title} if (title := html.title_of(page)) and title != meta.get("title") else {}
-        yield Record(text, 0, package.size, "utf-8", meta={**meta, **named}, weight=max(weight, 1), locator=locator)
+        record = Record(text, 0, package.size, decoded.encoding, meta={**meta, **named}, weight=max(weight, 1))
+        record.gaps, record.locator = bool(decoded.bad), locator
+        yield record
 
 
 def _book(package: Package, context: Context) -> _Book:

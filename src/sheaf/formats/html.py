@@ -9,8 +9,8 @@ import re
 
 from resiliparse.extract.html2text import extract_plain_text
 
-from sheaf.formats.encoding import decode
-from sheaf.formats.piece import Context, Pieces, Record, Region
+from sheaf.formats.encoding import Decoded, codec_name, decode, too_many_controls
+from sheaf.formats.piece import Context, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream
 from sheaf.formats.text import charset_of
 
@@ -21,13 +21,28 @@ _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,2000}?)</title", re.I | re.S)
 
 def parse(stream: Stream, context: Context) -> Pieces:
     raw = stream.read_all(context.limits.record_bytes)
-    decoded = decode(raw, declared(raw, context))
+    decoded = _decoded(raw, context)
     for start, end in decoded.bad:
         yield Region(start, end, "undecodable", "this line is not UTF-8, unlike the others")
     bad = sum(end - start for start, end in decoded.bad)
     title = title_of(decoded.text)
     meta = {"title": title} if title else None
     yield Record(main_text(decoded.text), 0, len(raw), decoded.encoding, meta=meta, weight=len(raw) - bad, gaps=bad > 0)
+
+
+def _decoded(raw: bytes, context: Context) -> Decoded:
+    """As text is decoded; but a page is often one long line, so single bad bytes are replaced, as browsers do."""
+    label = declared(raw, context)
+    try:
+        return decode(raw, label)
+    except Refused:
+        encoding = codec_name(label) or "utf-8"
+        text = raw.replace(b"\0", b"").decode(encoding, "replace")
+        lost = text.count("\ufffd") + raw.count(0)
+        if lost * 100 > len(text) or too_many_controls(raw):
+            raise
+        context.notes.append(f"{lost:,} bytes that are no {encoding} were replaced")
+        return Decoded(text, encoding)
 
 
 def main_text(page: str) -> str:

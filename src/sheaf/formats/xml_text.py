@@ -110,7 +110,7 @@ class _Reader:
                 tree.text(data)
 
         def skipped(name: str, parameter: bool) -> None:
-            if not parameter:  # expat does not expand declared entities if it has a default handler
+            if not parameter:
                 tree.text(entities.get(name) or _named(f"&{name};"))
 
         parser.DefaultHandler, parser.SkippedEntityHandler, parser.EntityDeclHandler = default, skipped, declared
@@ -221,8 +221,13 @@ class _Reader:
 def _parser(encoding: str | None) -> XMLParserType:
     parser = ParserCreate(encoding)
     parser.buffer_text = True
+    parser.DefaultHandler = _nothing  # with one, declared entities are not expanded
     parser.UseForeignDTD(True)  # an unknown entity is skipped, not an error; nothing is ever loaded
     return parser
+
+
+def _nothing(_: str) -> None:
+    """Prolog, comments, references."""
 
 
 def _named(reference: str) -> str:
