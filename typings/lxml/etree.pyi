@@ -6,6 +6,7 @@ from typing import Any
 class XMLSyntaxError(SyntaxError): ...
 
 class XMLParser:
+    error_log: list[Any]
     def __init__(self, **options: bool) -> None: ...
 
 class iterparse(Iterator[tuple[str, Any]]):

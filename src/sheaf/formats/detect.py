@@ -106,12 +106,12 @@ def claims_text(name: str, media: str) -> bool:
 
 def _document(stream: Stream, head: bytes, hold: int) -> Kind | None:
     """The document that a zip or an OLE file is. One that is too large to hold is told by its first 64 KB."""
-    if head.startswith(ole.MAGIC):
-        found = ole.recognise(stream.hold(hold) or io.BytesIO(head))
-    elif head.startswith(b"PK\x03\x04"):
-        found = zip_documents.recognise(stream.hold(hold) or io.BytesIO(head))
-    else:
+    if not head.startswith((ole.MAGIC, b"PK\x03\x04")):
         return None
+    file = stream.hold(hold) or io.BytesIO(head)
+    place = file.tell()
+    found = ole.recognise(file) if head.startswith(ole.MAGIC) else zip_documents.recognise(file)
+    file.seek(place)  # the stream reads on from there
     return Kind(found.media, table.BY_MEDIA.get(found.reader), found.name) if found else None
 
 

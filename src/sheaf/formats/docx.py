@@ -83,7 +83,8 @@ class _Text:
         self._package, self._context, self._relations, self._part = package, context, relations, part
         self.lines = Lines()
         self._after: list[Element] = []  # boxes and diagrams of the paragraph that is being read
-        self._notes: list[tuple[str, str]] = []
+        self._notes: dict[tuple[str, str], int] = {}  # (part, id) → number
+        self._diagrams: set[str] = set()
         self.notes_packed = 0
         self.problem: Refused | None = None
         self._lists = Lists(self._tree("styles"), self._tree("numbering"))
@@ -100,7 +101,7 @@ class _Text:
         found: dict[str, str] = {}
         for kind in ("header", "footer"):
             texts: dict[str, None] = {}
-            for name in self._relations.of_kind(kind):
+            for name in dict.fromkeys(self._relations.of_kind(kind)):
                 root = self._read(name)
                 if root is not None:
                     texts[" ".join(self._flat(root).split())[:1000]] = None
@@ -112,14 +113,17 @@ class _Text:
     def add_notes(self) -> None:
         """Footnotes, endnotes and comments, in the order in which the text names them."""
         parts: dict[str, dict[str, Element]] = {}
-        for number, (kind, key) in enumerate(self._notes, 1):
-            if kind not in parts:
-                root = self._tree(kind)
-                parts[kind] = {attribute(e, "id"): e for e in root} if root is not None else {}
-            note = parts[kind].get(key)
-            words = " ".join(self._flat(note).split()) if note is not None else ""
-            if words:
-                self.lines.add(f"[{number}] {words}")
+        done = 0
+        while new := list(self._notes.items())[done:]:  # notes may have notes
+            done += len(new)
+            for (kind, key), number in new:
+                if kind not in parts:
+                    root = self._tree(kind)
+                    parts[kind] = {attribute(e, "id"): e for e in root} if root is not None else {}
+                note = parts[kind].get(key)
+                words = " ".join(self._flat(note).split()) if note is not None else ""
+                if words:
+                    self.lines.add(f"[{number}] {words}")
 
     def _tree(self, kind: str) -> Element | None:
         names = self._relations.of_kind(kind)
@@ -175,7 +179,10 @@ class _Text:
     def _flat(self, parent: Element) -> str:
         """All that a block holds, as one text."""
         inner = _Flat(self)
-        inner.read(parent)
+        try:
+            inner.read(parent)
+        except RecursionError:
+            self.problem = Refused("bomb", "a block nested too deep")
         return " ".join(inner.words)
 
     def inline(self, element: Element, out: list[str]) -> list[Element]:
@@ -198,8 +205,8 @@ class _Text:
             elif name == "sym":
                 out.append(_symbol(attribute(child, "char")))
             elif name in _NOTES:
-                self._notes.append((_NOTES[name], attribute(child, "id")))
-                out.append(f"[{len(self._notes)}]")
+                number = self._notes.setdefault((_NOTES[name], attribute(child, "id")), len(self._notes) + 1)
+                out.append(f"[{number}]")
             elif name == "txbxContent":
                 self._after.append(child)
             elif name == "relIds":
@@ -216,7 +223,9 @@ class _Text:
                 self._inline(child, out)
 
     def _diagram(self, element: Element) -> None:
-        root = self._read(self._relations.target(related(element, "dm")))
+        name = self._relations.target(related(element, "dm"))
+        root = self._read(name) if name not in self._diagrams else None
+        self._diagrams.add(name)
         if root is not None:
             self._after.extend(e for e in root.iter() if local(e) == "t" and local(e.getparent()) == "pt")
 

@@ -15,6 +15,7 @@ from lxml import etree
 
 from sheaf.formats.package import BLOCK, Entry, Package
 from sheaf.formats.piece import Context, Refused
+from sheaf.formats.stream import progress
 
 Element = Any  # lxml is not typed
 RELATIONSHIP = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
@@ -45,10 +46,22 @@ def related(element: Element, name: str = "id") -> str:
 
 def parse(data: bytes) -> Element | None:
     """The root of a small part, as far as it can be read; None if there is none."""
+    return parse_checked(data)[0]
+
+
+def parse_checked(data: bytes) -> tuple[Element | None, Refused | None]:
+    """The root as far as it can be read, and why it is not all."""
+    parser = etree.XMLParser(recover=True, **_SAFE)
     try:
-        return etree.parse(io.BytesIO(data), etree.XMLParser(recover=True, **_SAFE)).getroot()
-    except (etree.XMLSyntaxError, AssertionError, ValueError, LookupError):
-        return None
+        root = etree.parse(io.BytesIO(data), parser).getroot()
+    except (etree.XMLSyntaxError, AssertionError, ValueError, LookupError) as error:
+        return None, Refused("corrupt", f"XML: {error}"[:200])
+    return root, _problem(parser.error_log)
+
+
+def _problem(log: list[Any]) -> Refused | None:
+    errors = [entry for entry in log if entry.level > 1]
+    return Refused("corrupt", f"XML: {errors[0].message}"[:200]) if errors else None
 
 
 class Blocks:
@@ -92,8 +105,7 @@ class Blocks:
         except (etree.XMLSyntaxError, AssertionError, ValueError, LookupError) as error:
             self.problem = self.problem or Refused("corrupt", f"XML: {error}"[:200])
             return
-        if self.problem is None and events.error_log and events.error_log[0].level > 1:
-            self.problem = Refused("corrupt", f"XML: {events.error_log[0].message}"[:200])
+        self.problem = self.problem or _problem(events.error_log)
 
     def _inside(self, element: Element) -> bool:
         parent = element.getparent()
@@ -102,7 +114,9 @@ class Blocks:
     def read(self, n: int) -> bytes:
         """For the XML parser: what there is, then the end."""
         try:
-            return self._stream.read(min(n, BLOCK))
+            block = self._stream.read(min(n, BLOCK))
+            progress(len(block))
+            return block
         except Refused as refused:
             if refused.reason in ("bomb", "encrypted"):
                 raise

@@ -262,5 +262,6 @@ def _leaves(element: Element) -> Iterator[Element]:
 
 def _paragraphs(note: Element) -> Iterator[str]:
     """The texts of a note's paragraphs, without its mark, author and date."""
-    for paragraph in _leaves(note):
-        yield "".join(paragraph.itertext())
+    for paragraph in note.iter():
+        if local(paragraph) in ("p", "h"):
+            yield "".join(paragraph.itertext())

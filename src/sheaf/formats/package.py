@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from sheaf.formats.piece import Context, Refused
-from sheaf.formats.stream import Budget, Stream
+from sheaf.formats.stream import Budget, Stream, progress
 
 BLOCK = 1 << 16
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -98,6 +98,7 @@ class Package:
         try:
             while block := reader.read(BLOCK):
                 size += len(block)
+                progress(len(block))
                 blocks.append(block)
                 if size > limit:
                     problem = Refused("record-too-large", f"more than {limit >> 20} MB in {entry.name}")

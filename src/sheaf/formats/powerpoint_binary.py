@@ -89,7 +89,7 @@ def _member(packed: bytes, number: int, context: Context) -> Member:
         waiting = codec.unconsumed_tail
         given += len(block)
         context.budget.expand(len(block), len(packed), given)
-        if not block and not codec.eof:
+        if not block and not codec.eof and given < int.from_bytes(packed[:4], "little"):  # some end without a checksum
             raise Refused("truncated", "the object ends too early")
         return block
 
@@ -105,6 +105,7 @@ class _Deck:
         self.objects: dict[int, int] = {}
         self.slides: list[_Listed] = []
         self._notes: dict[int, str] = {}
+        self._used: set[int] = set()
         document = self._follow_edits(user)
         if document is not None:
             lists = [atom for atom in self._children(document) if atom.kind == _LIST]
@@ -116,9 +117,8 @@ class _Deck:
                     self._read_notes(atom)
 
     def text(self, slide: _Listed) -> str:
-        at = self.objects.get(slide.object)
-        container = self._atom(at) if at is not None else None
-        shapes = list(self._texts(container, slide.texts)) if container and container.kind == _SLIDE else []
+        container = self._once(slide.object, _SLIDE)
+        shapes = list(self._texts(container, slide.texts)) if container else []
         outline = [text for text in slide.texts if text not in shapes]
         texts = [*outline, *shapes, self._notes.get(slide.number, "")]
         return "\n\n".join(text for text in texts if text.strip() and text.strip() not in _PLACEHOLDER_TEXT)
@@ -186,15 +186,23 @@ class _Deck:
 
     def _read_notes(self, parent: _Atom) -> None:
         for listed in self._listed(parent):
-            at = self.objects.get(listed.object)
-            container = self._atom(at) if at is not None else None
-            if container is None or container.kind != _NOTES:
+            container = self._once(listed.object, _NOTES)
+            if container is None:
                 continue
             for atom in self._children(container):
                 if atom.kind == _NOTES_ATOM and atom.end - atom.start >= 4:
                     (number,) = struct.unpack_from("<I", self._data, atom.start)
                     texts = (t for t in self._texts(container, listed.texts) if t.strip() not in _PLACEHOLDER_TEXT)
                     self._notes[number] = "\n\n".join(texts)
+
+    def _once(self, number: int, kind: int) -> _Atom | None:
+        """An object's container, the first time: a small file could list a large object a thousand times."""
+        at = self.objects.get(number)
+        atom = self._atom(at) if at is not None and at not in self._used else None
+        if at is None or atom is None or atom.kind != kind:
+            return None
+        self._used.add(at)
+        return atom
 
     def _texts(self, parent: _Atom, outline: list[str], depth: int = 0) -> Iterator[str]:
         """The texts of the shapes below a record."""
@@ -217,7 +225,7 @@ class _Deck:
     def _children(self, parent: _Atom) -> Iterator[_Atom]:
         at = parent.start
         while at < parent.end and (atom := self._atom(at)) is not None:
-            yield atom
+            yield atom._replace(end=min(atom.end, parent.end))  # so that none is read twice
             at = atom.end
 
     def _atom(self, at: int) -> _Atom | None:

@@ -13,8 +13,18 @@ import re
 from collections.abc import Iterator
 
 from sheaf.formats.office_text import embedded, files_under
-from sheaf.formats.office_xml import SMALL, Element, Relations, attribute, core_meta, local, main_part, related
-from sheaf.formats.office_xml import parse as parse_xml
+from sheaf.formats.office_xml import (
+    SMALL,
+    Element,
+    Relations,
+    attribute,
+    core_meta,
+    local,
+    main_part,
+    parse_checked,
+    related,
+)
+from sheaf.formats.office_xml import parse as parse_part
 from sheaf.formats.package import Package, open_package
 from sheaf.formats.piece import Context, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream
@@ -51,9 +61,9 @@ def _slides(package: Package, context: Context) -> list[str]:
     """The names of the slides' parts. Without a list of them that can be read: all, by their numbers."""
     presentation = main_part(package, context, "ppt/presentation.xml")
     relations = Relations(package, presentation.name, context)
-    root = parse_xml(package.read(presentation, context, SMALL).data)
+    root = parse_part(package.read(presentation, context, SMALL).data)
     listed = [relations.target(related(e)) for e in root.iter() if local(e) == "sldId"] if root is not None else []
-    named = [name for name in listed if name]
+    named = list(dict.fromkeys(name for name in listed if name))
     if named:
         return named
     found = [(int(n[1]), e.name) for e in package.under("ppt/slides") if (n := _NUMBER.search(e.name))]
@@ -87,10 +97,8 @@ class _Slide:
             return None
         part = self._package.read(entry, self._context, SMALL)
         self.packed += part.packed
-        root = parse_xml(part.data)
-        self.problem = self.problem or part.problem
-        if root is None:
-            self.problem = self.problem or Refused("corrupt", f"{name[:100]} is not XML")
+        root, problem = parse_checked(part.data)
+        self.problem = self.problem or part.problem or problem
         return root
 
     def _shapes(self, parent: Element | None) -> Iterator[str]:

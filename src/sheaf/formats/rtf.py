@@ -16,12 +16,13 @@ from typing import ClassVar
 
 from sheaf.formats.office_text import Lines
 from sheaf.formats.piece import Context, Pieces, Record, Refused, Region
-from sheaf.formats.stream import Stream
+from sheaf.formats.stream import Stream, progress
 
 DEPTH = 100_000
 _TOKEN = re.compile(
     rb"\\([a-zA-Z]{1,40})(-?[0-9]{1,10})? ?|\\'([0-9a-fA-F]{2})|\\(.)|([{}])|[\r\n\0]+|([^\\{}\r\n\0]+)|\\", re.S
 )
+_BRACES = re.compile(rb"\\bin([0-9]{1,10}) ?|\\.|[{}]", re.S)
 _WORDS = {
     **{"tab": "\t", "line": "\n", "lbr": "\n", "emdash": "—", "endash": "–", "emspace": "\u2003", "enspace": "\u2002"},
     **{"qmspace": "\u2005", "bullet": "•", "lquote": "‘", "rquote": "’", "ldblquote": "“", "rdblquote": "”"},
@@ -57,8 +58,10 @@ def parse(stream: Stream, context: Context) -> Pieces:
     data = stream.read_all(context.limits.document_bytes)
     reader = _Reader(data)
     limit = context.limits.record_bytes // 4  # characters: at most so many bytes
-    start = 0
+    start = told = 0
     for end in reader.run():
+        progress(end - told)
+        told = end
         if reader.lines.characters > limit:
             yield Record(reader.lines.take(), start, end, reader.ansi, reader.meta or None)
             start = end
@@ -133,6 +136,8 @@ class _Reader:
                     at += max(0, int(number or 0))
                     continue
                 self._word(word, int(number) if number else None)
+                if self._group.skip and word != "upr":
+                    at = self._end_of_group(at)
                 if word in _ENDS or word == "row":
                     yield at
             elif kind == 3:
@@ -145,6 +150,21 @@ class _Reader:
                 self._close()
                 if not self._outer:
                     return
+
+    def _end_of_group(self, at: int) -> int:
+        """Where the brace is that closes the group: nothing in between is looked at."""
+        depth = 1
+        while found := _BRACES.search(self._data, at):
+            at = found.end()
+            if found[1]:
+                at += int(found[1])
+            elif found[0] == b"{":
+                depth += 1
+            elif found[0] == b"}":
+                depth -= 1
+                if depth == 0:
+                    return found.start()
+        return len(self._data)
 
     def finish(self) -> None:
         """The last paragraph, and the notes."""
@@ -322,8 +342,9 @@ class _Reader:
 
     def _cell(self, _: int | None) -> None:
         if not self._group.skip:
-            text = _joined(self._out)
-            self._out = [text.rstrip(" "), "\t"]
+            while self._out and self._out[-1] == " ":  # the ends of paragraphs inside the cell
+                self._out.pop()
+            self._out.append("\t")
 
     def _row(self, _: int | None) -> None:
         self._end_paragraph(True)

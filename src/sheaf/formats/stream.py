@@ -68,7 +68,7 @@ class Stream:
     def __init__(self, fill: Callable[[int], bytes], *, file: BinaryIO | None = None) -> None:
         self._fill = fill
         self._ahead = b""
-        self._ended = False
+        self._ended = self._held_in_vain = False
         self.file = file
         self.position = 0  # bytes handed out
         self.problem: Refused | None = None
@@ -107,18 +107,16 @@ class Stream:
 
     def hold(self, limit: int) -> BinaryIO | None:
         """What is left as a seekable file, if it is at most limit bytes: it is then `file`. Before anything is read."""
-        if self.file is None and self.position == 0:
-            parts: list[bytes] = []
-            have = 0
-            while have <= limit and (block := self.read(BLOCK)):
-                have += len(block)
-                parts.append(block)
-            held = io.BytesIO(b"".join(parts))
-            if have <= limit:
+        if self.file is None and self.position == 0 and not self._held_in_vain:
+            held = io.BytesIO()
+            while held.tell() <= limit and (block := self.read(BLOCK)):
+                held.write(block)
+            small = held.tell() <= limit
+            held.seek(0)
+            if small:
                 self.file, self._fill = held, held.read
             else:
-                rest = self._fill
-                self._fill = lambda n: held.read(n) or rest(n)
+                self._fill, self._held_in_vain = _one_after_another(held, self._fill), True
             self.position, self._ended = 0, False
         return self.file
 
@@ -165,6 +163,21 @@ class Stream:
         self._ended = not block
         took(len(block))
         return block
+
+
+def _one_after_another(held: BinaryIO, rest: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """First what was held, and let go of it."""
+    first = [held]
+
+    def fill(n: int) -> bytes:
+        if first:
+            block = first[0].read(n)
+            if block:
+                return block
+            first.clear()
+        return rest(n)
+
+    return fill
 
 
 def from_file(file: BinaryIO) -> Stream:

@@ -81,7 +81,7 @@ def add_story(lines: Lines, story: str) -> None:
             lines.add(
                 "\t".join(" ".join(cell.translate(_CHARACTERS).split()) for cell in row.split("\x07")), tight=True
             )
-        lines.add("\t".join(rest.translate(_CHARACTERS).split("\x07")).strip(), tight=True)
+        lines.add("\t".join(rest.translate(_CHARACTERS).split("\x07")).strip(), tight="\x07" in rest)
 
 
 def _is_97(main: bytes) -> bool:

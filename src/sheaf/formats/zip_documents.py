@@ -61,7 +61,7 @@ def recognise(file: BinaryIO) -> Found | None:
 
 def _office(package: Package) -> Found | None:
     types = _ascii(package.head("[Content_Types].xml", _HEAD))
-    if not types and (package.whole or package.find("_rels/.rels") is None):
+    if not types and package.whole:
         return None
     part, relation = _main_part(package)
     if relation.endswith(b"/fixedrepresentation"):
