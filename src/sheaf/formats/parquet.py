@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from sheaf.formats.arrow_rows import BATCH_BYTES, BATCH_ROWS, Rows, refusal
 from sheaf.formats.charge import split
-from sheaf.formats.piece import Context, Pieces
+from sheaf.formats.piece import Context, Pieces, Refused
 from sheaf.formats.seekable import seekable
 from sheaf.formats.stream import Stream
 
@@ -31,6 +31,8 @@ def parse(stream: Stream, context: Context) -> Pieces:
         raise
     except _ERRORS as error:
         raise refusal(error) from None
+    if sum(sizes) > max(1 << 20, context.limits.ratio * size):  # before a single page expands
+        raise Refused("bomb", f"its columns claim to expand more than {context.limits.ratio:g} times")
     rows, at = Rows(context, size, trusted=True), MAGIC
     for group, part in enumerate(split(size - MAGIC, sizes)):
         yield from _group(parquet, group, rows, at, at + part)

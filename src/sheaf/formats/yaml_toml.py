@@ -166,7 +166,7 @@ class _Builder:
                 self._anchors[event.anchor] = value, 1
             self._put(value, 1, start, end)
         elif isinstance(event, yaml.AliasEvent):
-            value, size = self._anchors.get(event.anchor, (None, -1))
+            value, size = self._anchors.get(str(event.anchor), (None, -1))
             if size <= 0:
                 why = "contains itself" if size == 0 else "names nothing"
                 raise Refused("bad-yaml", f"the alias *{event.anchor} {why}"[:200])
@@ -218,8 +218,7 @@ class _Builder:
 
 def _built(source: str) -> Iterator[_Document]:
     builder = _Builder()
-    events: Iterator[Any] = yaml.parse(source, Loader=_LOADER)
-    for event in events:
+    for event in cast(Iterator[Any], yaml.parse(source, Loader=_LOADER)):
         if isinstance(event, yaml.DocumentStartEvent):
             builder = _Builder()
         elif isinstance(event, yaml.DocumentEndEvent):
