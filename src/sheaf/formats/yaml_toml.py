@@ -219,10 +219,11 @@ class _Builder:
 def _built(source: str) -> Iterator[_Document]:
     builder = _Builder()
     for event in cast(Iterator[Any], yaml.parse(source, Loader=_LOADER)):
+        end = event.end_mark.index
         if isinstance(event, yaml.DocumentStartEvent):
             builder = _Builder()
         elif isinstance(event, yaml.DocumentEndEvent):
-            yield _Document(builder.root, builder.elements, event.end_mark.index)
+            yield _Document(builder.root, builder.elements, end)
         else:
             builder.take(event)
 
