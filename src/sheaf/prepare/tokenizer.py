@@ -3,7 +3,8 @@
 The sample is the kept records of lowest id, up to `sample_mb`; ids are hashes, so it is a random sample that depends on
 nothing but the set of records. A trained tokenizer stays: adding files later does not change the ids of what is
 there (models trained on them would be lost, and all text would be encoded again). `prepare --new-tokenizer` trains
-anew on what is there then, which gives what a fresh workspace would.
+anew on what is there then, which gives what a fresh workspace would. One trained while items were deferred is
+provisional and does not stay: after an outage the corpus is what it would have been without.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def ensure(
     selection: Selection,
     *,
     new: bool = False,
+    provisional: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> str:
     """The digest of the tokenizer to use; its folder is `workspace.tokenizer(digest)`."""
@@ -49,13 +51,13 @@ def ensure(
     pointer = workspace.root / "tokenizers" / f"{digest_json([VERSION, spec.model_dump(by_alias=True)])}.json"
     if pointer.exists() and not new:
         kept = orjson.loads(pointer.read_bytes())
-        if read_done(workspace.tokenizer(kept["tokenizer"])) is not None:
+        if not kept.get("provisional") and read_done(workspace.tokenizer(kept["tokenizer"])) is not None:
             if kept["records"] != selection.content:
                 note("the tokenizer stays the one trained on earlier records; --new-tokenizer trains it on these")
             return kept["tokenizer"]
     texts = sample(workspace, live_shards, selection, spec.sample_mb << 20)
     digest = _train(workspace, spec, texts)
-    write_json(pointer, {"tokenizer": digest, "records": selection.content})
+    write_json(pointer, {"tokenizer": digest, "records": selection.content, "provisional": provisional})
     return digest
 
 
