@@ -32,6 +32,7 @@ _ENCRYPTED = (4, 5)  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 _LINK, _POPUP, _FILE, _WIDGET = 2, 16, 17, 20  # FPDF_ANNOT_*
 _ANNOTATIONS = 10_000  # of one page that are looked at
 _META = {"title": b"Title", "author": b"Author", "subject": b"Subject"}
+_UNMAPPED = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff]")  # controls, private use
 _LIGATURE = re.compile("[\ufb00-\ufb06]")
 _SOFT_HYPHEN = re.compile("[\ufffe\x02]\r?\n?")  # PDFium's marks of a word that goes on in the next line
 Handle = Any
@@ -211,11 +212,8 @@ def _readable(text: str) -> str:
     say what their signs mean, so that the text is one of glyph numbers."""
     text = _LIGATURE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), _SOFT_HYPHEN.sub("", text))
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.isascii() or not text.isprintable():
-        sample = [c for c in text[:4096] if not c.isspace()]
-        unmapped = sum(c == "\ufffd" or unicodedata.category(c) in ("Cc", "Co", "Cn", "Cs") for c in sample)
-        if unmapped > UNMAPPED * len(sample):
-            raise Refused("undecodable", "its fonts do not say which characters they show")
+    if len(_UNMAPPED.findall(text)) > UNMAPPED * len(text):
+        raise Refused("undecodable", "its fonts do not say which characters they show")
     return text
 
 

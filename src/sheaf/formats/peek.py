@@ -195,6 +195,8 @@ def is_troff(p: Peek) -> bool:
 
 
 def _headers(p: Peek) -> int:
+    if not p.text[:1].isalpha():  # most of all a page: looking for an empty line in one takes as long as parsing it
+        return 0
     top = _ENVELOPE.sub("", re.split(r"\r?\n\r?\n", p.text, maxsplit=1)[0], count=1)
     first = _HEADER.match(top)
     if first is None:
