@@ -216,3 +216,26 @@ def test_a_source_without_a_query_says_so(tmp_path: Path) -> None:
 
 def test_odd_file_names_are_opened(tmp_path: Path) -> None:
     assert len(rows(source(database(tmp_path / "a b?c#d%20.db")))) == 3
+
+
+def test_with_an_increment_only_the_touched_blocks_change(tmp_path: Path) -> None:
+    path = database(tmp_path / "a.db", 30_000)
+    found = source(path, "SELECT * FROM ticket", increment="id")
+    before = set(found.list_items())
+    assert len(before) > 2 and sorted(r["id"] for r in rows(found)) == list(range(30_000))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO ticket VALUES (30000, 'new', 'new')")
+        db.execute("UPDATE ticket SET body = 'other' WHERE id = 100")
+    after = set(found.list_items())
+    assert len(before - after) == 2 and len(after - before) == 2
+
+
+def test_an_increment_may_be_text_repeat_and_be_absent(tmp_path: Path) -> None:
+    path = database(tmp_path / "a.db", 0)
+    hostile = "x'; DROP TABLE ticket; -- \",%2C=null"
+    with closing(sqlite3.connect(path)) as db, db:
+        names = [None, None, 7, "7", hostile, hostile, "é"] * 3
+        db.executemany("INSERT INTO ticket VALUES (?, ?, 'b')", list(enumerate(names)))
+    found = source(path, "SELECT * FROM ticket", increment="subject")
+    assert sorted(r["id"] for r in rows(found)) == list(range(21))
+    assert "subject=null" in [i.path for i in found.list_items()]

@@ -9,6 +9,7 @@ first and last value, so that it can be asked for without counting rows, and its
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -55,6 +56,11 @@ def query_of(spec: SourceSpec) -> str:
             fix='add query: "SELECT id, body FROM … ORDER BY id"',
         )
     return spec.query.strip().rstrip(";").rstrip()
+
+
+def starts_block(value: bytes) -> bool:
+    """Whether a value of the increment begins a block, where no server decides that."""
+    return int.from_bytes(hashlib.blake2b(value, digest_size=8).digest()) % BLOCK_ROWS == 0
 
 
 def check_columns(spec: SourceSpec, names: Sequence[str]) -> None:

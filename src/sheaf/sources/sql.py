@@ -3,7 +3,8 @@
 A row is one object, column → value, columns in the query's order. SQL's text, integers, reals and null are JSON's; a
 blob, or text that is not UTF-8, is {"base64": "…"}; infinities are the words "Infinity" and "-Infinity". A page is
 named by the number of its first row; its version is the digest of its bytes, so a page is read again only if it says
-something else. Give the query an ORDER BY, so that added rows come last and leave the earlier pages as they are.
+something else. Give the query an ORDER BY, so that added rows come last and leave the earlier pages as they are; or an
+`increment`, and the items are blocks of it (see `database.py`), which leaves all but the touched ones as they are.
 
 The database is opened read-only, may not attach others or load extensions, and a query that computes for five minutes
 between two rows is stopped. Cost: listing runs the query once (2.5 µs a short row) and holds one row; opening a page
@@ -30,18 +31,21 @@ import orjson
 from sheaf.errors import DataRefused, RecipeError, SheafError, TryAgain
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemUnavailable, Refusal
+from sheaf.sources.database import MEDIA, Bounds, check_columns, query_of, starts_block
 from sheaf.sources.folder import escape
 from sheaf.sources.spool import spooled
 
 SQLITE = "sqlite:///"
-MEDIA = "application/x-ndjson;source=sql"
 PAGE_ROWS = 2000
 PAGE_BYTES = 16 << 20
 BUSY_SECONDS = 10.0
-QUERY_SECONDS = 300.0
 STEPS = 100_000  # virtual machine steps between looks at the clock: about a millisecond
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 NOT_NOW = {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_INTERRUPT", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_PROTOCOL"}
+_PAGES = "LIMIT -1 OFFSET ?"
+_IN_ORDER = "ORDER BY {column}, {order}"
+_BETWEEN = "WHERE {column} >= ? AND {column} <= ? ORDER BY {column}, {order}"
+_ABSENT = "WHERE {column} IS NULL ORDER BY {order}"
 NOT_A_DATABASE = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
 
 
@@ -53,47 +57,72 @@ class SqlSource:
         spec: SourceSpec,
         spool: Path | None = None,
         busy_seconds: float = BUSY_SECONDS,
-        query_seconds: float = QUERY_SECONDS,
+        query_seconds: float | None = None,
     ) -> None:
-        """busy_seconds: how long to wait for a lock; query_seconds: longest computation between two rows."""
+        """busy_seconds: how long to wait for a lock; query_seconds: longest computation between two rows
+        (default: the recipe's `timeout`)."""
         self.name = spec.name
         self._spec, self._spool = spec, spool
-        self._busy_seconds, self._query_seconds = busy_seconds, query_seconds
+        self._busy_seconds = busy_seconds
+        self._query_seconds = spec.timeout if query_seconds is None else query_seconds
         self._file = Path(spec.uri.removeprefix(SQLITE)).absolute()
-        if not spec.query:
-            raise RecipeError(
-                f"source '{spec.name}' needs a query",
-                where=f"source '{spec.name}', uri: {spec.uri}",
-                fix='add query: "SELECT id, body FROM … ORDER BY id"',
-            )
-        self._query = spec.query.strip().rstrip(";").rstrip()
+        self._query = query_of(spec)
 
     def list_items(self) -> Iterator[Item | Refusal]:
         """Every page. Raises DataRefused (no such database), RecipeError (wrong query), TryAgain (locked)."""
-        with self._rows(0) as rows:
+        if self._spec.increment is not None:
+            yield from sorted(self._blocks(), key=lambda item: item.path)
+            return
+        with self._rows(_PAGES, (0,)) as rows:
             first = 0
             while (page := self._page(rows, None)).rows:
-                path = f"rows-{first:010d}"
-                uri = f"{SQLITE}{escape(str(self._file))}#{path}"
-                yield Item(self.name, path, uri, page.version, page.size, MEDIA)
+                yield self._item(f"rows-{first:010d}", page)
                 first += page.rows
 
     def open_item(self, item: Item) -> BinaryIO:
         """The page's rows, one JSON object a line. Raises ItemChanged if they are not those that were listed."""
-        first = int(item.path.removeprefix("rows-"))
+        bounds = Bounds.of(item.path)
         try:
-            with self._rows(first) as rows, spooled(self._spool) as spool:
-                page = self._page(rows, spool)
+            with self._opened(item.path, bounds) as rows, spooled(self._spool) as spool:
+                page = self._page(rows, spool, whole=bounds is not None)
                 if page.version != item.version:
                     raise ItemChanged(f"{item.uri} has other rows than were listed")
         except (TryAgain, DataRefused) as error:
             raise ItemUnavailable(f"{item.uri}: {error.why or error.what}") from error
         return spool
 
-    def _page(self, rows: Iterator[bytes], spool: BinaryIO | None) -> _Page:
-        """Take one page's rows; its lines go to the spool, if there is one."""
+    def _item(self, path: str, page: _Page) -> Item:
+        uri = f"{SQLITE}{escape(str(self._file))}#{path}"
+        return Item(self.name, path, uri, page.version, page.size, MEDIA)
+
+    def _blocks(self) -> Iterator[Item]:
+        """One pass in the order of the increment; a block ends before a value that starts another (`starts_block`)."""
+        column = self._spec.increment or ""
+        first, last = b"", b""
         digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
-        while count < PAGE_ROWS and size < PAGE_BYTES and (line := next(rows, None)) is not None:
+        with self._rows(_IN_ORDER, ()) as rows:
+            for line in rows:
+                value = orjson.dumps(orjson.loads(line)[column])
+                if count and value != last and (starts_block(value) or b"null" in (first, last)):
+                    yield self._item(_bounds(first, last).path(column), _Page(count, size, digest.hexdigest()))
+                    digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
+                first, last = value if not count else first, value
+                digest.update(line)
+                size, count = size + len(line), count + 1
+        if count:
+            yield self._item(_bounds(first, last).path(column), _Page(count, size, digest.hexdigest()))
+
+    def _opened(self, path: str, bounds: Bounds | None) -> contextlib.AbstractContextManager[Iterator[bytes]]:
+        if bounds is None:
+            return self._rows(_PAGES, (int(path.removeprefix("rows-")),))
+        if bounds.first is None or bounds.last is None:
+            return self._rows(_ABSENT, ())
+        return self._rows(_BETWEEN, (orjson.loads(bounds.first), orjson.loads(bounds.last)))
+
+    def _page(self, rows: Iterator[bytes], spool: BinaryIO | None, whole: bool = False) -> _Page:
+        """Take one page's rows, or all; the lines go to the spool, if there is one."""
+        digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
+        while (whole or (count < PAGE_ROWS and size < PAGE_BYTES)) and (line := next(rows, None)) is not None:
             digest.update(line)
             size += len(line)
             count += 1
@@ -102,8 +131,8 @@ class SqlSource:
         return _Page(count, size, digest.hexdigest())
 
     @contextlib.contextmanager
-    def _rows(self, first: int) -> Generator[Iterator[bytes], None, None]:
-        """The query's rows from number `first` on, as JSON lines; SQLite's errors as ours."""
+    def _rows(self, which: str, values: tuple[Any, ...]) -> Generator[Iterator[bytes], None, None]:
+        """Rows of the query as JSON lines; SQLite's errors as ours. which: the statement's end, values: bound in it."""
         if not self._file.is_file():
             raise self._missing()
         try:
@@ -114,8 +143,14 @@ class SqlSource:
                     f"EXPLAIN {self._query}"
                 ).close()  # the query alone, for a clear message if it is wrong
                 # Listing and opening run the same statement, so that SQLite orders the rows in the same way.
-                cursor = connection.execute(f"SELECT * FROM ({self._query}\n) LIMIT -1 OFFSET {first:d}")
-                yield _lines(cursor, self._check_key(cursor), clock)
+                with contextlib.closing(connection.execute(f"SELECT * FROM ({self._query}\n) LIMIT 0")) as empty:
+                    names = [str(column[0]) for column in empty.description]
+                check_columns(self._spec, names)
+                # All columns: rows of one value of the increment must come in the same order at listing and opening.
+                order = ", ".join(str(n + 1) for n in range(len(names)))
+                column = '"' + (self._spec.increment or "").replace('"', '""') + '"'
+                end = which.format(column=column, order=order)
+                yield _lines(connection.execute(f"SELECT * FROM ({self._query}\n) {end}", values), names, clock)
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
@@ -126,19 +161,6 @@ class SqlSource:
         connection.set_authorizer(_authorize)
         connection.text_factory = _text
         return connection
-
-    def _check_key(self, cursor: sqlite3.Cursor) -> list[str]:
-        names = [str(column[0]) for column in cursor.description]
-        key = self._spec.key
-        if key is not None and key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            raise RecipeError(
-                f"the query of source '{self.name}' gives no column '{key}'",
-                where=f"source '{self.name}', key",
-                why=f"columns: {', '.join(names)}",
-                fix=f"did you mean '{near[0]}'?" if near else "name one of the columns, or leave the key out",
-            )
-        return names
 
     def _explain(self, error: sqlite3.Error) -> SheafError:
         code = getattr(error, "sqlite_errorname", "")
@@ -196,6 +218,11 @@ def _lines(cursor: sqlite3.Cursor, names: list[str], clock: _Clock) -> Iterator[
         values = {name: _value(value) for name, value in zip(names, row, strict=True)}
         yield orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
         clock.restart()
+
+
+def _bounds(first: bytes, last: bytes) -> Bounds:
+    """Values are named as JSON: 1 is another than "1", in SQLite too."""
+    return Bounds(None, None) if first == b"null" else Bounds(first.decode(), last.decode())
 
 
 def _value(value: Any) -> Any:
