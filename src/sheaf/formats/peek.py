@@ -99,7 +99,8 @@ def is_xml(p: Peek) -> bool:
 
 def is_pdf(p: Peek) -> bool:
     """Behind a byte-order mark or a transport's lines, as readers accept it within the first kilobyte."""
-    return _PDF.search(p.head, 0, 1024) is not None and b" obj" in p.head
+    start = p.head[:1024]
+    return b"%PDF-" in start and _PDF.search(start) is not None and b" obj" in p.head
 
 
 def is_parquet(p: Peek) -> bool:
@@ -195,8 +196,8 @@ def is_troff(p: Peek) -> bool:
 
 
 def _headers(p: Peek) -> int:
-    if not p.text[:1].isalpha():  # most of all a page: looking for an empty line in one takes as long as parsing it
-        return 0
+    if not (p.text[:1].isalpha() or p.text.startswith(">From ")):
+        return 0  # most of all a page: looking for an empty line in one takes as long as parsing it
     top = _ENVELOPE.sub("", re.split(r"\r?\n\r?\n", p.text, maxsplit=1)[0], count=1)
     first = _HEADER.match(top)
     if first is None:
