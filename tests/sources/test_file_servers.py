@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import fsspec
 import pytest
 from file_servers import PASSWORD, USER, Ftp, Sftp, ftp_server, sftp_server
 
-from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, TryAgain
+from sheaf.errors import DataRefused, EnvironmentProblem, MissingExtra, RecipeError, TryAgain
 from sheaf.recipe import Secret, SourceSpec
 from sheaf.sources import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal, open_source
 from sheaf.sources.fileserver import Account, FileServerSource
@@ -199,6 +200,23 @@ def test_any_file_system_of_fsspec_can_be_listed_and_read(root: Path) -> None:
     assert [i.path for i in listed] == sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
     for item in listed:
         assert isinstance(item, Item) and content(found, item) == (root / item.path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "uri", "extra"),
+    [
+        ("paramiko", "sheaf.sources.sftp", "sftp://h/x", "sheaf[sftp]"),
+        ("sqlalchemy", "sheaf.sources.other_databases", "mysql+pymysql://h/x", "sheaf[sql]"),
+    ],
+)
+def test_a_missing_extra_is_named_with_its_pip_command(
+    monkeypatch: pytest.MonkeyPatch, library: str, module: str, uri: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(MissingExtra) as raised:
+        list(open_source(SourceSpec(name="x", uri=uri, query="SELECT 1")).list_items())
+    assert extra in raised.value.fix
 
 
 def test_no_thread_is_left_behind(root: Path) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote, unquote
+
+import orjson
 
 from sheaf.errors import RecipeError, TryAgain
 from sheaf.recipe import SourceSpec
@@ -58,9 +60,29 @@ def query_of(spec: SourceSpec) -> str:
     return spec.query.strip().rstrip(";").rstrip()
 
 
-def starts_block(value: bytes) -> bool:
-    """Whether a value of the increment begins a block, where no server decides that."""
-    return int.from_bytes(hashlib.blake2b(value, digest_size=8).digest()) % BLOCK_ROWS == 0
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What an item holds. size: bytes of its lines; version: their digest."""
+
+    rows: int
+    size: int
+    version: str
+
+
+def cut(lines: Iterable[bytes], column: str) -> Iterator[tuple[Bounds, Page]]:
+    """Blocks of rows, JSON objects in the order of the column, where no server cuts them. Values are named as JSON."""
+    first, last = b"", b""
+    digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
+    for line in lines:
+        value = orjson.dumps(orjson.loads(line)[column])
+        if count and value != last and (_starts_block(value) or b"null" in (value, last)):
+            yield _named(first, last), Page(count, size, digest.hexdigest())
+            digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
+        first, last = value if not count else first, value
+        digest.update(line)
+        size, count = size + len(line), count + 1
+    if count:
+        yield _named(first, last), Page(count, size, digest.hexdigest())
 
 
 def check_columns(spec: SourceSpec, names: Sequence[str]) -> None:
@@ -107,6 +129,14 @@ def again(line: Line, attempt: Callable[[], T], *, known: bool = False) -> T:
         return line.run(once, known=known)
     except Unreachable as error:
         raise (last[-1] if last else NotNow("the database does not answer now", why=str(error))) from error
+
+
+def _named(first: bytes, last: bytes) -> Bounds:
+    return Bounds(None, None) if first == b"null" else Bounds(first.decode(), last.decode())
+
+
+def _starts_block(value: bytes) -> bool:
+    return int.from_bytes(hashlib.blake2b(value, digest_size=8).digest()) % BLOCK_ROWS == 0
 
 
 def _quoted(text: str) -> str:

@@ -28,6 +28,11 @@ KINDS = {
     "sqlite": "sheaf.sources.sql:SqlSource",
     "postgresql": "sheaf.sources.postgresql:PostgresqlSource",
     "postgres": "sheaf.sources.postgresql:PostgresqlSource",
+    "mysql": "sheaf.sources.other_databases:OtherDatabaseSource",
+    "mariadb": "sheaf.sources.other_databases:OtherDatabaseSource",
+    "mssql": "sheaf.sources.other_databases:OtherDatabaseSource",
+    "oracle": "sheaf.sources.other_databases:OtherDatabaseSource",
+    "sqlalchemy": "sheaf.sources.other_databases:OtherDatabaseSource",
     "sftp": "sheaf.sources.fileserver:FileServerSource",
     "ftp": "sheaf.sources.fileserver:FileServerSource",
     "ftps": "sheaf.sources.fileserver:FileServerSource",
@@ -69,4 +74,7 @@ def source_options(spec: SourceSpec) -> dict[str, Any]:
 
 def _scheme(uri: str) -> str:
     match = SCHEME.match(uri)
-    return match[1].lower() if match else ""
+    scheme = match[1].lower() if match else ""
+    # mysql+pymysql, sqlalchemy+DIALECT+DRIVER: what follows is SQLAlchemy's to understand.
+    family = scheme.partition("+")[0]
+    return family if KINDS.get(family) == KINDS["sqlalchemy"] else scheme

@@ -21,7 +21,6 @@ import math
 import sqlite3
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -31,7 +30,7 @@ import orjson
 from sheaf.errors import DataRefused, RecipeError, SheafError, TryAgain
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemUnavailable, Refusal
-from sheaf.sources.database import MEDIA, Bounds, check_columns, query_of, starts_block
+from sheaf.sources.database import MEDIA, Bounds, Page, check_columns, cut, query_of
 from sheaf.sources.folder import escape
 from sheaf.sources.spool import spooled
 
@@ -91,26 +90,15 @@ class SqlSource:
             raise ItemUnavailable(f"{item.uri}: {error.why or error.what}") from error
         return spool
 
-    def _item(self, path: str, page: _Page) -> Item:
+    def _item(self, path: str, page: Page) -> Item:
         uri = f"{SQLITE}{escape(str(self._file))}#{path}"
         return Item(self.name, path, uri, page.version, page.size, MEDIA)
 
     def _blocks(self) -> Iterator[Item]:
-        """One pass in the order of the increment; a block ends before a value that starts another (`starts_block`)."""
         column = self._spec.increment or ""
-        first, last = b"", b""
-        digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
         with self._rows(_IN_ORDER, ()) as rows:
-            for line in rows:
-                value = orjson.dumps(orjson.loads(line)[column])
-                if count and value != last and (starts_block(value) or b"null" in (first, last)):
-                    yield self._item(_bounds(first, last).path(column), _Page(count, size, digest.hexdigest()))
-                    digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
-                first, last = value if not count else first, value
-                digest.update(line)
-                size, count = size + len(line), count + 1
-        if count:
-            yield self._item(_bounds(first, last).path(column), _Page(count, size, digest.hexdigest()))
+            for bounds, page in cut(rows, column):
+                yield self._item(bounds.path(column), page)
 
     def _opened(self, path: str, bounds: Bounds | None) -> contextlib.AbstractContextManager[Iterator[bytes]]:
         if bounds is None:
@@ -119,7 +107,7 @@ class SqlSource:
             return self._rows(_ABSENT, ())
         return self._rows(_BETWEEN, (orjson.loads(bounds.first), orjson.loads(bounds.last)))
 
-    def _page(self, rows: Iterator[bytes], spool: BinaryIO | None, whole: bool = False) -> _Page:
+    def _page(self, rows: Iterator[bytes], spool: BinaryIO | None, whole: bool = False) -> Page:
         """Take one page's rows, or all; the lines go to the spool, if there is one."""
         digest, size, count = hashlib.blake2b(digest_size=16), 0, 0
         while (whole or (count < PAGE_ROWS and size < PAGE_BYTES)) and (line := next(rows, None)) is not None:
@@ -128,7 +116,7 @@ class SqlSource:
             count += 1
             if spool is not None:
                 spool.write(line)
-        return _Page(count, size, digest.hexdigest())
+        return Page(count, size, digest.hexdigest())
 
     @contextlib.contextmanager
     def _rows(self, which: str, values: tuple[Any, ...]) -> Generator[Iterator[bytes], None, None]:
@@ -192,13 +180,6 @@ class SqlSource:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    rows: int
-    size: int
-    version: str
-
-
 class _Clock:
     """Stops a statement that computes too long without giving a row."""
 
@@ -218,11 +199,6 @@ def _lines(cursor: sqlite3.Cursor, names: list[str], clock: _Clock) -> Iterator[
         values = {name: _value(value) for name, value in zip(names, row, strict=True)}
         yield orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
         clock.restart()
-
-
-def _bounds(first: bytes, last: bytes) -> Bounds:
-    """Values are named as JSON: 1 is another than "1", in SQLite too."""
-    return Bounds(None, None) if first == b"null" else Bounds(first.decode(), last.decode())
 
 
 def _value(value: Any) -> Any:
