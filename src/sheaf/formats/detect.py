@@ -57,6 +57,7 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
 )
 # Short magics that text can start with by chance: they count only when the rest is not text.
 _SHORT = frozenset({b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP"})
+_STARTS = {place: tuple(magic for offset, magic, _, _ in UNREAD if offset == place) for place, *_ in UNREAD}
 _TEXT_LIKE = ("text/", "application/json", "application/x-ndjson", "message/", "application/mbox", "application/xml")
 
 
@@ -86,6 +87,8 @@ def detect(stream: Stream, name: str, media: str, hold: int = HOLD) -> Kind:
 
 def unread(head: bytes) -> Kind | None:
     """What is refused by name, if the beginning of a file is of such a type."""
+    if not _refusable(head):
+        return None
     for offset, magic, media, name in UNREAD:
         if head.startswith(magic, offset) and (magic not in _SHORT or _not_text(head)):
             return Kind(media, None, name)
@@ -163,7 +166,7 @@ def _beginning(head: bytes) -> str:
 
 
 def _refusable(start: bytes) -> bool:
-    return any(start.startswith(magic, offset) for offset, magic, _, _ in UNREAD)
+    return any(start.startswith(magics, offset) for offset, magics in _STARTS.items())
 
 
 def _not_text(head: bytes) -> bool:

@@ -34,9 +34,9 @@ _HTML = re.compile(
 )
 _XML = re.compile(r"<\?xml\s|<!DOCTYPE\s|<svg[\s>]|<rss[\s>]|<feed[\s>]")
 _PDF = re.compile(rb"(?:\A\xef\xbb\xbf|[\r\n])%PDF-\d\.\d\s")
-XML_SUFFIXES = tuple(
-    f".{name}"
-    for name in "xml xsd xsl xslt rss atom svg rdf fb2 kml gpx opf ncx dbk docbook dita tei nxml plist wsdl tmx xlf".split()
+XML_SUFFIXES = (
+    *(".xml", ".xsd", ".xsl", ".xslt", ".rss", ".atom", ".svg", ".rdf", ".fb2", ".kml", ".gpx"),
+    *(".opf", ".ncx", ".dbk", ".docbook", ".dita", ".tei", ".nxml", ".plist", ".wsdl", ".tmx", ".xlf"),
 )
 _MBOX = re.compile(r"From \S.*\d\d:\d\d.*\n[A-Za-z][A-Za-z0-9-]*:")
 _ENVELOPE = re.compile(r">?From \S[^\n]*\n")  # that mailboxes put before a message
