@@ -16,10 +16,9 @@ from chaos_proxy import Proxy, at_random, proxied, refuse, reset
 from moto.server import ThreadedMotoServer
 
 from sheaf import recipe_file
-from sheaf.errors import TryAgain
 from sheaf.prepare.pipeline import prepare
 
-OBJECTS = 100
+OBJECTS = 60
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +68,23 @@ def fetched(proxy: Proxy) -> Counter[str]:
 def undisturbed(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "id")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "canary-4711")
         folder = tmp_path_factory.mktemp("calm")
+        busy, most, lock = [0], [0], threading.Lock()
+
+        def count(request: Any) -> bool:
+            with lock:
+                busy[0] += 1
+                most[0] = max(most[0], busy[0])
+            time.sleep(0.02)  # the way there and back
+            with lock:
+                busy[0] -= 1
+            return False
+
+        proxy.disturb = count
         result = run(proxy, folder)
-        assert result["items"] == {"seen": OBJECTS, "read": OBJECTS, "unchanged": 0, "quarantined": 0}
+        assert most[0] >= 8  # small objects behind a slow link are fetched many at once
+        assert result["items"] == {"seen": OBJECTS, "read": OBJECTS, "unchanged": 0, "quarantined": 0, "deferred": 0}
         assert fetched(proxy) == {f"/acme/exports/{n:03d}.txt": 1 for n in range(OBJECTS)}
         proxy.paths.clear()
         again = run(proxy, folder)
@@ -108,43 +120,21 @@ def test_a_network_that_fails_at_random_cuts_bodies_and_is_away_for_a_while_chan
 
     proxy.disturb, proxy.cut_after = disturb, cut_after
     result = run(proxy, tmp_path / "w")
+    if result["items"]["deferred"]:  # six failures in a row by bad luck: one in thousands
+        result = run(proxy, tmp_path / "w")
+    assert result["items"]["deferred"] == 0, result["quarantine"]
     assert result["corpus"] == undisturbed
     assert all(failures[kind] > 3 for kind in ("away", "flaky", "cut")), failures
 
 
 def test_what_an_outage_defers_is_all_that_the_next_run_fetches(proxy: Proxy, undisturbed: str, tmp_path: Path) -> None:
     gone = {f"/acme/exports/{n:03d}.txt" for n in range(0, OBJECTS, 7)}
-    proxy.disturb = lambda request: request.path in gone and refuse(request, 500)
-    with pytest.raises(TryAgain, match=f"{len(gone)} of {OBJECTS} items") as raised:
-        run(proxy, tmp_path / "w", patience="0")
-    assert raised.value.exit_code == 75 and "500" in raised.value.why
+    proxy.disturb = lambda request: request.path in gone and refuse(request, 500, b"canary-4711")
+    result = run(proxy, tmp_path / "w", patience="0")
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 5 and not any(b"canary-4711" in path.read_bytes() for path in written)
+    assert result["items"]["deferred"] == len(gone) and result["corpus"] != undisturbed
     proxy.disturb = lambda request: False
     proxy.paths.clear()
     assert run(proxy, tmp_path / "w", patience="0")["corpus"] == undisturbed
     assert fetched(proxy) == dict.fromkeys(gone, 1)
-
-
-def test_small_objects_behind_a_slow_link_are_fetched_many_at_once(
-    proxy: Proxy, undisturbed: str, tmp_path: Path
-) -> None:
-    busy, most, lock = [0], [0], threading.Lock()
-
-    def count(request: Any) -> bool:
-        with lock:
-            busy[0] += 1
-            most[0] = max(most[0], busy[0])
-        time.sleep(0.02)  # the way there and back
-        with lock:
-            busy[0] -= 1
-        return False
-
-    proxy.disturb = count
-    assert run(proxy, tmp_path / "w")["corpus"] == undisturbed
-    assert most[0] >= 8
-
-
-def test_no_secret_is_in_anything_that_prepare_wrote(proxy: Proxy, tmp_path: Path) -> None:
-    proxy.disturb = lambda request: request.path.endswith("0.txt") and refuse(request, 403, b"canary-4711")
-    run(proxy, tmp_path / "w")
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) > 5 and not any(b"canary-4711" in path.read_bytes() for path in written)

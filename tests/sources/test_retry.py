@@ -46,12 +46,12 @@ def test_one_failure_is_tried_again_soon_and_with_jitter() -> None:
     assert len(waits) > 10
 
 
-def test_a_thing_that_fails_while_its_server_answers_is_given_up_after_five_tries() -> None:
+def test_a_thing_that_fails_while_its_server_answers_is_given_up_after_a_few_tries() -> None:
     time = Time()
     server = Server(time, (0, 1e9))
     with pytest.raises(Unreachable, match="away"):
         line(time).run(server, known=True)
-    assert server.asked == TRIES and time.now - 1000 < 5
+    assert server.asked == TRIES and time.now - 1000 < 10
 
 
 def test_a_five_minute_outage_of_a_known_server_is_waited_out() -> None:
@@ -65,7 +65,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
     time = Time()
     with pytest.raises(Unreachable):
         line(time).run(Server(time, (0, 1e9), outage=True))
-    assert time.now - 1000 < 5
+    assert time.now - 1000 < 10
 
 
 def test_a_longer_outage_defers_and_what_comes_after_fails_at_once_until_the_server_is_back() -> None:
@@ -95,7 +95,7 @@ def test_one_thing_that_is_away_does_not_hold_up_the_rest_for_minutes_while_othe
 
     with pytest.raises(Unreachable, match="502"):
         used.run(bad, known=True)
-    assert time.now - 1000 < 5
+    assert time.now - 1000 < 10
 
 
 def test_progress_is_no_failure() -> None:

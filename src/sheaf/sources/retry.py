@@ -1,7 +1,7 @@
 """How long to try: backoff with jitter, what a server asks for, and outages that are waited out or deferred.
 
 One failing request says little, so what is known of a server is kept in one place, its `Line`, for all threads that
-talk to it. A request is tried 5 times, 0.25 s, 0.5 s, … apart, half of that at random (so that threads do not return
+talk to it. A request is tried 6 times, 0.25 s, 0.5 s, … apart, half of that at random (so that threads do not return
 all at once; Brooker 2015). While *nothing* at that server answers, a request for what was listed before goes on trying
 for up to 6 minutes, every 15 s: a restart, a failing balancer or a 5-minute outage costs time and nothing else. After
 that the server is down: further requests fail at once, one in 15 s finds out whether it is back. What is not had then
@@ -23,7 +23,7 @@ from typing import TypeVar
 from sheaf.errors import RecipeError
 from sheaf.recipe import SourceSpec
 
-TRIES = 5
+TRIES = 6
 FIRST_SECONDS = 0.25  # before the second try; doubled before each further one
 MOST_SECONDS = 15.0  # between two tries, and between two looks whether a server that was down is back
 OUTAGE_SECONDS = 360.0  # for which a server that answers nothing is waited for
