@@ -317,12 +317,6 @@ def test_a_record_that_is_too_large_is_a_region(read: Read) -> None:
     assert read("a.txt", prose(400_000), limits=Limits(record_mb=1)).reasons == ["record-too-large"]
 
 
-def test_document_zips_are_refused_by_name(read: Read) -> None:
-    data = zipped({"[Content_Types].xml": b"<Types/>", "word/document.xml": b"<w/>"})
-    outcome = read("a.docx", data)
-    assert outcome.reasons == ["unsupported"] and "Office" in outcome.regions[0]["detail"]
-
-
 def test_locators_inside_members_are_places_in_the_expanded_bytes(read: Read) -> None:
     lines = b'{"text":"one"}\n{"text":"two"}\n'
     outcome = read("a.jsonl.gz", gzip.compress(lines))
