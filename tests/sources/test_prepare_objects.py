@@ -16,6 +16,7 @@ from chaos_proxy import Proxy, at_random, proxied, refuse, reset
 from moto.server import ThreadedMotoServer
 
 from sheaf import recipe_file
+from sheaf.errors import RecipeError
 from sheaf.prepare.pipeline import prepare
 
 OBJECTS = 60
@@ -138,3 +139,12 @@ def test_what_an_outage_defers_is_all_that_the_next_run_fetches(proxy: Proxy, un
     proxy.paths.clear()
     assert run(proxy, tmp_path / "w", patience="0")["corpus"] == undisturbed
     assert fetched(proxy) == dict.fromkeys(gone, 1)
+
+
+@pytest.mark.parametrize("option", ["secret_access_key", "account_key", "sas_token", "session_token", "access_key_id"])
+def test_a_secret_that_stands_in_the_options_is_refused_and_not_quoted(tmp_path: Path, option: str) -> None:
+    lines = f'name: x\nsources: [{{name: s, uri: "s3://b/", options: {{{option}: canary-4711, region: eu-west-1}}}}]\n'
+    (tmp_path / "sheaf.yaml").write_text(lines)
+    with pytest.raises(RecipeError, match=option) as raised:
+        recipe_file.load(tmp_path / "sheaf.yaml")
+    assert "canary" not in str(raised.value)
