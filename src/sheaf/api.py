@@ -95,11 +95,17 @@ def train(
     engine: str = "local",
     console: Console | None = None,
 ) -> Run:
-    """Prepare, then train. nproc: data-parallel processes on this machine; workers: processes of the preparation."""
+    """Prepare, then train. nproc: data-parallel processes on this machine; workers: processes of the preparation.
+
+    Raises TryAgain if items could not be had now: the corpus without them is made, and nothing is trained on it.
+    """
+    from sheaf.prepare.pipeline import refuse_deferred
+    from sheaf.prepare.pipeline import summary as prepared
     from sheaf.train.launch import train as launch
 
     recipe = load(recipe)
     corpus = prepare(recipe, workers=workers, engine=engine, console=console)
+    refuse_deferred(prepared(corpus, read_now=0, seconds=0.0))
     result = launch(recipe, corpus, nproc=nproc, console=console or Silent())
     return Run(Path(result["run"]), result)
 

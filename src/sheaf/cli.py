@@ -107,8 +107,9 @@ def prepare(
 
     recipe, words = _split(recipe, overrides)
     data = run_pipeline(_load(recipe, words), workers=workers, console=common.console(), new_tokenizer=new_tokenizer)
-    following = command_line("sheaf train", *_unless_default(recipe), *words)
-    return Outcome(data, show.prepared, following, _strictly(strict, data))
+    deferred = data["items"]["deferred"]
+    following = command_line("sheaf prepare" if deferred else "sheaf train", *_unless_default(recipe), *words)
+    return Outcome(data, show.prepared, following, 75 if deferred else _strictly(strict, data))
 
 
 @app.command
@@ -125,12 +126,14 @@ def train(
     from sheaf import show
     from sheaf.corpus.version import CorpusVersion
     from sheaf.prepare.pipeline import prepare as run_pipeline
+    from sheaf.prepare.pipeline import refuse_deferred
 
     recipe, words = _split(recipe, overrides)
     loaded, console = _load(recipe, words), common.console()
     prepared = run_pipeline(loaded, workers=workers, console=console)
     if not common.json and not common.quiet:
         write(sys.stderr, show.render(show.prepared(prepared), sys.stderr))
+    refuse_deferred(prepared)
     # Only now: torch takes seconds to load, and a mistake in the recipe should be told at once.
     from sheaf.train.launch import train as launch
 

@@ -227,6 +227,19 @@ class Prepare(Strict):
         float, Field(ge=0, le=1, strict=False, description="share of bytes quarantined above which prepare ends with 3")
     ] = 1.0
 
+    @model_validator(mode="after")
+    def _other_limits_are_the_recipe_s_where_they_say_nothing(self) -> Prepare:
+        usual = self.limits.model_dump()
+        rules = tuple(
+            rule.model_copy(update={"limits": Limits(**usual | rule.limits.model_dump(exclude_unset=True))})
+            if rule.limits is not None
+            else rule
+            for rule in self.admit
+        )
+        if rules != self.admit:
+            object.__setattr__(self, "admit", rules)  # frozen, but not yet anybody's
+        return self
+
 
 class MixtureEntry(Strict):
     """weight: share of training tokens, relative to the other sources. max_epochs: how often a record may be used."""

@@ -101,6 +101,7 @@ def prepared(data: Json) -> Parts:
     head = (
         f"corpus {data['corpus'][:12]}: {records['kept']:,} records, {data['tokens']:,} tokens "
         f"in {duration(data['seconds'])}; {items['read']:,} items read, {items['unchanged']:,} unchanged"
+        + (f", {items['deferred']:,} deferred: the same command asks only for them again" if items["deferred"] else "")
     )
     return [_sources(data["sources"], data["bytes"]), *([_reasons(reasons)] if reasons else []), _line(head)]
 

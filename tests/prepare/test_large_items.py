@@ -24,11 +24,11 @@ import json, resource, sys
 from pathlib import Path
 from sheaf import recipe_file
 from sheaf.corpus.workspace import Workspace
-from sheaf.prepare import pipeline, read
+from sheaf.prepare import gather, read
 from sheaf.console import Silent
 recipe = recipe_file.load(Path(sys.argv[1]))
 workspace = Workspace(Path(recipe.workspace)); workspace.create()
-listing = pipeline.list_sources(recipe, Silent())
+listing = gather.list_sources(recipe, Silent())
 task = read.task(workspace, recipe, recipe.sources[0], listing.items)
 read.read_batch(**task.arguments)
 peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from sheaf.corpus import shards
 from sheaf.corpus.documents import Documents
-from sheaf.corpus.reading import parse_options
+from sheaf.corpus.reading import Manners, parse_options
 from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.errors import DataRefused, SheafError
 from sheaf.files import checked
 from sheaf.formats.reread import reread as reread_record
 from sheaf.formats.sandbox import Sandbox
-from sheaf.recipe import Limits, SourceSpec
+from sheaf.recipe import Limits, Prepare, SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemUnavailable
 from sheaf.sources.registry import open_source
 
@@ -63,24 +63,29 @@ class Rereader:
 
     def __init__(self, corpus: CorpusVersion) -> None:
         self._corpus = corpus
-        self._sandbox = Sandbox(Limits.model_validate(corpus.manifest["prepare"]["limits"]))
+        self._prepare = Prepare.model_validate(corpus.manifest["prepare"])
+        self._manners = Manners(self._prepare)
+        self._sandboxes: dict[Limits, Sandbox] = {}
 
     def __enter__(self) -> Rereader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sandbox.close()
+        for sandbox in self._sandboxes.values():
+            sandbox.close()
 
     def text(self, origin: dict[str, Any]) -> str:
         """As `reread`."""
         corpus, spec = self._corpus, _spec(self._corpus, origin["source"])
         claimed, about = _live(corpus).get((origin["source"], origin["path"], origin["version"]), ("", ""))
         item = Item(spec.name, origin["path"], origin["uri"], origin["version"], -1, claimed, about)
-        options = parse_options(spec, mojibake=corpus.manifest["prepare"]["mojibake"])
+        manner = self._manners.of(spec.name, item.path)
+        options = parse_options(spec, mojibake=self._prepare.mojibake, manner=manner)
+        sandbox = self._sandbox(manner.limits or self._prepare.limits)
         member, locator = origin["member"], origin["locator"]
         try:
             with open_source(spec).open_item(item) as file:
-                text = reread_record(file, item.path, member, locator, options, self._sandbox, claimed, about)
+                text = reread_record(file, item.path, member, locator, options, sandbox, claimed, about)
         except (ItemChanged, ItemUnavailable, DataRefused) as error:
             raise SourceChanged("the origin is not what it was", where=origin["uri"], why=str(error)) from error
         if text is None:
@@ -88,6 +93,11 @@ class Rereader:
                 "the record is no longer there", where=origin["uri"], why="reading it again gave others"
             )
         return text
+
+    def _sandbox(self, limits: Limits) -> Sandbox:
+        if limits not in self._sandboxes:
+            self._sandboxes[limits] = Sandbox(limits)
+        return self._sandboxes[limits]
 
 
 def documents_of(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:

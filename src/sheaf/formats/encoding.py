@@ -58,8 +58,23 @@ class Decoded:
     mark: int = 0
 
 
+_forced = ""
+
+
+def force(codec: str) -> None:
+    """From now on every text is in this codec, because the recipe says so; "": they are as they are."""
+    global _forced
+    _forced = codec
+
+
+def forced() -> str:
+    return _forced
+
+
 def decode(raw: bytes, declared: str = "") -> Decoded:
     """The text. Raises Refused("undecodable")."""
+    if _forced:
+        return _by_force(raw, _forced)
     for mark, encoding in MARKS:
         if raw.startswith(mark):
             return _marked(raw, len(mark), encoding)
@@ -154,6 +169,35 @@ def _marked(raw: bytes, mark: int, encoding: str) -> Decoded:
             return _utf8_by_line(raw[mark:], f"not UTF-8 at byte {error.start + mark}", mark)
         raise Refused("undecodable", f"not {encoding} at byte {error.start + mark}: {error.reason}") from None
     return Decoded(text, encoding, mark=mark)
+
+
+def _by_force(raw: bytes, encoding: str) -> Decoded:
+    """Lines that are not in this encoding after all are left out, where lines can be told apart before decoding."""
+    mark = next((len(m) for m, e in MARKS if e == encoding and raw.startswith(m)), 0)
+    try:
+        return Decoded(raw[mark:].decode(encoding), encoding, mark=mark)
+    except UnicodeDecodeError as error:
+        why = f"not {encoding}, which the recipe names, at byte {mark + error.start}: {error.reason}"
+    good: list[str] = []
+    bad: list[tuple[int, int]] = []
+    at = mark
+    for line in raw[mark:].splitlines(keepends=True) if encoding not in WIDE | STATEFUL else []:
+        text = _or_none(line, encoding)
+        if text is None:
+            bad.append((at, at + len(line)))
+        else:
+            good.append(text)
+        at += len(line)
+    if not good:
+        raise Refused("undecodable", why)
+    return Decoded("".join(good), encoding, tuple(bad), mark)
+
+
+def _or_none(raw: bytes, encoding: str) -> str | None:
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        return None
 
 
 def _utf8_by_line(raw: bytes, why: str, mark: int = 0) -> Decoded:

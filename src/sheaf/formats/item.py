@@ -16,13 +16,14 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
 
-from sheaf.formats import labels
+from sheaf.formats import encoding, labels
 from sheaf.formats.charge import Node, charge
-from sheaf.formats.detect import claims_text, detect
+from sheaf.formats.detect import Kind, claims_text, detect
 from sheaf.formats.member_path import join
 from sheaf.formats.normalise import normalise, record_id
 from sheaf.formats.piece import Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
 from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, took
+from sheaf.formats.table import BY_MEDIA
 
 MERGE_AFTER = 1000  # regions of one item, after which neighbours with the same reason become one
 NOTES = 5
@@ -70,6 +71,7 @@ def read_item(
 ) -> ItemResult:
     """Parse the item behind a descriptor. about: "" or a JSON object, what the place says of the item."""
     walk = _Walk(name, options, limits, sink, orjson.loads(about) if about else {})
+    encoding.force(options.encoding)
     digest = ""
     try:
         file, digest = _open(fd, size, whole=not options.sample_bytes)
@@ -156,7 +158,8 @@ class _Walk:
         self, stream: Stream, path: str, name: str, media: str, depth: int, node: Node,
         opened: list[tuple[Member, Node, int | None]],
     ) -> None:  # fmt: skip
-        kind = detect(stream, name, media, self.limits.document_bytes)
+        forced = BY_MEDIA[self.options.format] if self.options.format and depth == 0 else None
+        kind = Kind(forced.media, forced) if forced else detect(stream, name, media, self.limits.document_bytes)
         if depth == 0:
             self.media = kind.media
         if stream.problem and not stream.peek(1):

@@ -9,26 +9,28 @@ from __future__ import annotations
 import orjson
 
 from sheaf.formats import rows
-from sheaf.formats.encoding import MARKS, WIDE, wide_encoding
+from sheaf.formats.encoding import MARKS, forced, wide_encoding
 from sheaf.formats.piece import Context, Pieces, Region
 from sheaf.formats.stream import Stream
 
 
 def parse(stream: Stream, context: Context) -> Pieces:
     wide = unicode_encoding(stream)
-    if wide in WIDE:
+    if wide != "utf-8":
         yield from rows.transcoded(stream, context, wide, _lines)
     else:
         yield from _lines(stream, context)
 
 
 def unicode_encoding(stream: Stream) -> str:
-    """JSON is Unicode: UTF-8 (RFC 8259, 8.1), or UTF-16/32 which older writers still produce."""
+    """JSON is Unicode: UTF-8 (RFC 8259, 8.1), or UTF-16/32 which older writers still produce; or what a recipe says."""
+    if forced():
+        return forced()
     head = stream.peek(4096)
     for mark, encoding in MARKS:
         if head.startswith(mark):
             return encoding
-    return wide_encoding(head[: len(head) // 4 * 4]) if b"\0" in head else "utf-8"
+    return (wide_encoding(head[: len(head) // 4 * 4]) or "utf-8") if b"\0" in head else "utf-8"
 
 
 def _lines(stream: Stream, context: Context) -> Pieces:

@@ -31,6 +31,8 @@ class ParseOptions:
     map: str = ""
     raw_rows: bool = False
     sample_bytes: int = 0
+    encoding: str = ""  # "", or the codec that the item's texts are in, whatever detection says
+    format: str = ""  # "", or the media type of table.py that the item is read as
 
 
 @dataclass(frozen=True, slots=True)

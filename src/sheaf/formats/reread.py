@@ -27,9 +27,11 @@ def reread(
 ) -> str | None:
     """The normalised text at member and locator of the item; None if there is no such record."""
     item = ItemInput(file, name, os.fstat(file.fileno()).st_size, media, about)
-    records = sandbox.parse([item], options).records
-    found = records.filter(pc.equal(records.column("member"), member))
-    for text, place in zip(found.column("text"), found.column("locator"), strict=True):
-        if orjson.loads(place.as_py()) == locator:
-            return text.as_py()
-    return None
+    wanted: str | None = None
+    for part in sandbox.parse_in_parts([item], options):  # to the end: if the item is refused there, it proves nothing
+        for records in (part.records, *(table for long in part.long for table in long.records())):
+            found = records.filter(pc.equal(records.column("member"), member))
+            for text, place in zip(found.column("text"), found.column("locator"), strict=True):
+                if wanted is None and orjson.loads(place.as_py()) == locator:
+                    wanted = text.as_py()
+    return wanted

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +26,15 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.errors import CorruptStore, DataRefused, TryAgain
 from sheaf.files import checked, digest_json, read_done
-from sheaf.prepare import encode, read, score, select, tokenizer
+from sheaf.prepare import encode, score, select, tokenizer
 from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.gather import Listing, gather
 from sheaf.prepare.known import known
-from sheaf.prepare.listing import found_in
-from sheaf.prepare.read import Keys, Listed
 from sheaf.recipe import Recipe
-from sheaf.sources.base import Item, Refusal
+from sheaf.sources.base import Refusal
+from sheaf.sources.reasons import DEFERRED
 
 SELECT_VERSION = 1
-ROUNDS = 3  # of listing and reading, while items change under our eyes
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What the sources hold now."""
-
-    items: list[Listed]
-    refusals: list[Refusal]
-
-    @property
-    def keys(self) -> set[bytes]:
-        return {x.key for x in self.items}
 
 
 def prepare(
@@ -61,99 +47,22 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepare the corpus of a recipe and return what became of everything, as `sheaf prepare --json` prints it.
 
-    Raises DataRefused if a source is missing or empty or nothing is kept, TryAgain if items could not be had now
-    (what was read is kept and the next run reads only what is missing).
+    Raises DataRefused if a source is missing or empty or nothing is kept, TryAgain if a source could not be listed now
+    or nothing of it could be had. Items that could not be had now are `items.deferred`: the version is without them,
+    and the next run reads only what is missing.
     """
     started = time.monotonic()
     console = console or Silent()
+    select.check_admit(recipe.prepare.admit)
     workspace = Workspace(Path(recipe.workspace))
     workspace.create()
     with workspace.locked(console), closing(engines.make(engine, workers)) as pool:
-        listing, read_now = _gather(workspace, recipe, pool, console)
+        listing, read_now = gather(workspace, recipe, pool, console)
         live = list(known(workspace, listing.keys).rows)
         corpus = _unchanged(workspace, recipe, live, listing, new_tokenizer)
         if corpus is None:
             corpus = _derive(workspace, recipe, live, listing, pool, console, new_tokenizer)
     return summary(corpus, read_now=read_now, seconds=time.monotonic() - started)
-
-
-def _gather(workspace: Workspace, recipe: Recipe, pool: Engine, console: Console) -> tuple[Listing, int]:
-    """List and read until everything listed is read, or refused by its place. What changes meanwhile is tried again.
-
-    Refused and restless items are in the listing's refusals, for this version only: the next run asks again.
-    """
-    listing, unread, read_now, rounds = Listing([], []), Unread({}, {}), 0, 0
-    while rounds == 0 or (unread.changed and rounds < ROUNDS):
-        listing = list_sources(recipe, console)
-        wanted, unread = _read(workspace, recipe, listing, known(workspace, listing.keys).keys, pool, console)
-        read_now += wanted - len(unread.changed) - len(unread.refused)
-        rounds += 1
-    if unread.changed:
-        console.note(f"{len(unread.changed)} items kept changing while they were read; the next run tries them again")
-    reasons = unread.changed | unread.refused
-    gone = [(x.item, *reasons[x.key]) for x in listing.items if x.key in reasons]
-    refusals = [Refusal(i.source, i.path, i.uri, max(i.size, 0), reason, detail) for i, reason, detail in gone]
-    return Listing([x for x in listing.items if x.key not in reasons], [*listing.refusals, *refusals]), read_now
-
-
-@dataclass(frozen=True)
-class Unread:
-    """Keys of listed items that gave nothing, with (reason, detail)."""
-
-    changed: dict[bytes, tuple[str, str]]
-    refused: dict[bytes, tuple[str, str]]
-
-
-def list_sources(recipe: Recipe, console: Console) -> Listing:
-    """List every source. Raises DataRefused for one that holds nothing at all."""
-    keys = Keys(recipe)
-    items: list[Listed] = []
-    refusals: list[Refusal] = []
-    with console.stage("list", None, "items") as advance:
-        for spec in recipe.sources:
-            before = len(items) + len(refusals)
-            for found in found_in(spec, recipe):
-                if isinstance(found, Item):
-                    items.append(Listed(found, keys.of(found)))
-                else:
-                    refusals.append(found)
-                advance(1)
-            if len(items) + len(refusals) == before:
-                raise DataRefused(
-                    f"the source '{spec.name}' holds nothing",
-                    where=spec.uri,
-                    why="no file or row matches " + (", ".join(spec.include) if spec.query is None else "the query"),
-                    fix="correct its uri, include or query, or take the source out of the recipe",
-                )
-    return Listing(items, refusals)
-
-
-def _read(
-    workspace: Workspace, recipe: Recipe, listing: Listing, have: set[bytes], pool: Engine, console: Console
-) -> tuple[int, Unread]:
-    """Read the items that no shard holds: how many those were, and which gave nothing. Raises TryAgain."""
-    new = [x for x in listing.items if x.key not in have]
-    if not new:
-        return 0, Unread({}, {})
-    specs = {s.name: s for s in recipe.sources}
-    tasks = [read.task(workspace, recipe, specs[b[0].item.source], b) for b in read.batches(new)]
-    unavailable: list[list[str]] = []
-    unread = Unread({}, {})
-    with console.stage("read", sum(t.weight for t in tasks), "B") as advance:
-        for _, result in pool.run(tasks, advance):
-            unavailable += result["unavailable"]
-            why = ("changed", "it was written to at every try")
-            unread.changed.update((bytes.fromhex(key), why) for key in result["changed"])
-            unread.refused.update((bytes.fromhex(key), (reason, detail)) for key, reason, detail in result["refused"])
-    if unavailable:
-        uri, why = unavailable[0]
-        raise TryAgain(
-            f"{len(unavailable)} of {len(new)} items could not be had now",
-            where=uri,
-            why=why,
-            fix="run the same command again: what was read is kept, only these are tried again",
-        )
-    return len(new), unread
 
 
 def _select_key(recipe: Recipe, live: Sequence[str], listing: Listing) -> str:
@@ -192,6 +101,9 @@ def _derive(
     new_tokenizer: bool,
 ) -> CorpusVersion:
     """Score, select, tokenise, commit."""
+    deferred = [r for r in listing.refusals if r.reason == DEFERRED]
+    if not live and deferred:
+        raise nothing_yet(deferred[0])
     if not live:
         raise DataRefused(
             "none of the sources' items could be read",
@@ -204,7 +116,13 @@ def _derive(
     _refuse_if_too_much(recipe, selection)
     with console.stage("tokenizer", None, "tokens") as advance:
         chosen = tokenizer.ensure(
-            workspace, recipe.prepare.tokenizer, live, selection, new=new_tokenizer, note=console.note
+            workspace,
+            recipe.prepare.tokenizer,
+            live,
+            selection,
+            new=new_tokenizer,
+            provisional=bool(deferred),
+            note=console.note,
         )
         encoder = Encoder(checked(workspace.tokenizer(chosen) / "tokenizer.json"))
         advance(encoder.vocab_size)
@@ -242,10 +160,31 @@ def _drain(results: Iterable[tuple[Task, Json]]) -> None:
         pass
 
 
+def nothing_yet(first: Refusal) -> TryAgain:
+    return TryAgain(
+        "none of the items could be had now",
+        where=first.uri,
+        why=first.detail,
+        fix="run the same command again: it asks only for what is missing",
+    )
+
+
+def refuse_deferred(prepared: dict[str, Any]) -> None:
+    """Raise TryAgain if items are missing for now: a model should not be trained on what happened to answer."""
+    n = prepared["items"]["deferred"]
+    if n:
+        raise TryAgain(
+            f"{n} items could not be had now, so nothing is trained",
+            why="the corpus that was made is without them; `sheaf ledger --reason deferred` lists them",
+            fix="run the same command again: it asks only for what is missing; or exclude them in the recipe",
+        )
+
+
 def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
     """Before anything is made of it, so that a refused corpus is never the newest one."""
     total, quarantine = sums(selection.ledger), _by_reason(selection.quarantine)
     lost = ", ".join(f"{reason}: {n['regions']}" for reason, n in quarantine.items())
+    deferred = quarantine.get(DEFERRED, {"regions": 0, "bytes": 0})
     if not pc.any(selection.decisions["kept"]).as_py():
         dropped = ", ".join(f"{reason}: {n}" for reason, n in _dropped(selection.decisions).items())
         raise DataRefused(
@@ -253,7 +192,7 @@ def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
             why="; ".join(x for x in (dropped and f"dropped {dropped}", lost and f"quarantined {lost}") if x),
             fix="relax prepare.length, or mend the sources",
         )
-    share = total["quarantined"] / max(total["in"], 1)
+    share = (total["quarantined"] - deferred["bytes"]) / max(total["in"], 1)
     if share > recipe.prepare.refuse_above:
         largest = selection.quarantine.sort_by([("bytes", "descending")])["uri"].to_pylist()[0]
         raise DataRefused(
@@ -266,15 +205,17 @@ def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
 
 def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str, Any]:
     """What became of everything: the contract of `prepare --json`, and the same per source."""
-    ledger, decisions = corpus.ledger(), corpus.decisions()
+    ledger, decisions, quarantine = corpus.ledger(), corpus.decisions(), _by_reason(corpus.quarantine())
     total = sums(ledger)
+    deferred = quarantine.get(DEFERRED, {"regions": 0})["regions"]
     return {
         "corpus": corpus.digest,
         "items": {
             "seen": total["items"],
             "read": read_now,
             "unchanged": max(_readable(ledger) - read_now, 0),
-            "quarantined": _wholly_quarantined(ledger),
+            "quarantined": _wholly_quarantined(ledger) - deferred,
+            "deferred": deferred,
         },
         "bytes": {name: total[name] for name in ("in", "kept", "dropped", "quarantined")},
         "records": {
@@ -288,7 +229,7 @@ def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str
         "seconds": round(seconds, 3),
         "documents": len(corpus.documents),
         "sources": by_source(corpus),
-        "quarantine": _by_reason(corpus.quarantine()),
+        "quarantine": quarantine,
         "workspace": str(corpus.workspace.root),
     }
 

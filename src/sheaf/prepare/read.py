@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus import shards
-from sheaf.corpus.reading import parse_options
+from sheaf.corpus.reading import USUAL, Manner, Manners, parse_options
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
+from sheaf.errors import TryAgain
 from sheaf.files import digest_json, digest_of, task_folder
 from sheaf.formats import READER_VERSION
 from sheaf.formats.long_item import LongItem, row_bytes
@@ -49,6 +50,7 @@ class Listed:
 
     item: Item
     key: bytes
+    manner: Manner = USUAL
 
 
 class Keys:
@@ -65,25 +67,33 @@ class Keys:
             for spec in recipe.sources
         }
 
-    def of(self, item: Item) -> bytes:
-        return bytes.fromhex(
-            digest_of(self._prefix[item.source], item.path, item.uri, item.version, item.media, item.about)
-        )
+        self._manners = Manners(recipe.prepare)
+        self._of_manner: dict[Manner, tuple[str, ...]] = {USUAL: ()}
+
+    def listed(self, item: Item) -> Listed:
+        manner = self._manners.of(item.source, item.path)
+        if manner not in self._of_manner:
+            self._of_manner[manner] = (digest_json(manner.as_json()),)
+        parts = (self._prefix[item.source], item.path, item.uri, item.version, item.media, item.about)
+        return Listed(item, bytes.fromhex(digest_of(*parts, *self._of_manner[manner])), manner)
 
 
 def batches(new: Sequence[Listed]) -> Iterator[list[Listed]]:
-    """Group by source and listing order, by bytes: enough batches to share out, not so many that files abound."""
+    """Group what is read alike, in listing order, by bytes: enough batches to share out, not so many files."""
     total = sum(max(x.item.size, 0) for x in new)
     target = min(max(total // 64, 4 << 20), 128 << 20)
-    batch: list[Listed] = []
-    size = 0
+    alike: dict[tuple[str, Manner], list[Listed]] = {}
     for x in new:
-        if batch and (x.item.source != batch[0].item.source or size >= target or len(batch) >= BATCH_ITEMS):
-            yield batch
-            batch, size = [], 0
-        batch.append(x)
-        size += max(x.item.size, 0)
-    if batch:
+        alike.setdefault((x.item.source, x.manner), []).append(x)
+    for group in alike.values():
+        batch: list[Listed] = []
+        size = 0
+        for x in group:
+            if batch and (size >= target or len(batch) >= BATCH_ITEMS):
+                yield batch
+                batch, size = [], 0
+            batch.append(x)
+            size += max(x.item.size, 0)
         yield batch
 
 
@@ -93,8 +103,9 @@ def task(workspace: Workspace, recipe: Recipe, spec: SourceSpec, batch: Sequence
         arguments={
             "workspace": str(workspace.root),
             "source": spec.model_dump(mode="json", by_alias=True),
-            "limits": recipe.prepare.limits.model_dump(mode="json"),
+            "limits": (batch[0].manner.limits or recipe.prepare.limits).model_dump(mode="json"),
             "mojibake": recipe.prepare.mojibake,
+            "manner": batch[0].manner.as_json(),
             "items": [
                 [x.item.path, x.item.uri, x.item.version, x.item.size, x.item.media, x.item.about] for x in batch
             ],
@@ -110,18 +121,20 @@ def read_batch(
     source: dict[str, Any],
     limits: dict[str, Any],
     mojibake: bool,
+    manner: dict[str, Any],
     items: list[list[Any]],
     keys: list[str],
 ) -> Json:
     """Read a batch of items into a shard, or several where they expand to much text.
 
-    Items that cannot be had are left out: {"changed": [KEY, …], "unavailable": [[URI, why], …], "refused": [[KEY,
+    Items that cannot be had are left out: {"changed": [KEY, …], "unavailable": [[KEY, why], …], "refused": [[KEY,
     reason, detail], …]}. None of that is kept: the next run asks again.
     """
     spec = SourceSpec.model_validate(source)
     batch = [Listed(Item(spec.name, *fields), bytes.fromhex(key)) for fields, key in zip(items, keys, strict=True)]
     ahead = Ahead(open_source(spec), [x.item for x in batch])
-    reader = _Reader(ahead, parse_options(spec, mojibake=mojibake), Workspace(Path(workspace)))
+    options = parse_options(spec, mojibake=mojibake, manner=Manner.from_json(manner))
+    reader = _Reader(ahead, options, Workspace(Path(workspace)))
     with ahead, Sandbox(Limits.model_validate(limits)) as sandbox:
         for group in _groups(batch):
             reader.read(group, sandbox)
@@ -186,8 +199,8 @@ class _Reader:
             return stack.enter_context(self.source.open_item(x.item))
         except ItemChanged:
             self.changed.append(x)
-        except ItemUnavailable as error:
-            self.unavailable.append([x.item.uri, str(error)])
+        except (ItemUnavailable, TryAgain) as error:
+            self.unavailable.append([x.key.hex(), str(error)])
         except ItemRefused as refused:
             self.refused.append([x.key.hex(), refused.reason, refused.detail])
         return None

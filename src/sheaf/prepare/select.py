@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 from sheaf.corpus import shards
 from sheaf.corpus.schema import DECISIONS, LEDGER, QUARANTINE
 from sheaf.corpus.workspace import Workspace
-from sheaf.errors import SheafError
+from sheaf.errors import RecipeError, SheafError
 from sheaf.formats.schema import TEXTUAL
 from sheaf.prepare import score
 from sheaf.prepare.known import known
-from sheaf.recipe import Length, Recipe
+from sheaf.recipe import Admit, Length, Recipe
 from sheaf.sources.base import Refusal
+from sheaf.sources.globs import compile_globs
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def select(
     record = np.cumsum(np.isin(np.arange(len(ids)), first)) - 1  # number of the distinct record of each occurrence
     speaker = occurrences.take(pa.array(first))
     scores = _scores_of(workspace, live_shards, speaker)
-    reason = length_reasons(scores, recipe.prepare.length)
-    kept = np.array([r == "" for r in reason], bool)
+    reason = np.array(length_reasons(scores, recipe.prepare.length), np.str_)
+    reason[_admitted(recipe.prepare.admit, reason, items, occurrences["live"].to_numpy(), record)] = ""
+    kept = reason == ""
     outcome = _outcomes(kept[record], np.isin(np.arange(len(ids)), first), recipe.prepare.dedup.exact)
     ledger = _ledger(items, occurrences, outcome, refusals, names)
     quarantine = _quarantine(workspace, live_shards, items, refusals, names)
@@ -83,6 +85,18 @@ def select(
 
 
 KEPT, DUPLICATE, DROPPED = 0, 1, 2
+RULES = ("too-short", "too-long")  # the reasons for which a record is dropped
+
+
+def check_admit(rules: Sequence[Admit]) -> None:
+    """Raise RecipeError for a reason that no rule gives: it would admit nothing, in silence."""
+    for rule in rules:
+        if rule.reason is not None and rule.reason not in RULES:
+            raise RecipeError(
+                f"no record is dropped as '{rule.reason}'",
+                where=f"prepare.admit, path: {rule.path}",
+                fix=f"reasons are {', '.join(RULES)}; what was quarantined is admitted by encoding, format or limits",
+            )
 
 
 def length_reasons(scores: pa.Table, rule: Length) -> list[str]:
@@ -92,6 +106,26 @@ def length_reasons(scores: pa.Table, rule: Length) -> list[str]:
     short = textual & ((characters < rule.min_characters) | (words < rule.min_words))
     long = np.zeros_like(short) if rule.max_characters is None else textual & (characters > rule.max_characters)
     return np.where(short, "too-short", np.where(long, "too-long", "")).tolist()
+
+
+def _admitted(
+    rules: Sequence[Admit], reason: np.ndarray, items: pa.Table, live: np.ndarray, record: np.ndarray
+) -> np.ndarray:
+    """bool per distinct record: whether a rule lets it pass, because it lies in an item that the rule matches.
+
+    live, record: the row of items and the number of the distinct record of each occurrence.
+    """
+    result = np.zeros(len(reason), bool)
+    for rule in rules:
+        if rule.reason is None:
+            continue
+        glob = compile_globs([rule.path])
+        places = zip(items["source"].to_pylist(), items["path"].to_pylist(), strict=True)
+        matches = np.array([rule.source in (None, s) and glob.fullmatch(p) is not None for s, p in places], bool)
+        inside = np.zeros(len(reason), bool)
+        inside[record[matches[live]]] = True
+        result |= inside & (reason == rule.reason)
+    return result
 
 
 def _outcomes(record_kept: np.ndarray, speaks: np.ndarray, exact: bool) -> np.ndarray:
