@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 
-import orjson
-
-from sheaf.corpus.reading import parse_options
 from sheaf.engine.base import Json
 from sheaf.formats.propose import Row, propose_files
+from sheaf.formats.row_samples import sample_rows
 from sheaf.formats.sandbox import ItemInput, Sandbox
 from sheaf.prepare import privacy
 from sheaf.recipe import Recipe, SourceSpec
@@ -19,7 +17,7 @@ from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source
 
 STRUCTURED = ("json", "ndjson", "csv", "tab-separated", "parquet", "arrow", "orc", "avro", "yaml", "sheet", "ms-excel")
-FILES, ROWS, LOOK = 12, 50, 256 << 10  # of a source; of a file; bytes of text of a file
+FILES, ROWS = 12, 50  # of a source; of a file
 PREVIEW = 2_000  # characters of a record that are shown
 
 
@@ -52,17 +50,13 @@ def _rows(spec: SourceSpec, items: Sequence[Item], recipe: Recipe) -> dict[str, 
     if not items:
         return {}
     place = open_source(spec)
-    options = replace(parse_options(spec, mojibake=False), raw_rows=True, sample_bytes=LOOK)
     rows: dict[str, list[Row]] = {}
-    with Sandbox(recipe.prepare.limits) as sandbox:
+    with Sandbox(recipe.prepare.limits) as sandbox, ExitStack() as stack:
+        inputs: dict[str, ItemInput] = {}
         for item in items:
-            with ExitStack() as stack:
-                try:
-                    file = stack.enter_context(place.open_item(item))
-                except (ItemChanged, ItemUnavailable, ItemRefused):
-                    continue
-                given = ItemInput(file, item.path, os.fstat(file.fileno()).st_size, item.media)
-                texts = sandbox.parse([given], options).records["text"].to_pylist()[:ROWS]
-            values = [orjson.loads(text) for text in texts if text.startswith("{")]
-            rows[item.path] = [value for value in values if isinstance(value, dict)]
+            with suppress(ItemChanged, ItemUnavailable, ItemRefused):  # the survey has told of it
+                file = stack.enter_context(place.open_item(item))
+                inputs[item.path] = ItemInput(file, item.path, os.fstat(file.fileno()).st_size, item.media)
+        for path, found in zip(inputs, sample_rows(list(inputs.values()), sandbox), strict=True):
+            rows[path] = found[:ROWS]
     return rows
