@@ -13,18 +13,21 @@ from sheaf import api, cli, recipe_file
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import TryAgain
+from sheaf.prepare import gather
+from sheaf.prepare.listing import found_in
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
+from sheaf.sources.base import Item
 
 DOWN: set[str] = set()
 ASKED: list[str] = []
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """HEAD always answers; GET answers 503 for the pages in DOWN, and HEAD too where DOWN names "HEAD"."""
+    """HEAD always answers; GET answers 503 for the pages in DOWN."""
 
     def do_HEAD(self) -> None:
-        self._answer(503 if "HEAD" in DOWN else 200, b"")
+        self._answer(200, b"")
 
     def do_GET(self) -> None:
         ASKED.append(self.path)
@@ -113,13 +116,22 @@ def test_where_nothing_could_be_had_no_version_is_made(web: Recipe) -> None:
     assert not Workspace(Path(web.workspace)).head.exists()
 
 
-def test_a_source_that_cannot_be_listed_does_not_keep_the_others_from_being_read(web: Recipe) -> None:
-    DOWN.add("HEAD")
-    with pytest.raises(TryAgain):
-        prepare(web, workers=1)
+def test_a_source_that_cannot_be_listed_does_not_keep_the_others_from_being_read(
+    web: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            gather, "found_in", lambda spec, recipe: _away() if spec.name == "web" else found_in(spec, recipe)
+        )
+        with pytest.raises(TryAgain, match="is away"):
+            prepare(web, workers=1)
     store = Workspace(Path(web.workspace))
     assert len(store.finished_shards()) == 1
     assert not store.head.exists()
-    DOWN.clear()
     again = prepare(web, workers=1)
     assert again["items"]["read"] == 3 and again["items"]["unchanged"] == 1
+
+
+def _away() -> Iterator[Item]:
+    raise TryAgain("the server is away")
+    yield
