@@ -257,16 +257,27 @@ def ledger(
     /,
     *overrides: Overrides,
     item: Annotated[str | None, Parameter(help="Only items whose URI contains or matches this.")] = None,
+    reason: Annotated[str | None, Parameter(help="List what was refused or dropped for this reason.")] = None,
+    source: Annotated[str | None, Parameter(help="List what this source lost.")] = None,
+    contents: Annotated[
+        bool, Parameter(name="--show", negative=(), help="Print the first 2 kB of each thing listed.")
+    ] = False,
+    most: Annotated[int, Parameter(validator=AtLeastOne, help="List at most so many of a kind.")] = 100,
     corpus: Annotated[str | None, Parameter(help="Digest of an older version; default: the newest.")] = None,
     common: Common = DEFAULT,
 ) -> Outcome:
-    """Show what became of the items: per source and reason, or one by one with --item."""
+    """Show what became of the items: in sum, one by one with --item, or what was lost with --reason or --source."""
     from sheaf import show
     from sheaf.corpus.ledger import items_of, summary
     from sheaf.corpus.version import CorpusVersion
 
     recipe, words = _split(recipe, overrides)
     version = CorpusVersion.open(Path(_load(recipe, words).workspace), corpus)
+    if reason is not None or source is not None or contents:
+        from sheaf.corpus.refused import refused
+
+        lost = refused(version, item=item, reason=reason, source=source, show=contents, most=most)
+        return Outcome(lost, show.refused, command_line("sheaf ledger", *_unless_default(recipe)))
     if item is not None:
         return Outcome(
             items_of(version, item), show.ledger_items, command_line("sheaf ledger", *_unless_default(recipe))

@@ -138,6 +138,24 @@ def ledger_items(data: Json) -> Parts:
     return parts or [_line("no item matches")]
 
 
+def refused(data: Json) -> Parts:
+    """Quarantined regions and dropped records, with what is in them if that was asked for."""
+    parts: list[RenderableType] = []
+    for what, things in (("quarantined", data["regions"]), ("dropped", data["dropped"])):
+        for thing in things:
+            place = _origin(thing)
+            detail = f"{size(thing['bytes'])}, {thing['detail']}" if "bytes" in thing else f"record {thing['record']}"
+            parts.append(_line(f"{what} {thing['reason']}: {place} ({detail.rstrip(', ')})"))
+            if "excerpt" in thing:
+                parts += [_line(f"  | {line}", style="dim") for line in thing["excerpt"].split("\n")]
+            elif "why" in thing:
+                parts.append(_line(f"  not shown: {thing['why']}", style="dim"))
+        more = data["count"][what.replace("quarantined", "regions")] - len(things)
+        if more:
+            parts.append(_line(f"… and {more:,} more {what}; --most lists more"))
+    return parts or [_line("nothing was lost there")]
+
+
 def trained(data: Json) -> Parts:
     """The contract of `train --json`."""
     shown = {

@@ -49,9 +49,9 @@ def items_of(corpus: CorpusVersion, pattern: str) -> Json:
     pattern: any part of the URI, or a regular expression. Raises UsageError if it is none.
     """
     ledger, quarantine = corpus.ledger(), corpus.quarantine()
-    items = ledger.filter(_matching(ledger, pattern)).to_pylist()
+    items = ledger.filter(matching(ledger, pattern)).to_pylist()
     regions: dict[tuple[str, str], list[Json]] = {}
-    for row in quarantine.filter(_matching(quarantine, pattern)).to_pylist():
+    for row in quarantine.filter(matching(quarantine, pattern)).to_pylist():
         shown = {k: row[k] for k in ("member", "locator", "bytes", "reason", "detail")}
         regions.setdefault((row["source"], row["path"]), []).append(shown)
     return {
@@ -60,7 +60,8 @@ def items_of(corpus: CorpusVersion, pattern: str) -> Json:
     }
 
 
-def _matching(table: pa.Table, pattern: str) -> pa.Array:
+def matching(table: pa.Table, pattern: str) -> pa.Array:
+    """bool per row: whether its URI contains the pattern or matches it. Raises UsageError if it is no pattern."""
     try:
         wanted = re.compile(pattern)
     except re.error as error:

@@ -7,6 +7,7 @@ bisection over sorted ids. Cost: one bisection a shard, one row group read a hit
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -24,9 +25,9 @@ from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.errors import DataRefused, SheafError
 from sheaf.files import checked
 from sheaf.formats.reread import reread as reread_record
-from sheaf.formats.sandbox import Sandbox
+from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
 from sheaf.recipe import Limits, Prepare, SourceSpec
-from sheaf.sources.base import Item, ItemChanged, ItemUnavailable
+from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source
 
 
@@ -86,13 +87,33 @@ class Rereader:
         try:
             with open_source(spec).open_item(item) as file:
                 text = reread_record(file, item.path, member, locator, options, sandbox, claimed, about)
-        except (ItemChanged, ItemUnavailable, DataRefused) as error:
+        except (ItemChanged, ItemUnavailable, ItemRefused, DataRefused) as error:
             raise SourceChanged("the origin is not what it was", where=origin["uri"], why=str(error)) from error
         if text is None:
             raise SourceChanged(
                 "the record is no longer there", where=origin["uri"], why="reading it again gave others"
             )
         return text
+
+    def bytes_of(self, place: dict[str, Any], start: int, length: int) -> bytes:
+        """The bytes [start, start + length) of {source, path, uri, version, member}, expanded but not decoded.
+
+        Raises SourceChanged.
+        """
+        corpus, spec = self._corpus, _spec(self._corpus, place["source"])
+        claimed, about = _live(corpus).get((place["source"], place["path"], place["version"]), ("", ""))
+        item = Item(spec.name, place["path"], place["uri"], place["version"], -1, claimed, about)
+        options = ParseOptions(excerpt=(place["member"], start, length))
+        sandbox = self._sandbox(self._manners.of(spec.name, item.path).limits or self._prepare.limits)
+        try:
+            with open_source(spec).open_item(item) as file:
+                size = os.fstat(file.fileno()).st_size
+                found = sandbox.parse([ItemInput(file, item.path, size, claimed)], options).records["payload"]
+        except (ItemChanged, ItemUnavailable, ItemRefused, DataRefused) as error:
+            raise SourceChanged("the item is not what it was", where=place["uri"], why=str(error)) from error
+        if not len(found):
+            raise SourceChanged("it cannot be reached", where=place["uri"], why="its archive is refused before it")
+        return found[0].as_py()
 
     def _sandbox(self, limits: Limits) -> Sandbox:
         if limits not in self._sandboxes:
@@ -102,6 +123,11 @@ class Rereader:
 
 def documents_of(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
     """Numbers of the documents that have an origin whose URI contains or matches (regular expression) the pattern."""
+    return _numbers(corpus.documents, ids_of(corpus, pattern))
+
+
+def ids_of(corpus: CorpusVersion, pattern: str) -> set[bytes]:
+    """Ids of all records, kept or not, that have such an origin."""
     wanted = re.compile(pattern)
     ledger = corpus.ledger()
     rows = zip(*(ledger[c].to_pylist() for c in ("source", "path", "version", "uri")), strict=True)
@@ -109,7 +135,7 @@ def documents_of(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
     ids: set[bytes] = set()
     for shard in range(len(corpus.shard_names)):
         ids |= _ids_from(corpus.shard_path(shard), live)
-    return _numbers(corpus.documents, ids)
+    return ids
 
 
 def _ids_from(shard: Path, live: set[tuple[str, str, str]]) -> set[bytes]:

@@ -17,16 +17,17 @@ from typing import Any, BinaryIO, Protocol, cast
 import orjson
 
 from sheaf.formats import encoding, labels
-from sheaf.formats.charge import Node, charge
+from sheaf.formats.charge import Int64, Node, charge
 from sheaf.formats.detect import Kind, claims_text, detect
 from sheaf.formats.member_path import join
-from sheaf.formats.normalise import normalise, record_id
-from sheaf.formats.piece import Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
+from sheaf.formats.normalise import normalise, normalise_all, record_id, text_ids
+from sheaf.formats.piece import Batch, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
 from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, took
 from sheaf.formats.table import BY_MEDIA
 
 MERGE_AFTER = 1000  # regions of one item, after which neighbours with the same reason become one
 NOTES = 5
+_LINE_END = orjson.Fragment(b"\n")
 
 
 @dataclass(slots=True)
@@ -64,6 +65,13 @@ class Sink(Protocol):
         self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None: ...  # fmt: skip
+
+    def batch(
+        self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
+        member: str, media: str, encoding: str, stream: int,
+    ) -> None:
+        """Records of the kind "text", whose locators are their bytes, and these their weights."""
+        ...  # fmt: skip
 
 
 def read_item(
@@ -113,6 +121,8 @@ class _Walk:
         node = self.node()
         opened: list[tuple[Member, Node, int | None]] = []
         problem: Refused | None = None
+        if self.options.excerpt and self.options.excerpt[0] == path:
+            self._excerpt(stream, *self.options.excerpt[1:])
         try:
             self._pieces(stream, path, name, media, depth, node, opened)
         except Refused as refused:
@@ -148,6 +158,16 @@ class _Walk:
             self.regions.append(RegionRow(member, start, end, refused.reason, refused.detail, place))
         return ~(len(self.regions) - 1)
 
+    def _excerpt(self, stream: Stream, start: int, length: int) -> None:
+        while stream.position < start and stream.read(min(BLOCK, start - stream.position)):
+            pass
+        parts: list[bytes] = []
+        while length > 0 and (block := stream.read(length)):
+            parts.append(block)
+            length -= len(block)
+        self.sink.record(bytes(16), "text", "", "", b"".join(parts), "{}", "", "{}", "", "", "", 0, 0)
+        raise _Enough(0)
+
     def sampled(self, size: int, consumed: int) -> ItemResult:
         """The answer for an item of which only the beginning was wanted."""
         self.region("", consumed, size, Refused("sampled", "only the beginning was read"))
@@ -174,13 +194,14 @@ class _Walk:
         names: dict[str, int] = {}
         for piece in kind.format.parser()(stream, context):
             _settle(opened, node)
-            if not isinstance(piece, Member):
-                node.reached = max(node.reached, piece.end)
             if isinstance(piece, Record):
                 self._record(piece, path, kind.media, node)
-                if self.options.sample_bytes and self.sent >= self.options.sample_bytes:
-                    raise _Enough(node.weight)
+            elif isinstance(piece, Batch):
+                if not self._batch(piece, path, kind.media, node):
+                    for record in piece.records():
+                        self._record(record, path, kind.media, node)
             elif isinstance(piece, Region):
+                node.reached = max(node.reached, piece.end)
                 weight = piece.end - piece.start if piece.weight < 0 else piece.weight
                 refused = Refused(piece.reason, piece.detail)
                 node.add(weight, self.region(path, piece.start, piece.end, refused, piece.locator))
@@ -196,6 +217,35 @@ class _Walk:
                     raise _Enough(before + share) from None
 
     def _record(self, piece: Record, path: str, media: str, node: Node) -> None:
+        node.reached = max(node.reached, piece.end)
+        self._normal(piece, path, media, node)
+        if self.options.sample_bytes and self.sent >= self.options.sample_bytes:
+            raise _Enough(node.weight)
+
+    def _batch(self, piece: Batch, path: str, media: str, node: Node) -> bool:
+        """Take all its records, as `_record` would; False, and none is taken, if one of them is no usual record."""
+        n = len(piece.texts)
+        if self.options.sample_bytes or self.records + n > self.limits.records:
+            return False
+        texts, repairs = normalise_all(piece.texts, self.options.mojibake)
+        if not all(texts):
+            return False
+        try:
+            metas = _metas([{**self.about, **meta} for meta in piece.metas] if self.about else piece.metas)
+        except TypeError:
+            return False
+        contents = [text.encode() for text in texts]
+        self.sink.batch(
+            text_ids(contents), contents, metas, repairs, piece.starts, piece.ends, path, media, piece.encoding,
+            node.number,
+        )  # fmt: skip
+        node.reached = max(node.reached, int(piece.ends[-1]))
+        node.records += int((piece.ends - piece.starts).sum())
+        self.records += n
+        self.sent += sum(map(len, texts))
+        return True
+
+    def _normal(self, piece: Record, path: str, media: str, node: Node) -> None:
         weight = piece.end - piece.start if piece.weight < 0 else piece.weight
         if self.records >= self.limits.records:
             raise Refused("bomb", f"more than {self.limits.records:,} records")
@@ -246,6 +296,15 @@ class _Enough(Exception):
     def __init__(self, consumed: int) -> None:
         super().__init__(consumed)
         self.consumed = consumed
+
+
+def _metas(metas: list[dict[str, Any]]) -> list[bytes]:
+    """Each one's JSON, from one call: JSON holds no line ends of its own. Raises TypeError."""
+    if not any(metas):
+        return [b"{}"] * len(metas)
+    between: list[Any] = [_LINE_END] * (2 * len(metas) - 1)
+    between[::2] = metas
+    return orjson.dumps(between)[1:-1].split(b",\n,")
 
 
 def _settle(opened: list[tuple[Member, Node, int | None]], node: Node) -> None:
