@@ -158,7 +158,31 @@ def _wait() -> str:
     return "waited"
 
 
+def _loud() -> str:
+    """More on its error output than a file of it may hold."""
+    for _ in range(4000):
+        try:
+            os.write(2, b"complaint " * 100)
+        except OSError as error:
+            return f"errors: {os.strerror(error.errno or 0)}"
+    return "errors: taken"
+
+
+def _brood() -> str:
+    """Processes that outlive it, where the kernel allows any (it spares root)."""
+    for _ in range(20):
+        try:
+            if os.fork() == 0:
+                time.sleep(600)
+                os._exit(0)
+        except OSError as error:
+            return f"brood: {os.strerror(error.errno or 0)}"
+    return "brood: twenty"
+
+
 ACTIONS = {
+    "loud": _loud,
+    "brood": _brood,
     "outside": _outside,
     "killed-once": _killed_once,
     "work-long": _work_long,

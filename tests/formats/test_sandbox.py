@@ -154,6 +154,22 @@ def test_noise_on_its_output_does_not_stop_a_parser() -> None:
     assert run(["noise"], Limits(seconds=20))["noise"] == ("", "noise made")
 
 
+def test_a_flood_on_its_error_output_ends_at_the_file_limit() -> None:
+    assert run(["loud"], Limits(seconds=20))["loud"] == ("", "errors: File too large")
+
+
+def test_processes_that_a_parser_forks_end_with_it() -> None:
+    before = {p.pid for p in psutil.process_iter()}
+    assert run(["brood"], Limits(seconds=20))["brood"][1].startswith("brood:")
+    left = [p for p in psutil.process_iter(["pid", "ppid", "cmdline"]) if p.pid not in before and _is_orphan(p)]
+    assert psutil.wait_procs(left, timeout=10)[1] == []
+
+
+def _is_orphan(process: psutil.Process) -> bool:
+    """A sandbox's child, or what it forked, whose parent has ended."""
+    return process.info["ppid"] == 1 and any("sheaf.formats.child" in word for word in process.info["cmdline"] or [])
+
+
 def test_nothing_of_the_parent_s_environment_reaches_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     text = run(["surroundings"])["surroundings"][1]

@@ -41,7 +41,7 @@ def refused(
         raise UsageError(f"no source is called '{source}'", fix=f"the sources are {', '.join(corpus.source_names)}")
     regions = _regions(corpus, item, reason, source)
     dropped = _dropped(corpus, item, reason, source)
-    found = {
+    found: Json = {
         "corpus": corpus.digest,
         "count": {"regions": len(regions), "dropped": len(dropped)},
         "regions": [_region(row) for row in regions.slice(0, most).to_pylist()],
