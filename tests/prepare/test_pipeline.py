@@ -378,8 +378,12 @@ def test_a_full_disk_is_told_as_one_and_the_next_run_goes_on(tmp_path: Path) -> 
     )
     codes: list[int] = []
     for limit in (2_000, 20_000, 24_000, 40_000):
-        # -B: Python itself does not notice that it wrote half a .pyc
-        done = subprocess.run([sys.executable, "-Bc", code, str(recipe), str(limit)], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(recipe), str(limit)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},  # it does not notice that it wrote half a .pyc
+        )
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == 0 or "grew beyond what this disk" in done.stdout, done.stdout
         codes.append(done.returncode)

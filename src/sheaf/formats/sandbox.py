@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -315,7 +316,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     arguments = [str(theirs.fileno()), str(os.getpid()), orjson.dumps(asdict(limits)).decode(), str(extra or "")]
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", _MAIN, *arguments, *_roots()],
+        [sys.executable, "-IB" if _files_are_cut() else "-I", "-c", _MAIN, *arguments, *_roots()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=errors,
@@ -324,6 +325,11 @@ def _start(
         pass_fds=[theirs.fileno()],
         start_new_session=True,
     )
+
+
+def _files_are_cut() -> bool:
+    """Whether a file-size limit holds: Python would write half a .pyc, not notice, and never start again."""
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def _roots() -> list[str]:

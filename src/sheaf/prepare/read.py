@@ -75,7 +75,8 @@ class Keys:
         if manner not in self._of_manner:
             self._of_manner[manner] = (digest_json(manner.as_json()),)
         parts = (self._prefix[item.source], item.path, item.uri, item.version, item.media, item.about)
-        return Listed(item, bytes.fromhex(digest_of(*parts, *self._of_manner[manner])), manner)
+        # As one repr: this is done for every item of every run, and names may hold lone surrogates.
+        return Listed(item, bytes.fromhex(digest_of(repr(parts + self._of_manner[manner]))), manner)
 
 
 def batches(new: Sequence[Listed]) -> Iterator[list[Listed]]:
