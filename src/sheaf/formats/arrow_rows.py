@@ -1,5 +1,7 @@
 """Record batches, from whatever file, as pieces: a record a row, {"row": n} counted from 0 over the whole member.
 
+A row with pictures or sounds (`features`) is a record of each: {"row": n, "column": name} where there are several.
+
 A batch's bytes are shared equally among its rows. Rows side by side that cannot be read or have no text are one region.
 Where a batch has a broken cell it is halved until the row alone is left: the others are kept. What batches expand to is
 counted against the item's budget. Memory: one batch and its rows as Python objects, so ask readers for small ones.
@@ -12,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sheaf.formats import rows
+from sheaf.formats import features, rows
 from sheaf.formats.arrow_values import unique, values
 from sheaf.formats.piece import Context, Pieces, Record, Refused, Region
 from sheaf.formats.stream import progress
@@ -68,6 +70,11 @@ class Rows:
         at = start
         for n, row in enumerate(self._readable(batch), 1):
             to = start + (end - start) * n // count
+            if isinstance(row, dict) and (files := features.files_in(row)):
+                yield from self._files(row, files, at, to)
+                self.number += 1
+                at = to
+                continue
             if isinstance(row, Refused):
                 piece: Record | Region = Region(at, to, row.reason, row.detail)
             else:
@@ -84,11 +91,37 @@ class Rows:
             self.number += 1
             at = to
 
+    def _files(self, row: rows.Row, files: dict[str, features.File], start: int, end: int) -> Iterator[Record | Region]:
+        """A record for each picture or sound of the row, whose meta are the other columns."""
+        at = start
+        for n, (column, file) in enumerate(files.items(), 1):
+            to = start + (end - start) * n // len(files)
+            where = {} if len(files) == 1 else {"column": column}
+            try:
+                kind, known = features.look(file, self._context.limits)
+            except Refused as refused:
+                place = {"row": [self.number, self.number], **where}
+                yield Region(at, to, refused.reason, refused.detail, locator=place)
+            else:
+                place = {"row": self.number, **where}
+                yield Record("", at, to, "", {**known, **row}, locator=place, kind=kind, payload=file.raw or b"")
+            at = to
+
+    def _columns(self, batch: pa.RecordBatch, said: features.Features) -> Iterator[list[Any]]:
+        """Each column's values; pictures and sounds as files, unless rows are wanted as text or as they are."""
+        options = self._context.options
+        as_text = options.text is not None or bool(options.map) or options.raw_rows
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            files = None if as_text else features.files_of(column, name in said.media)
+            plain = values(column)
+            yield plain if files is None else [file or value for file, value in zip(files, plain, strict=True)]
+
     def _readable(self, batch: pa.RecordBatch) -> Iterator[rows.Row | Refused]:
+        said = features.features_of(batch.schema)
         try:
             if not self._trusted:
                 _check(batch)
-            columns = [values(column) for column in batch.columns]
+            columns = list(self._columns(batch, said))
         except MemoryError:
             raise
         except (pa.ArrowException, ValueError, OverflowError) as error:
@@ -104,7 +137,7 @@ class Rows:
             return
         names = unique([str(name) for name in batch.schema.names])
         for row in zip(*columns, strict=True):
-            yield dict(zip(names, row, strict=True))
+            yield features.with_names(dict(zip(names, row, strict=True)), said)
 
 
 def merged(pieces: Iterator[Record | Region]) -> Pieces:
@@ -112,7 +145,7 @@ def merged(pieces: Iterator[Record | Region]) -> Pieces:
     held: Region | None = None
     for piece in pieces:
         if isinstance(piece, Region):
-            if held is not None and held.reason == piece.reason:
+            if held is not None and _alike(held, piece):
                 held = _joined(held, piece)
                 continue
             held, piece = piece, held
@@ -157,6 +190,11 @@ def _check(batch: pa.RecordBatch) -> None:
         if pa.types.is_date64(column.type) or pa.types.is_time(column.type):
             column = column.view(pa.int64() if column.type.bit_width == 64 else pa.int32())
         column.validate(full=True)
+
+
+def _alike(first: Region, second: Region) -> bool:
+    columns = [(piece.locator or {}).get("column") for piece in (first, second)]
+    return first.reason == second.reason and columns[0] == columns[1]
 
 
 def _joined(first: Region, second: Region) -> Region:

@@ -14,11 +14,11 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from sheaf.formats.piece import Context, Pieces, Record, Refused
+from sheaf.formats.piece import Context, ParserLimits, Pieces, Record, Refused
 from sheaf.formats.stream import Stream
 
 BYTES_PER_PIXEL = 8  # 4 channels, and once more while a plugin converts
-_NAMES = {
+NAMES = {
     "image/png": "PNG",
     "image/jpeg": "JPEG",
     "image/webp": "WEBP",
@@ -35,20 +35,25 @@ _ERRORS = (
 
 def parse(stream: Stream, context: Context) -> Pieces:
     raw = stream.read_all(context.limits.record_bytes)
-    meta = look(raw, context.kind, (context.limits.memory_mb << 20) // (4 * BYTES_PER_PIXEL))
+    meta = look(raw, context.kind, most_pixels(context.limits))
     yield Record("", 0, len(raw), "", kind="image", payload=raw, meta=meta)
+
+
+def most_pixels(limits: ParserLimits) -> int:
+    """Of one frame, so that a quarter of the memory holds it."""
+    return (limits.memory_mb << 20) // (4 * BYTES_PER_PIXEL)
 
 
 def look(raw: bytes, media: str, most_pixels: int) -> dict[str, Any]:
     """{"width", "height", "mode", "frames"} of a picture that can be decoded. Raises Refused.
 
-    media: of `_NAMES`. most_pixels: of one frame.
+    media: of `NAMES`. most_pixels: of one frame.
     """
     Image.MAX_IMAGE_PIXELS = None  # its own guard is a warning first; ours is below
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(raw), formats=[_NAMES[media]]) as image:
+            with Image.open(io.BytesIO(raw), formats=[NAMES[media]]) as image:
                 width, height = image.size
                 if width * height > most_pixels:
                     raise Refused("bomb", f"a picture of {width} × {height} pixels")
@@ -56,7 +61,7 @@ def look(raw: bytes, media: str, most_pixels: int) -> dict[str, Any]:
                 frames = getattr(image, "n_frames", 1)
                 return {"width": width, "height": height, "mode": image.mode, "frames": frames}
         except UnidentifiedImageError:  # its message is an object's address
-            raise Refused("corrupt", f"no {_NAMES[media]} reader makes sense of its header") from None
+            raise Refused("corrupt", f"no {NAMES[media]} reader makes sense of its header") from None
         except _ERRORS as error:
             cut = "truncated" in str(error) or isinstance(error, EOFError)
             raise Refused("truncated" if cut else "corrupt", f"{error}"[:200] or type(error).__name__) from None
