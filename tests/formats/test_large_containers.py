@@ -29,6 +29,9 @@ class Count:
     def record(self, id, kind, text, *rest):
         self.records += 1
         self.characters += len(text)
+    def batch(self, ids, texts, *rest):
+        self.records += len(texts)
+        self.characters += sum(map(len, texts))
 _preload()
 sink = Count()
 limits = ParserLimits(**Limits().model_dump())

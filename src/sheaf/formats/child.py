@@ -20,9 +20,11 @@ import orjson
 import pyarrow as pa
 
 from sheaf.formats import stream, wire
+from sheaf.formats.charge import Int64
 from sheaf.formats.confine import allow_cpu, confine
 from sheaf.formats.item import ItemResult, read_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
+from sheaf.formats.run import Run, RunOf
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_REGIONS
 from sheaf.formats.table import FORMATS, register
 
@@ -44,6 +46,9 @@ class Outbox:
         self._uncommitted = 0
         self._first_stream = 0
         self._records: list[list[Any]] = [[] for _ in wire.RECORDS]
+        self._run: Run | None = None
+        self._made: list[pa.RecordBatch] = []  # records in order: these, then _records or _run
+        self._rows = 0
         self._streams: list[list[Any]] = [[] for _ in wire.STREAMS]
         self._regions: list[list[Any]] = [[] for _ in PARSED_REGIONS]
         self._items: list[list[Any]] = [[] for _ in PARSED_ITEMS]
@@ -66,15 +71,26 @@ class Outbox:
         self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
+        self._end_run()
         row = (
             self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding, repairs,
             self._first_stream + stream, weight,
         )  # fmt: skip
         for column, value in zip(self._records, row, strict=True):
             column.append(value)
-        self._characters += len(text) + len(messages) + len(payload) + len(meta)
-        if self._characters > FLUSH_CHARACTERS or len(self._records[0]) > FLUSH_ROWS:
-            self._send_records()
+        self._gathered(1, len(text) + len(messages) + len(payload) + len(meta))
+
+    def batch(
+        self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
+        member: str, media: str, encoding: str, stream: int,
+    ) -> None:  # fmt: skip
+        about = RunOf(self.item, member, media, encoding, self._first_stream + stream)
+        if self._run is None or self._run.about != about:
+            self._end_run()
+            self._end_rows()
+            self._run = Run(about)
+        self._run.add(ids, texts, metas, repairs, starts, ends)
+        self._gathered(len(texts), sum(map(len, texts)) + sum(map(len, metas)))
 
     def finish(self, result: ItemResult) -> None:
         for column, values in zip(
@@ -93,28 +109,52 @@ class Outbox:
 
     def commit(self) -> None:
         self._send_records()
-        self._send(b"Q", PARSED_REGIONS, self._regions)
-        self._send(b"T", wire.STREAMS, self._streams)
-        self._send(b"I", PARSED_ITEMS, self._items)
+        self._send(b"Q", PARSED_REGIONS, [_table(PARSED_REGIONS, self._regions)])
+        self._send(b"T", wire.STREAMS, [_table(wire.STREAMS, self._streams)])
+        self._send(b"I", PARSED_ITEMS, [_table(PARSED_ITEMS, self._items)])
         self._uncommitted = 0
 
     def bug(self, detail: str) -> None:
         wire.send(self._sock, b"X", detail.encode("utf-8", "replace"))
 
-    def _send_records(self) -> None:
-        if self._records[0]:
-            self._send(b"R", wire.RECORDS, self._records)
-        self._uncommitted += self._characters
-        self._characters = 0
+    def _gathered(self, rows: int, characters: int) -> None:
+        self._rows += rows
+        self._characters += characters
+        if self._characters > FLUSH_CHARACTERS or self._rows > FLUSH_ROWS:
+            self._send_records()
 
-    def _send(self, kind: bytes, schema: pa.Schema, columns: list[list[Any]]) -> None:
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._made.append(self._run.table())
+            self._run = None
+
+    def _end_rows(self) -> None:
+        if self._records[0]:
+            self._made.append(_table(wire.RECORDS, self._records))
+
+    def _send_records(self) -> None:
+        self._end_run()
+        self._end_rows()
+        if self._made:
+            self._send(b"R", wire.RECORDS, self._made)
+        self._made = []
+        self._uncommitted += self._characters
+        self._characters = self._rows = 0
+
+    def _send(self, kind: bytes, schema: pa.Schema, tables: list[pa.RecordBatch]) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, schema, options=_IPC) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            for table in tables:
+                writer.write_batch(table)
         wire.send(self._sock, kind, memoryview(sink.getvalue()))
-        for column in columns:
-            column.clear()
+
+
+def _table(schema: pa.Schema, columns: list[list[Any]]) -> pa.RecordBatch:
+    """Of the rows that the lists hold, which are emptied."""
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    for column in columns:
+        column.clear()
+    return pa.record_batch(arrays, schema=schema)
 
 
 def main(descriptor: int, parent: int, limits_json: str, extra: str = "") -> None:

@@ -59,7 +59,7 @@ class ItemResult:
 
 
 class Sink(Protocol):
-    """Takes the item's records in order."""
+    """Takes the item's records in order; a batch is of the kind "text", has its bytes as locators, and as weights."""
 
     def record(
         self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
@@ -69,9 +69,7 @@ class Sink(Protocol):
     def batch(
         self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
         member: str, media: str, encoding: str, stream: int,
-    ) -> None:
-        """Records of the kind "text", whose locators are their bytes, and these their weights."""
-        ...  # fmt: skip
+    ) -> None: ...  # fmt: skip
 
 
 def read_item(

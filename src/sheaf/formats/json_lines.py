@@ -6,11 +6,12 @@ object gives its text by `rows`; a string is its own text; any other value is re
 
 from __future__ import annotations
 
+import numpy as np
 import orjson
 
 from sheaf.formats import rows
 from sheaf.formats.encoding import MARKS, forced, wide_encoding
-from sheaf.formats.piece import Context, Pieces, Region
+from sheaf.formats.piece import Batch, Context, ParseOptions, Pieces, Record, Region
 from sheaf.formats.stream import Stream
 
 
@@ -34,24 +35,51 @@ def unicode_encoding(stream: Stream) -> str:
 
 
 def _lines(stream: Stream, context: Context) -> Pieces:
-    options = context.options
-    for number, line in enumerate(rows.lines_or_refusals(stream, context.limits.record_bytes)):
-        if isinstance(line, Region):
-            yield line
+    """Line by line; or by blocks of whole lines, where every line of a block is an object with its text in the same
+    column."""
+    options, limit = context.options, context.limits.record_bytes
+    by_blocks = rows.plain(options)
+    number = 0
+    for first, last, block in stream.blocks(limit):
+        batch = _batch(first, block, options) if block is not None and by_blocks else None
+        if batch is not None:
+            yield batch
             continue
-        start, end, data = line
-        if start == 0 and data.startswith(b"\xef\xbb\xbf"):
-            data = data[3:]
-        try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            if data.strip():
-                yield _refusal(start, end, data, error)
-            continue
-        if isinstance(value, dict):
-            yield rows.record(value, start, end, "utf-8", options, number)
-        else:
-            yield rows.value(value, start, end, "utf-8", options)
+        for line in rows.cut(first, last, block, limit):
+            piece = line if isinstance(line, Region) else _piece(*line, options, number)
+            number += 1
+            if piece is not None:
+                yield piece
+
+
+def _batch(start: int, block: bytes, options: ParseOptions) -> Batch | None:
+    """The lines of a block as records; None if one of them is not as the others."""
+    lines = block.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    ends = start + np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)) + 1)
+    starts = np.append(start, ends[:-1])
+    ends[-1] = start + len(block)
+    if start == 0:
+        lines[0] = lines[0].removeprefix(MARKS[0][0])
+    try:
+        values = [orjson.loads(line) for line in lines]
+    except orjson.JSONDecodeError:
+        return None
+    texts = rows.take_texts(values, options)
+    return None if texts is None else Batch(texts, starts, ends, "utf-8", values)
+
+
+def _piece(start: int, end: int, data: bytes, options: ParseOptions, number: int) -> Record | Region | None:
+    if start == 0:
+        data = data.removeprefix(MARKS[0][0])
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        return _refusal(start, end, data, error) if data.strip() else None
+    if isinstance(value, dict):
+        return rows.record(value, start, end, "utf-8", options, number)
+    return rows.value(value, start, end, "utf-8", options)
 
 
 def _refusal(start: int, end: int, data: bytes, error: orjson.JSONDecodeError) -> Region:

@@ -11,9 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
 
 _CONTROL = bytes(c for c in range(0x20) if c not in (0x09, 0x0A))
 _DROPPED = {c: None for c in range(0x20) if c not in (0x09, 0x0A)}
+_CACHED = 1 << 17
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # UTF-8 read as Latin-1, cp1252 or cp1250 (Â-ô), cp1251 (Р, С), Mac Roman (√ ¬ ‚ ∆ –) or cp437 (├ ┬ Γ).
 _AFTER = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
@@ -40,6 +44,26 @@ def normalise(text: str, mojibake: bool = True) -> tuple[str, str]:
             break
     order = ("bom", "newlines", "mojibake", "controls", "surrogates", "nfc")
     return text, ",".join(name for name in order if name in repairs)
+
+
+def normalise_all(texts: Sequence[str], mojibake: bool = True) -> tuple[list[str], list[str]]:
+    """(the normal forms, what was repaired in each); one look at all of them where they are ASCII."""
+    together = "".join(texts)
+    if together.isascii() and not _has_controls(together):
+        return [text.rstrip() for text in texts], [""] * len(texts)
+    pairs = [normalise(text, mojibake) for text in texts]
+    return [text for text, _ in pairs], [repairs for _, repairs in pairs]
+
+
+def text_ids(texts: Sequence[bytes]) -> list[bytes]:
+    """The `record_id` of texts of the kind "text", as UTF-8."""
+    begun = hashlib.blake2b(b"text\0", digest_size=16)
+    ids: list[bytes] = []
+    for text in texts:
+        digest = begun.copy()
+        digest.update(text)
+        ids.append(digest.digest())
+    return ids
 
 
 def record_id(text: str, kind: str = "text", content: bytes = b"") -> bytes:
@@ -76,9 +100,17 @@ def _once(text: str, mojibake: bool, repairs: set[str]) -> str:
 
 
 def _has_controls(text: str) -> bool:
-    """Deleting them from the UTF-8 bytes and comparing lengths is ten times as fast as a regular expression."""
+    """Deleting them from the UTF-8 bytes and comparing lengths is ten times as fast as a regular expression, and
+    counting them with numpy, piece by piece inside the processor's cache, is twice as fast again."""
     data = text.encode("utf-8", "surrogatepass")
-    return len(data.translate(None, _CONTROL)) != len(data)
+    if len(data) < _CACHED:
+        return len(data.translate(None, _CONTROL)) != len(data)
+    values = np.frombuffer(data, np.uint8)
+    for start in range(0, len(values), _CACHED):
+        part = values[start : start + _CACHED]
+        if ((part < 0x20) & (part != 0x09) & (part != 0x0A)).any():
+            return True
+    return False
 
 
 def _encodable(text: str) -> bool:

@@ -1,8 +1,9 @@
 """What a parser gets and gives: a stream and a context in, pieces out.
 
-A parser is a generator over one member's expanded bytes. It yields `Record`s (or a `Batch` of them), `Region`s (bytes that are refused, with
-the reason) and, if it is a container, `Member`s, whose stream is read before the generator is resumed. Every piece has
-a weight in bytes of the parser's stream; bytes in no piece are structure. Raising `Refused` refuses the rest.
+A parser is a generator over one member's expanded bytes. It yields `Record`s (many at once as a `Batch`), `Region`s
+(bytes that are refused, with the reason) and, if it is a container, `Member`s, whose stream is read before the
+generator is resumed. Every piece has a weight in bytes of the parser's stream; bytes in no piece are structure. Raising
+`Refused` refuses the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from typing import Any
 from sheaf.formats.charge import Int64
 from sheaf.formats.stream import Budget, Refused, Stream
 
-__all__ = ["Batch", "Context", "Member", "ParseOptions", "ParserLimits", "Piece", "Pieces", "Record", "Refused", "Region"]
+__all__ = [
+    "Batch",
+    "Context",
+    "Member",
+    "ParseOptions",
+    "ParserLimits",
+    "Piece",
+    "Pieces",
+    "Record",
+    "Refused",
+    "Region",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from sheaf.formats.mapping import apply, columns_of, mapping_of
-from sheaf.formats.piece import Context, ParseOptions, Piece, Pieces, Record, Refused, Region
-from sheaf.formats.stream import Stream, from_file
+from sheaf.formats.piece import Batch, Context, ParseOptions, Piece, Pieces, Record, Refused, Region
+from sheaf.formats.stream import Stream, from_file, lines_of
 
 TEXT_COLUMNS = ("text", "content", "body", "markdown", "code", "article", "document", "abstract")
 _FIELD = re.compile(r"\{([^{}]+)\}")
@@ -111,7 +111,9 @@ def transcoded(stream: Stream, context: Context, encoding: str, parse: Callable[
     data = text.encode()
     places = Places(data, encoding, mark)
     inner = from_file(io.BytesIO(data))
-    yield from (places.moved(piece, encoding) for piece in parse(inner, context))
+    for piece in parse(inner, context):
+        for one in piece.records() if isinstance(piece, Batch) else (piece,):
+            yield places.moved(one, encoding)
     stream.problem = stream.problem or inner.problem
 
 
@@ -135,13 +137,42 @@ class Places:
         return self._to
 
 
+def plain(options: ParseOptions) -> bool:
+    """Whether a row's text can only be one of its values, and its meta the others."""
+    return not (options.map or options.raw_rows or options.key or "{" in (options.text or ""))
+
+
+def take_texts(values: list[Any], options: ParseOptions) -> list[str] | None:
+    """The texts that `record` would give all these rows, taken out of them, if all have it in the same column; else
+    None, and the rows are spoiled. Only for `plain` options."""
+    if set(map(type, values)) != {dict}:
+        return None
+    name = options.text or next((name for name in TEXT_COLUMNS if name in values[0]), None)
+    if name is None or not all(name in row for row in values):
+        return None
+    if options.text is None:
+        earlier = TEXT_COLUMNS[: TEXT_COLUMNS.index(name)]
+        if any(other in row for other in earlier for row in values):
+            return None
+    texts = [row.pop(name) for row in values]
+    if set(map(type, texts)) != {str} or any(map(str.isspace, texts)) or not all(texts):
+        return None
+    return texts
+
+
 def lines_or_refusals(stream: Stream, limit: int) -> Iterator[tuple[int, int, bytes] | Region]:
     """The lines, and a region for each that is longer than a record may be."""
-    for start, end, line in stream.lines(limit):
+    for start, end, block in stream.blocks(limit):
+        yield from cut(start, end, block, limit)
+
+
+def cut(start: int, end: int, block: bytes | None, limit: int) -> Iterator[tuple[int, int, bytes] | Region]:
+    """One of the stream's `blocks` likewise."""
+    for at, until, line in ((start, end, None),) if block is None else lines_of(block, start, limit):
         if line is None:
-            yield Region(start, end, "record-too-large", f"more than {limit >> 20} MB in one line")
+            yield Region(at, until, "record-too-large", f"more than {limit >> 20} MB in one line")
         else:
-            yield start, end, line
+            yield at, until, line
 
 
 def _otherwise(row: Row, start: int, end: int, encoding: str, options: ParseOptions, number: int) -> Record | Region:

@@ -129,24 +129,34 @@ class Stream:
 
     def lines(self, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
         """(start, end, line with its end) for each line; the line is None when it is longer than limit."""
+        for start, end, block in self.blocks(limit):
+            if block is None:
+                yield start, end, None
+            else:
+                yield from lines_of(block, start, limit)
+
+    def blocks(self, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
+        """(start, end, whole lines) of some BLOCK bytes at a time; None for a line that was seen to be longer than
+        limit before it ended, alone."""
         tail: list[bytes] = []
         tail_size = start = 0
         while block := self.read(BLOCK):
-            head, newline, rest = block.partition(b"\n")
-            tail_size += len(head) + len(newline)
+            cut = block.rfind(b"\n") + 1
+            first = block.find(b"\n") + 1 if tail_size else 0
+            if cut and tail_size + first > limit:
+                tail_size += first
+                yield start, start + tail_size, None
+                start += tail_size
+                tail, tail_size, block, cut = [], 0, block[first:], cut - first
+            if cut:
+                tail.append(block[:cut])
+                end = start + tail_size + cut
+                yield start, end, b"".join(tail) if tail_size else tail[0]
+                start, block = end, block[cut:]
+                tail, tail_size = [], 0
+            tail_size += len(block)
             if tail_size <= limit:
-                tail.append(head + newline)
-            if not newline:
-                continue
-            yield start, start + tail_size, b"".join(tail) if tail_size <= limit else None
-            start += tail_size
-            inner = rest.split(b"\n")
-            last = inner.pop()
-            for line in inner:
-                end = start + len(line) + 1
-                yield start, end, line + b"\n" if len(line) < limit else None
-                start = end
-            tail, tail_size = [last], len(last)
+                tail.append(block)
         if tail_size:
             yield start, start + tail_size, b"".join(tail) if tail_size <= limit else None
 
@@ -163,6 +173,18 @@ class Stream:
         self._ended = not block
         took(len(block))
         return block
+
+
+def lines_of(block: bytes, start: int, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
+    """The lines of a block; None for one that is longer than limit."""
+    lines = block.split(b"\n")
+    last = lines.pop()
+    for line in lines:
+        end = start + len(line) + 1
+        yield start, end, line + b"\n" if len(line) < limit else None
+        start = end
+    if last:
+        yield start, start + len(last), last if len(last) <= limit else None
 
 
 def _one_after_another(held: BinaryIO, rest: Callable[[int], bytes]) -> Callable[[int], bytes]:
