@@ -151,11 +151,11 @@ class Stream:
             if cut:
                 tail.append(block[:cut])
                 end = start + tail_size + cut
-                yield start, end, b"".join(tail) if tail_size else tail[0]
+                yield start, end, b"".join(tail)  # one part is not copied
                 start, block = end, block[cut:]
                 tail, tail_size = [], 0
             tail_size += len(block)
-            if tail_size <= limit:
+            if block and tail_size <= limit:
                 tail.append(block)
         if tail_size:
             yield start, start + tail_size, b"".join(tail) if tail_size <= limit else None
