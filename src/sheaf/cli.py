@@ -83,10 +83,12 @@ def scan(
     from sheaf import api, show
 
     what, words = _split(what, overrides)
+    if not Path(what).exists() and not what.endswith((".yaml", ".yml")):
+        raise UsageError("there is no such folder, and no such recipe", where=what)
     recipe = api.folder_recipe(Path(what)) if Path(what).is_dir() else _load(what, words)
     data = api.scan(recipe, share=share, workers=workers, page=to, console=common.console())
-    following = f"sheaf init {what}" if Path(what).is_dir() else command_line("sheaf prepare", *_unless_default(what))
-    return Outcome(data, show.scanned, following, 75 if data["problems"] else 0)
+    following = ["sheaf init", what] if Path(what).is_dir() else ["sheaf prepare", *_unless_default(what)]
+    return Outcome(data, show.scanned, command_line(*following), data["exit_code"])
 
 
 @app.command
@@ -256,7 +258,7 @@ def ledger(
     recipe: RecipeFile = RECIPE,
     /,
     *overrides: Overrides,
-    item: Annotated[str | None, Parameter(help="Only items whose URI contains or matches this.")] = None,
+    item: Annotated[str | None, Parameter(help="Items whose URI contains or matches (as a regex) this.")] = None,
     reason: Annotated[str | None, Parameter(help="List what was refused or dropped for this reason.")] = None,
     source: Annotated[str | None, Parameter(help="List what this source lost.")] = None,
     contents: Annotated[

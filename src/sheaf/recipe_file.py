@@ -126,7 +126,7 @@ def _no_recipe(path: Path) -> RecipeError:
     folder = path if path.is_dir() else path.absolute().parent
     found = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
     near = nearest(path.name, found)
-    fix = f"recipes in {folder}: {', '.join(found[:8])}" if found else "write one with `sheaf init`"
+    fix = f"recipes in {folder}: {', '.join(found[:8])}" if found else "write one with `sheaf init FOLDER`"
     what = "this is a folder, not a recipe" if path.is_dir() else "there is no such recipe"
     return RecipeError(what, where=str(path), fix=f"{near} {fix}".strip())
 

@@ -55,7 +55,7 @@ def scanned(data: Json) -> Parts:
     rows = [
         (
             *(name, f"{s['items']:,}", size(s["bytes"])),
-            *(_about(s["records"]), _about(s["tokens"]), f"{s['copies']['share']:.1%}"),
+            *(_about(s["records"]), _about(s["tokens"]), _share(s["copies"])),
             ", ".join(list(s["types"])[:3]),
         )
         for name, s in data["sources"].items()
@@ -72,7 +72,7 @@ def scanned(data: Json) -> Parts:
         parts.append(_table(["source", "broken or refused", ">items, about", "for example"], troubles))
     for pair in data["between"]:
         first, second = pair["sources"]
-        parts.append(_line(f"{pair['of_first']['share']:.1%} of {first}'s items are in {second} too"))
+        parts.append(_line(f"{_share(pair['of_first'])} of {first}'s items are in {second} too"))
     for name, groups in data["mappings"].items():
         for group in groups:
             for best in group["proposals"][:1]:
@@ -87,6 +87,11 @@ def scanned(data: Json) -> Parts:
         )
     )
     return [*parts, _line(f"page: {data['page']}")] if data.get("page") else parts
+
+
+def _share(estimate: Json) -> str:
+    error = f" ± {estimate['error']:.1%}" if estimate["error"] else ""
+    return f"{estimate['share']:.1%}{error}"
 
 
 def _about(estimate: Json) -> str:
@@ -140,7 +145,7 @@ def ledger_items(data: Json) -> Parts:
 
 def refused(data: Json) -> Parts:
     """Quarantined regions and dropped records, with what is in them if that was asked for."""
-    parts: list[RenderableType] = []
+    parts: list[RenderableType] = [_line(data["meaning"], style="bold")] if data["meaning"] else []
     for what, things in (("quarantined", data["regions"]), ("dropped", data["dropped"])):
         for thing in things:
             place = _origin(thing)
@@ -153,7 +158,7 @@ def refused(data: Json) -> Parts:
         more = data["count"][what.replace("quarantined", "regions")] - len(things)
         if more:
             parts.append(_line(f"… and {more:,} more {what}; --most lists more"))
-    return parts or [_line("nothing was lost there")]
+    return parts if any(data["count"].values()) else [*parts, _line("nothing was lost there")]
 
 
 def trained(data: Json) -> Parts:

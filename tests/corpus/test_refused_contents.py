@@ -62,8 +62,11 @@ def test_what_is_listed_is_what_was_asked_for(corpus: CorpusVersion) -> None:
     assert refused(corpus, reason="too-short", item="outer")["count"]["dropped"] == 1  # it lies there too
     assert refused(corpus, reason="too-short", item="noise")["count"]["dropped"] == 0
     assert len(refused(corpus, most=2)["regions"]) == 2
+    assert refused(corpus, reason="memory")["count"] == {"regions": 0, "dropped": 0}  # it could have been
     with pytest.raises(UsageError, match="nobody"):
         refused(corpus, source="nobody")
+    with pytest.raises(UsageError, match=r"(?s)undecodeable.*bomb, .*did you mean 'undecodable'"):
+        refused(corpus, reason="undecodeable")
 
 
 def test_the_bytes_of_a_refused_line_are_shown_however_deep_it_lies(corpus: CorpusVersion) -> None:
@@ -95,5 +98,8 @@ def test_the_command_shows_them_without_steering_the_terminal(base: Path, capsys
     assert "quarantined undecodable: files" in told and "\\x1b[31m" in told and "\x1b" not in told
     assert cli.main(["ledger", recipe, "--source", "more", "--json"]) == 0
     assert {r["source"] for r in orjson.loads(capsys.readouterr().out)["regions"]} == {"more"}
-    assert cli.main(["ledger", recipe, "--reason", "nothing-like-it"]) == 0
-    assert "nothing was lost" in capsys.readouterr().out
+    assert cli.main(["ledger", recipe, "--reason", "too-short"]) == 0
+    assert "The record is shorter than" in capsys.readouterr().out
+    assert cli.main(["ledger", recipe, "--reason", "timeout"]) == 0
+    told = capsys.readouterr().out
+    assert "The parser took longer" in told and "nothing was lost" in told

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sheaf import recipe_file
+from sheaf.console import Silent
 from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import RecipeError
@@ -104,8 +105,23 @@ def test_a_rule_changes_only_the_limits_that_it_names(base: Path) -> None:
         ("{encoding: cp99999}", "cp99999"),
         ("{format: text/plane}", "text/plane"),
         ("{reason: too-shrot}", "too-shrot"),
+        ("{source: fiels, reason: too-short}", "fiels(.|\n)*'files'"),
     ],
 )
 def test_a_rule_that_can_admit_nothing_is_an_error(base: Path, rule: str, named: str) -> None:
     with pytest.raises(RecipeError, match=named):
         prepare(recipe(base, rule), workers=1)
+
+
+def test_a_rule_that_matches_no_item_is_told(base: Path) -> None:
+    told = Notes()
+    prepare(recipe(base, "{path: lettre.txt, encoding: cp1251}", "{path: '*.md', reason: too-short}"), console=told)
+    assert [note for note in told.notes if "admit" in note] == ["prepare.admit: no item matches the path lettre.txt"]
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

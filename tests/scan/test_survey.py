@@ -14,6 +14,7 @@ import pytest
 import sheaf
 from sheaf.api import folder_recipe, scan
 from sheaf.cli import main
+from sheaf.errors import EnvironmentProblem
 from sheaf.recipe import Recipe
 
 WORDS = Path(__file__).read_text().split()
@@ -132,3 +133,15 @@ def test_a_source_that_cannot_be_listed_is_told_beside_those_that_can(tree: Path
     )
     data = scan(recipe, workers=1)
     assert list(data["sources"]) == ["here"] and "gone" in data["problems"][0]
+    assert data["exit_code"] == 3 and "\n" not in data["problems"][0]
+
+
+def test_the_only_source_that_cannot_be_listed_says_itself_what_is_wrong(tmp_path: Path) -> None:
+    source = {"name": "db", "uri": "postgresql://me@127.0.0.1/x", "query": "SELECT 1", "password": {"env": "NO_SUCH"}}
+    with pytest.raises(EnvironmentProblem, match="NO_SUCH"):
+        scan(Recipe.model_validate({"name": "t", "sources": [source], "workspace": str(tmp_path)}), workers=1)
+
+
+def test_a_folder_that_is_not_there_is_not_called_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scan", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err

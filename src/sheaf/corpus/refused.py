@@ -7,6 +7,7 @@ is decoded or believed. Cost: for each region shown, its item is expanded as far
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ import pyarrow.compute as pc
 
 from sheaf.corpus.ledger import matching
 from sheaf.corpus.lineage import Rereader, SourceChanged, ids_of
+from sheaf.corpus.schema import DROPS
 from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.errors import UsageError
+from sheaf.formats.reasons import REASONS, explain
+from sheaf.sources.reasons import REFUSALS
 
 Json = dict[str, Any]
 EXCERPT_BYTES = 2048
@@ -32,17 +36,20 @@ def refused(
     show: bool = False,
     most: int | None = None,
 ) -> Json:
-    """{"corpus", "count", "regions": [{source, uri, path, member, locator, bytes, reason, detail}], "dropped":
-    [{record, source, uri, path, member, locator, reason}]}; of one item, reason or source, if given, and at most `most`
+    """{"corpus", "meaning", "count", "regions": [{source, uri, path, member, locator, bytes, reason, detail}],
+    "dropped": [{record, source, uri, path, member, locator, reason}]}; of one item, reason or source, if given, and at most `most`
     of each. show: with "excerpt", the first 2 kB, as text in which bytes that are no UTF-8 are \\xNN, and "why" where
-    there is none. count: how many there are of each. Raises UsageError for a source or a pattern that cannot be.
+    there is none. count: how many there are of each. meaning: of the reason asked for, in a sentence. Raises UsageError
+    for a source, a reason or a pattern that cannot be.
     """
     if source is not None and source not in corpus.source_names:
         raise UsageError(f"no source is called '{source}'", fix=f"the sources are {', '.join(corpus.source_names)}")
+    _check_reason(corpus, reason)
     regions = _regions(corpus, item, reason, source)
     dropped = _dropped(corpus, item, reason, source)
     found: Json = {
         "corpus": corpus.digest,
+        "meaning": _meaning(reason or ""),
         "count": {"regions": len(regions), "dropped": len(dropped)},
         "regions": [_region(row) for row in regions.slice(0, most).to_pylist()],
         "dropped": _records(corpus, dropped.slice(0, most), show),
@@ -52,6 +59,23 @@ def refused(
             for region in found["regions"]:
                 region |= _excerpt(again, region)
     return found
+
+
+def _check_reason(corpus: CorpusVersion, reason: str | None) -> None:
+    """Nothing found must mean that nothing was lost so, never that a word was misspelt."""
+    if reason is None or _meaning(reason):
+        return
+    found = {r for table in (corpus.quarantine(), corpus.decisions()) for r in pc.unique(table["reason"]).to_pylist()}
+    near = get_close_matches(reason, [*REASONS, *REFUSALS, *DROPS], 1)
+    raise UsageError(
+        f"nothing is ever lost for a reason '{reason}'",
+        why=f"here there are: {', '.join(sorted(found - {''})) or 'none; nothing was lost'}",
+        fix=f"did you mean '{near[0]}'?" if near else "`sheaf ledger` shows the reasons",
+    )
+
+
+def _meaning(reason: str) -> str:
+    return explain(reason) or DROPS.get(reason, "")
 
 
 def _regions(corpus: CorpusVersion, item: str | None, reason: str | None, source: str | None) -> pa.Table:

@@ -22,6 +22,12 @@ import pyarrow as pa
 
 from sheaf.formats.schema import ID_BYTES
 
+# Why a rule of the recipe drops a record, with a sentence for reports and docs. `formats.reasons` has those of bytes.
+DROPS: dict[str, str] = {
+    "too-long": "The record is longer than the recipe's `prepare.length` allows.",
+    "too-short": "The record is shorter than the recipe's `prepare.length` asks for.",
+}
+
 ORIGIN = pa.struct(
     [
         pa.field("item", pa.int32()),  # row of the shard's items.parquet

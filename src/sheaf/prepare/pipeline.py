@@ -53,11 +53,13 @@ def prepare(
     """
     started = time.monotonic()
     console = console or Silent()
-    select.check_admit(recipe.prepare.admit)
+    select.check_admit(recipe.prepare.admit, [s.name for s in recipe.sources])
     workspace = Workspace(Path(recipe.workspace))
     workspace.create()
     with workspace.locked(console), closing(engines.make(engine, workers)) as pool:
         listing, read_now = gather(workspace, recipe, pool, console)
+        for rule in select.idle_rules(recipe.prepare.admit, [(x.item.source, x.item.path) for x in listing.items]):
+            console.note(f"prepare.admit: no item matches the path {rule.path}")
         live = list(known(workspace, listing.keys).rows)
         corpus = _unchanged(workspace, recipe, live, listing, new_tokenizer)
         if corpus is None:

@@ -9,8 +9,9 @@ on the set of occurrences alone, not on shards, workers or order of arrival. Cos
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus import shards
-from sheaf.corpus.schema import DECISIONS, LEDGER, QUARANTINE
+from sheaf.corpus.schema import DECISIONS, DROPS, LEDGER, QUARANTINE
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import RecipeError, SheafError
 from sheaf.formats.schema import TEXTUAL
@@ -85,18 +86,30 @@ def select(
 
 
 KEPT, DUPLICATE, DROPPED = 0, 1, 2
-RULES = ("too-short", "too-long")  # the reasons for which a record is dropped
 
 
-def check_admit(rules: Sequence[Admit]) -> None:
-    """Raise RecipeError for a reason that no rule gives: it would admit nothing, in silence."""
+def check_admit(rules: Sequence[Admit], sources: Sequence[str]) -> None:
+    """Raise RecipeError for a reason or a source that there is not: it would admit nothing, in silence."""
     for rule in rules:
-        if rule.reason is not None and rule.reason not in RULES:
+        if rule.source is not None and rule.source not in sources:
+            near = get_close_matches(rule.source, sources, 1)
+            raise RecipeError(
+                f"no source is called '{rule.source}'",
+                where=f"prepare.admit, path: {rule.path}",
+                why=f"the sources are {', '.join(sources)}",
+                fix=f"write '{near[0]}'" if near else "name one of them, or leave `source` out for all",
+            )
+        if rule.reason is not None and rule.reason not in DROPS:
             raise RecipeError(
                 f"no record is dropped as '{rule.reason}'",
                 where=f"prepare.admit, path: {rule.path}",
-                fix=f"reasons are {', '.join(RULES)}; what was quarantined is admitted by encoding, format or limits",
+                fix=f"reasons are {', '.join(DROPS)}; what was quarantined is admitted by encoding, format or limits",
             )
+
+
+def idle_rules(rules: Sequence[Admit], places: Sequence[tuple[str, str]]) -> list[Admit]:
+    """The rules that match no item. places: source and path of every item."""
+    return [rule for rule in rules if not any(_matches(rule, places))]
 
 
 def length_reasons(scores: pa.Table, rule: Length) -> list[str]:
@@ -119,13 +132,17 @@ def _admitted(
     for rule in rules:
         if rule.reason is None:
             continue
-        glob = compile_globs([rule.path])
         places = zip(items["source"].to_pylist(), items["path"].to_pylist(), strict=True)
-        matches = np.array([rule.source in (None, s) and glob.fullmatch(p) is not None for s, p in places], bool)
+        matches = np.fromiter(_matches(rule, places), bool)
         inside = np.zeros(len(reason), bool)
         inside[record[matches[live]]] = True
         result |= inside & (reason == rule.reason)
     return result
+
+
+def _matches(rule: Admit, places: Iterable[tuple[str, str]]) -> Iterator[bool]:
+    glob = compile_globs([rule.path])
+    return (rule.source in (None, s) and glob.fullmatch(p) is not None for s, p in places)
 
 
 def _outcomes(record_kept: np.ndarray, speaks: np.ndarray, exact: bool) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 from sheaf import engine as engines
 from sheaf.console import Console, Silent
 from sheaf.engine.base import Engine, Json, Task
-from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, TryAgain
+from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, SheafError, TryAgain
 from sheaf.prepare.listing import found_in
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.scan import copies, look
@@ -42,7 +42,7 @@ class Place:
     spec: SourceSpec
     items: list[Item] = field(default_factory=list[Item])
     refusals: list[Refusal] = field(default_factory=list[Refusal])
-    problem: str = ""
+    problem: SheafError | None = None
     strata: list[Stratum] = field(default_factory=list[Stratum])
     looks: list[list[Json]] = field(default_factory=list[list[Json]])
 
@@ -64,8 +64,9 @@ def scan(
     console = console or Silent()
     recipe = _hasty(recipe)
     places = [_list(spec, recipe, console) for spec in recipe.sources]
-    if all(place.problem for place in places):
-        raise DataRefused("no source could be listed", why="; ".join(p.problem for p in places))
+    problems = [place.problem for place in places if place.problem]
+    if len(problems) == len(places):
+        raise problems[0] if len(problems) == 1 else _none_of(places)
     with closing(engines.make("local", workers)) as pool:
         seconds = _look(places, recipe, share, pool, console)
         return _report(places, recipe, share, seconds, pool.workers, begun)
@@ -89,8 +90,20 @@ def _list(spec: SourceSpec, recipe: Recipe, console: Console) -> Place:
                     place.refusals.append(found)
                 advance(1)
     except (DataRefused, TryAgain, RecipeError, EnvironmentProblem) as error:
-        place.problem = f"{spec.name}: {error}"
+        place.problem = error
     return place
+
+
+def _told(place: Place) -> str:
+    """On one line: who, what, where, why, and what to do."""
+    problem = place.problem or SheafError("")
+    parts = (problem.what, problem.where, problem.why, problem.fix)
+    return f"{place.spec.name}: {'; '.join(part for part in parts if part)}"
+
+
+def _none_of(places: Sequence[Place]) -> SheafError:
+    kind = TryAgain if all(isinstance(place.problem, TryAgain) for place in places) else DataRefused
+    return kind("no source could be listed", why=" | ".join(map(_told, places)))
 
 
 def _look(places: Sequence[Place], recipe: Recipe, share: float, pool: Engine, console: Console) -> dict[str, float]:
@@ -123,7 +136,9 @@ def _report(
     read = sum(known["read"] for place in seen for _, known in place.looked())
     return {
         "sources": sources,
-        "problems": [place.problem for place in places if place.problem],
+        "problems": [_told(place) for place in places if place.problem],
+        # What is wrong for good (2, 3, 4) says more than what may be right later (75).
+        "exit_code": min((place.problem.exit_code for place in places if place.problem), default=0),
         "between": _between(seen),
         "shared_records": copies.shared_records(
             {p.spec.name: [i for _, known in p.looked() for i in known["ids"]] for p in seen}
