@@ -37,10 +37,10 @@ def refused(
     most: int | None = None,
 ) -> Json:
     """{"corpus", "meaning", "count", "regions": [{source, uri, path, member, locator, bytes, reason, detail}],
-    "dropped": [{record, source, uri, path, member, locator, reason}]}; of one item, reason or source, if given, and at most `most`
-    of each. show: with "excerpt", the first 2 kB, as text in which bytes that are no UTF-8 are \\xNN, and "why" where
-    there is none. count: how many there are of each. meaning: of the reason asked for, in a sentence. Raises UsageError
-    for a source, a reason or a pattern that cannot be.
+    "dropped": [{record, source, uri, path, member, locator, reason}]}; of one item, reason or source, if given, and at
+    most `most` of each. show: with "excerpt", the first 2 kB, as text in which bytes that are no UTF-8 are \\xNN, and
+    "why" where there is none. count: how many there are of each. meaning: of the reason asked for, in a sentence.
+    Raises UsageError for a source, a reason or a pattern that cannot be.
     """
     if source is not None and source not in corpus.source_names:
         raise UsageError(f"no source is called '{source}'", fix=f"the sources are {', '.join(corpus.source_names)}")
