@@ -6,6 +6,7 @@ claimed content type among text formats, plain text. Bytes that are no text at a
 
 from __future__ import annotations
 
+import functools
 import io
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xcf\xfa\xed\xfe", "application/x-mach-binary", "Mach-O executable"),
     (0, b"\xca\xfe\xba\xbe", "application/java-vm", "Java class"),
     (0, b"\0asm", "application/wasm", "WebAssembly"),
+    (1, b"\r\r\n", "application/x-bytecode.python", "Python bytecode"),
+    (1, b"\x0e\r\n", "application/x-bytecode.python", "Python bytecode"),
     (0, b"8BPS", "image/vnd.adobe.photoshop", "Photoshop image"),
     (0, b"\0\0\1\0", "image/x-icon", "icon"),
     (0, b"\0\0\0\x0cjP  ", "image/jp2", "JPEG 2000 image"),
@@ -56,7 +59,7 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (32769, b"CD001", "application/x-iso9660-image", "ISO 9660 image"),
 )
 # Short magics that text can start with by chance: they count only when the rest is not text.
-_SHORT = frozenset({b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP"})
+_SHORT = frozenset({b"\r\r\n", b"\x0e\r\n", b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP"})
 _STARTS = {place: tuple(magic for offset, magic, _, _ in UNREAD if offset == place) for place, *_ in UNREAD}
 _TEXT_LIKE = ("text/", "application/json", "application/x-ndjson", "message/", "application/mbox", "application/xml")
 
@@ -119,8 +122,8 @@ def _document(stream: Stream, head: bytes, hold: int) -> Kind | None:
 
 
 def _by_content(peek: Peek) -> Kind | None:
-    for format in table.FORMATS:
-        if format.magic and peek.head.startswith(format.magic):
+    for format in _by_first_byte(peek.head[:1], len(table.FORMATS)):
+        if peek.head.startswith(format.magic):
             return Kind(format.media, format)
     refused = unread(peek.head)
     if refused is not None:
@@ -129,6 +132,12 @@ def _by_content(peek: Peek) -> Kind | None:
         if format.looks is not None and format.looks(peek):
             return Kind(format.media, format)
     return None
+
+
+@functools.cache
+def _by_first_byte(first: bytes, formats: int) -> tuple[Format, ...]:
+    """Those of so many formats with a magic that begins so: for text mostly none."""
+    return tuple(f for f in table.FORMATS[:formats] if any(magic.startswith(first) for magic in f.magic))
 
 
 def _by_name(peek: Peek, media: str) -> Kind:

@@ -198,10 +198,11 @@ def is_troff(p: Peek) -> bool:
 def _headers(p: Peek) -> int:
     if not (p.text[:1].isalpha() or p.text.startswith(">From ")):
         return 0  # most of all a page: looking for an empty line in one takes as long as parsing it
-    top = _ENVELOPE.sub("", re.split(r"\r?\n\r?\n", p.text, maxsplit=1)[0], count=1)
-    first = _HEADER.match(top)
-    if first is None:
+    envelope = _ENVELOPE.match(p.text)
+    start = envelope.end() if envelope else 0
+    if _HEADER.match(p.text, start) is None:
         return 0
+    top = re.split(r"\r?\n\r?\n", p.text[start:], maxsplit=1)[0]
     return len({name.lower() for name in _HEADER.findall(top)} & _KNOWN_HEADERS)
 
 

@@ -13,6 +13,7 @@ Start-up is 0.2 s.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
@@ -40,7 +41,7 @@ from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.watch import Watch
 from sheaf.recipe import Limits
 
-__all__ = ["ItemInput", "ParseOptions", "Parsed", "Sandbox", "sandbox_level"]
+__all__ = ["ItemInput", "ParseOptions", "Parsed", "Sandbox", "kept_sandbox", "sandbox_level"]
 
 GROUP = 100  # items in one request
 PART_BYTES = 8 << 20  # of answers that are handed on together
@@ -162,6 +163,26 @@ class Sandbox:
         if self._child is None:
             self._child = _Child(self._limits, self._extra)
         return self._child
+
+
+_kept: list[tuple[Limits, Sandbox]] = []  # one at most
+
+
+def kept_sandbox(limits: Limits) -> Sandbox:
+    """This process's own, for tasks that come one after another: a child takes longer to start than to read a thousand
+    small files. It is closed at the end of the process, or when one with other limits is wanted."""
+    if not _kept:
+        atexit.register(_drop_kept)
+    if not _kept or _kept[0][0] != limits:
+        _drop_kept()
+        _kept.append((limits, Sandbox(limits)))
+    return _kept[0][1]
+
+
+def _drop_kept() -> None:
+    for _, sandbox in _kept:
+        sandbox.close()
+    _kept.clear()
 
 
 def sandbox_level() -> dict[str, bool]:

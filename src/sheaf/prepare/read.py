@@ -30,7 +30,7 @@ from sheaf.errors import TryAgain
 from sheaf.files import digest_json, digest_of, task_folder
 from sheaf.formats import READER_VERSION
 from sheaf.formats.long_item import LongItem, row_bytes
-from sheaf.formats.sandbox import ItemInput, Parsed, ParseOptions, Sandbox
+from sheaf.formats.sandbox import ItemInput, Parsed, ParseOptions, Sandbox, kept_sandbox
 from sheaf.formats.schema import PARSED_RECORDS, PARSED_REGIONS
 from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.sources.ahead import Ahead
@@ -136,7 +136,8 @@ def read_batch(
     ahead = Ahead(open_source(spec), [x.item for x in batch])
     options = parse_options(spec, mojibake=mojibake, manner=Manner.from_json(manner))
     reader = _Reader(ahead, options, Workspace(Path(workspace)))
-    with ahead, Sandbox(Limits.model_validate(limits)) as sandbox:
+    sandbox = kept_sandbox(Limits.model_validate(limits))
+    with ahead:
         for group in _groups(batch):
             reader.read(group, sandbox)
     reader.write_shard()

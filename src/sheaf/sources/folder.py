@@ -87,7 +87,13 @@ class FolderSource:
     def _open(self, relative: str) -> int:
         if self._top.is_file():
             return os.open(self._top, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        root = self._root
+        root, parts = self._root, relative.split("/")
+        if not {"", ".", ".."}.intersection(parts):
+            try:
+                return _open_below(root, parts)
+            except OSError as error:  # most likely a link on the way
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                    raise
         inside = _inside(os.path.realpath(f"{root}/{relative}"), root)
         if inside is None:
             raise OSError(errno.ELOOP, "it now lies outside the source's folder")
