@@ -57,6 +57,11 @@ def test_a_good_recipe_is_read_as_written() -> None:
     assert recipe.sources[2].headers["Authorization"] == Secret(env="SITE_TOKEN")
 
 
+def test_a_uri_with_the_name_of_a_driver_is_no_path() -> None:
+    text = GOOD.replace("uri: ./docs", "uri: oracle+cx_oracle://reader@db.local/help")
+    assert loads(text, BASE).sources[0].uri == "oracle+cx_oracle://reader@db.local/help"
+
+
 def test_relative_paths_start_at_the_recipes_folder() -> None:
     recipe = loads(GOOD, BASE, overrides=["prepare.tokenizer.from=../t/tokenizer.json", "model.from=./ckpt"])
     assert recipe.workspace == "/data/recipes/workspace"
@@ -87,6 +92,9 @@ def test_relative_paths_start_at_the_recipes_folder() -> None:
         ("seed: 7", "seed: -7", 2, ["seed", "greater than or equal to 0"]),
         ("{env: SITE_TOKEN}", "{evn: SITE_TOKEN}", 10, ["evn", "did you mean 'env'?"]),
         ("name: support", "nmae: support", 1, ["nmae", "did you mean 'name'?"]),
+        ("license: C", "map: openia, license: C", 4, ["'sources.0.map' is wrong", "did you mean 'openai'?"]),
+        ("license: C", "map: {kind: chat, user: q}, license: C", 4, ["why:   a chat needs either messages, or user"]),
+        ("license: C", "options: {anonymous: true}, license: C", 4, ["a valid string", "write it in quotes"]),
     ],
 )
 def test_a_mistake_names_its_line_its_key_and_the_way_out(old: str, new: str, line: int, said: list[str]) -> None:

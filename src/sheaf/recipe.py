@@ -84,11 +84,11 @@ class SourceSpec(Strict):
     uri: Annotated[
         str,
         Field(
-            min_length=1, description="a path, or SCHEME://…: http, https, s3, gs, az, postgresql, sqlite, git, sftp, …"
+            min_length=1, description="a path, or SCHEME://…: http, s3, gs, az, postgresql, sqlite, git+file, sftp, …"
         ),
     ]
     include: Annotated[
-        tuple[str, ...], Field(strict=False, description="for folders: globs; ** is any number of folders")
+        tuple[str, ...], Field(strict=False, description="globs of the paths wanted; ** is any number of folders")
     ] = ("**/*",)
     exclude: Annotated[tuple[str, ...], Field(strict=False, description="globs of what to leave out after all")] = ()
     urls: Annotated[
@@ -139,7 +139,7 @@ class SourceSpec(Strict):
     license: Annotated[
         str | None, Field(description="shown in the report and with every origin that `trace` names")
     ] = None
-    password: Annotated[Secret | None, Field(description="of the user that an http uri names")] = None
+    password: Annotated[Secret | None, Field(description="of the user that the uri names")] = None
     headers: Annotated[dict[str, Secret | str], Field(description="for http: request headers")] = {}
 
     @model_validator(mode="after")

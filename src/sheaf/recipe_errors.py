@@ -105,10 +105,26 @@ def _problem(path: KeyPath, missing: str, errors: list[Any], tree: Tree) -> Prob
         fix = nearest(str(path[-1]), known) or f"delete the line, or use one of: {', '.join(known)}"
         allowed = f"allowed in '{dotted(path[:-1])}': {', '.join(known)}"
         return Problem(place, f"unknown key '{dotted(path)}'", why=allowed, fix=fix)
+    errors = _of_the_branch_taken(errors, _value_at(path, tree))
+    kind = errors[0]["type"]
     words = dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in errors)
     why = " or ".join(words) + _given(path, kind, tree)
     what = f"'{dotted(path)}' says something impossible" if kind == "value_error" else f"'{dotted(path)}' is wrong"
-    return Problem(place, what, why=why, fix=_only(path))
+    return Problem(place, what, why=why, fix=_choice(path, kind, _value_at(path, tree)) or _only(path))
+
+
+def _of_the_branch_taken(errors: list[Any], given: Any) -> list[Any]:
+    """Of a choice between a word and a mapping, only what is wrong with what stands there."""
+    if isinstance(given, dict):
+        return [e for e in errors if e["type"] == "value_error"] or errors
+    return [e for e in errors if e["type"] != "model_type"] or errors
+
+
+def _choice(path: KeyPath, kind: str, given: Any) -> str:
+    if kind == "string_type" and isinstance(given, (bool, int, float)):
+        return "write it in quotes"
+    words = [w for a in _annotations_at(path) if typing.get_origin(a) is typing.Literal for w in typing.get_args(a)]
+    return nearest(given, map(str, words)) if kind == "literal_error" and isinstance(given, str) else ""
 
 
 def _only(path: KeyPath) -> str:
@@ -118,14 +134,19 @@ def _only(path: KeyPath) -> str:
 
 def _given(path: KeyPath, kind: str, tree: Tree) -> str:
     """What stands there, if it is a short scalar."""
-    value: Any = tree.value
-    for part in path:
-        key: Any = part  # of a mapping or a list
-        value = value[key]
+    value = _value_at(path, tree)
     if kind == "value_error" or isinstance(value, (dict, list)) or _is_secret(path):
         return ""
     text = "nothing" if value is None else repr(value)
     return f", not {text}" if len(text) <= 60 else ""
+
+
+def _value_at(path: KeyPath, tree: Tree) -> Any:
+    value: Any = tree.value
+    for part in path:
+        key: Any = part  # of a mapping or a list
+        value = value[key]
+    return value
 
 
 def _key_path(loc: Sequence[str | int], kind: str, value: Any) -> tuple[KeyPath, str]:

@@ -24,7 +24,7 @@ from sheaf.recipe_errors import Problem, dotted, explain, keys_at, literal_secre
 from sheaf.recipe_yaml import KeyPath, Tree
 
 SCHEMA_FILE = Path(__file__).with_name("recipe.schema.json")
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
 SQLITE = "sqlite:///"
 UNITS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 # Keys of which one only may be given: overriding one takes the others out.

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sheaf.corpus import shards
 from sheaf.corpus.workspace import Workspace
+from sheaf.errors import DataRefused
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
 from sheaf.sources.splits import split_of
@@ -89,6 +90,15 @@ def test_a_split_takes_only_what_its_name_says(tmp_path: Path) -> None:
     write(tmp_path / "in", rows)
     done = prepare(recipe(tmp_path, split="train"), workers=1)
     assert done["items"]["seen"] == 1 and set(metas(tmp_path)) == {"data/train-00000.txt"}
+    with pytest.raises(DataRefused) as raised:
+        prepare(recipe(tmp_path, split="validation"), workers=1)
+    assert "names the split 'validation'" in raised.value.why
+
+
+def test_labels_of_a_table_that_is_not_there_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    write(tmp_path / "in", {"cat/1.png": png(1)})
+    with pytest.raises(DataRefused, match="no table of labels"):
+        prepare(recipe(tmp_path, label="metadata"), workers=1)
 
 
 @pytest.mark.parametrize(

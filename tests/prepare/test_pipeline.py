@@ -277,6 +277,24 @@ def test_an_empty_source_is_refused_with_its_name(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
+def test_rows_without_the_named_column_are_refused_with_the_name(tmp_path: Path) -> None:
+    make_tree(tmp_path / "files", files=1)
+    recipe = recipe_for(tmp_path, "sources.tickets.text='{subjekt}'", "sources.files.include=['noise.bin']")
+    (tmp_path / "files/noise.bin").write_bytes(bytes(range(256)) * 8)
+    with pytest.raises(DataRefused, match="no record is left") as caught:
+        prepare(recipe, workers=1)
+    assert "noise.bin" in caught.value.where and "no-text: 40" in caught.value.why
+
+
+def test_a_source_of_which_nothing_can_be_had_says_why(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    os.mkfifo(tmp_path / "files/pipe")
+    recipe = recipe_for(tmp_path).model_copy(update={"sources": recipe_for(tmp_path).sources[:1]})
+    with pytest.raises(DataRefused, match="could be had") as caught:
+        prepare(recipe, workers=1)
+    assert "pipe is the first" in caught.value.where and caught.value.why == "not-a-file: 1"
+
+
 def test_more_quarantine_than_allowed_is_refused(tmp_path: Path) -> None:
     make_tree(tmp_path / "files", files=1)
     (tmp_path / "files/noise.bin").write_bytes(os.urandom(200_000))

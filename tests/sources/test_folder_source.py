@@ -250,12 +250,22 @@ def test_a_file_uri_on_another_host_is_refused() -> None:
 
 def test_an_unknown_scheme_names_the_known_ones() -> None:
     with pytest.raises(RecipeError) as raised:
-        open_source(SourceSpec(name="s", uri="s3://bucket/x"))
-    assert "s3" in raised.value.what and "sqlite://" in raised.value.why
+        open_source(SourceSpec(name="s", uri="gopher://bucket/x"))
+    assert "gopher" in raised.value.what and "sqlite://" in raised.value.why
+
+
+@pytest.mark.parametrize(
+    ("uri", "way"),
+    [("git+https://example.org/x.git", "git+file:///"), ("postgre://h/x", "mean postgres://"), ("gopher://h/", "copy")],
+)
+def test_an_unknown_scheme_comes_with_a_way_out(uri: str, way: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        open_source(SourceSpec(name="s", uri=uri))
+    assert way in raised.value.fix
 
 
 def test_source_options_change_only_with_what_changes_an_items_content() -> None:
     spec = SourceSpec(name="a", uri="sqlite:///x", query="SELECT 1", key="id", text="{x}")
-    assert source_options(spec) == {"text": "{x}", "query": "SELECT 1", "key": "id"}
+    assert source_options(spec) == {"text": "{x}", "query": "SELECT 1", "key": "id", "map": None}
     renamed = spec.model_copy(update={"name": "b", "license": "MIT", "include": ("*",)})
     assert source_options(renamed) == source_options(spec)

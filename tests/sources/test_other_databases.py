@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from postgres_server import PASSWORD, Postgres, postgres_server
 
-from sheaf.errors import RecipeError, TryAgain
+from sheaf.errors import EnvironmentProblem, RecipeError, TryAgain
 from sheaf.recipe import Secret, SourceSpec
 from sheaf.sources import Item, ItemChanged, open_source
 from sheaf.sources.other_databases import OtherDatabaseSource
@@ -98,3 +98,8 @@ def test_changed_rows_are_not_read_and_hostile_increments_are_bound(tmp_path: Pa
         db.execute("UPDATE t SET body = 'y'")
     with pytest.raises(ItemChanged):
         found.open_item(listed[0])  # type: ignore[arg-type]
+
+
+def test_a_driver_that_is_not_installed_is_a_matter_of_the_machine() -> None:
+    with pytest.raises(EnvironmentProblem, match="driver is not installed"):
+        list(source("oracle+cx_oracle://me@127.0.0.1/x", "SELECT 1").list_items())

@@ -102,9 +102,17 @@ def _empty(spec: SourceSpec) -> DataRefused:
     return DataRefused(
         f"the source '{spec.name}' holds nothing",
         where=spec.uri,
-        why="no file or row matches " + (", ".join(spec.include) if spec.query is None else "the query"),
-        fix="correct its uri, include or query, or take the source out of the recipe",
+        why=_wanted(spec),
+        fix="correct the source, or take it out of the recipe",
     )
+
+
+def _wanted(spec: SourceSpec) -> str:
+    if spec.query is not None:
+        return "the query gives no row"
+    less = f" and not {', '.join(spec.exclude)}" if spec.exclude else ""
+    split = f" and names the split '{spec.split}', as in data/{spec.split}-00000.parquet" if spec.split else ""
+    return f"no path matches {', '.join(spec.include)}{less}{split}"
 
 
 def _first(failed: list[TryAgain]) -> TryAgain:

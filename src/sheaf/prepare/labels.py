@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from sheaf.errors import TryAgain
+from sheaf.errors import DataRefused, TryAgain
 from sheaf.formats import labels
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
 from sheaf.recipe import Limits, SourceSpec
@@ -34,6 +34,13 @@ def labelled(found: Found, source: Source, spec: SourceSpec, limits: Limits) -> 
     if spec.label == "folder":
         return [_from_folder(x) if isinstance(x, Item) else x for x in found]
     tables = [x for x in found if isinstance(x, Item) and posixpath.basename(x.path) in TABLES]
+    if not tables and found:
+        raise DataRefused(
+            f"the source '{spec.name}' has no table of labels",
+            where=spec.uri,
+            why=f"`label: metadata` looks for {', '.join(sorted(TABLES))} beside the files",
+            fix="add the table, include it, or say label: folder",
+        )
     rows = _rows(tables, source, limits)
     names = {x.path for x in tables}
     return [_from_rows(x, rows, names) if isinstance(x, Item) else x for x in found]

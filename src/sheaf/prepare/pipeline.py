@@ -8,6 +8,7 @@ where it was. Only listing and selecting see everything at once, and they see na
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,7 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.errors import CorruptStore, DataRefused, TryAgain
 from sheaf.files import checked, digest_json, read_done
+from sheaf.formats.reasons import explain
 from sheaf.prepare import encode, score, select, tokenizer
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.gather import Listing, gather
@@ -107,10 +109,13 @@ def _derive(
     if not live and deferred:
         raise nothing_yet(deferred[0])
     if not live:
+        counts = Counter(r.reason for r in listing.refusals)
+        first = listing.refusals[0] if listing.refusals else None
         raise DataRefused(
-            "none of the sources' items could be read",
-            why="; ".join(sorted({r.reason for r in listing.refusals})) or "there are no items",
-            fix="`sheaf prepare` lists each refused item; correct the sources",
+            "none of the sources' items could be had",
+            where=f"{first.uri} is the first" if first else "",
+            why="; ".join(f"{reason}: {n}" for reason, n in sorted(counts.items())) or "there are no items",
+            fix=f"{explain(first.reason)} Correct the sources." if first else "correct the sources",
         )
     missing = [s for s in live if read_done(workspace.scores(s, score.STAGE)) is None]
     _run(pool, console, "score", [score.task(workspace, s) for s in missing])
@@ -189,10 +194,13 @@ def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
     deferred = quarantine.get(DEFERRED, {"regions": 0, "bytes": 0})
     if not pc.any(selection.decisions["kept"]).as_py():
         dropped = ", ".join(f"{reason}: {n}" for reason, n in _dropped(selection.decisions).items())
+        first = selection.quarantine.slice(0, 1).to_pylist()
+        example = f"for example {first[0]['uri']}: {first[0]['detail'] or explain(first[0]['reason'])}" if first else ""
         raise DataRefused(
             "no record is left to train on",
+            where=example,
             why="; ".join(x for x in (dropped and f"dropped {dropped}", lost and f"quarantined {lost}") if x),
-            fix="relax prepare.length, or mend the sources",
+            fix=f"{'relax prepare.length, or ' if dropped else ''}mend the sources, or how the recipe reads them",
         )
     share = (total["quarantined"] - deferred["bytes"]) / max(total["in"], 1)
     if share > recipe.prepare.refuse_above:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from sheaf.errors import DataRefused, MissingExtra, RecipeError, TryAgain
+from sheaf.errors import DataRefused, EnvironmentProblem, MissingExtra, RecipeError, TryAgain
 from sheaf.recipe import SourceSpec
 from sheaf.recipe_file import resolve_secret
 from sheaf.sources.base import Item, ItemChanged, ItemUnavailable, Refusal
@@ -110,8 +110,11 @@ class OtherDatabaseSource:
                 yield self._run(connection, bounds)
                 connection.rollback()
         except ModuleNotFoundError as error:
-            raise DataRefused(
-                "the database's driver is not installed", where=str(self._url), why=str(error), fix="pip install it"
+            raise EnvironmentProblem(
+                "the database's driver is not installed",
+                where=str(self._url),
+                why=str(error),
+                fix="install it, or name one that is installed, as in mysql+pymysql://",
             ) from error
         except SQLAlchemyError as error:
             raise self._explain(error, password or "") from error

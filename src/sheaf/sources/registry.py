@@ -5,6 +5,7 @@ A kind's module is imported when a recipe first names it, so that a folder needs
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from sheaf.errors import RecipeError
 from sheaf.recipe import MapSpec, SourceSpec
 from sheaf.sources.base import Source
 
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # _ for drivers of SQLAlchemy: oracle+cx_oracle
 KINDS = {
     "": "sheaf.sources.folder:FolderSource",
     "file": "sheaf.sources.folder:FolderSource",
@@ -55,7 +56,7 @@ def open_source(spec: SourceSpec, spool: Path | None = None) -> Source:
             f"no kind of source reads {scheme}:// URIs",
             where=f"source '{spec.name}', uri: {spec.uri}",
             why=f"known: a path, {known}",
-            fix="copy the data to a folder, or serve it over http",
+            fix=_instead(scheme),
         )
     module, _, kind = KINDS[scheme].partition(":")
     return getattr(importlib.import_module(module), kind)(spec, spool)
@@ -70,6 +71,13 @@ def source_options(spec: SourceSpec) -> dict[str, Any]:
     """
     asked = spec.map.model_dump(mode="json", exclude_defaults=True) if isinstance(spec.map, MapSpec) else spec.map
     return {"text": spec.text, "query": spec.query, "key": spec.key, "map": asked}
+
+
+def _instead(scheme: str) -> str:
+    if scheme in ("git", "ssh", "git+https", "git+http", "git+ssh"):
+        return "clone the repository and write git+file:///absolute/path; a folder of files may be sftp://"
+    near = difflib.get_close_matches(scheme, [s for s in KINDS if s], 1)
+    return f"did you mean {near[0]}://?" if near else "copy the data to a folder, or serve it over http"
 
 
 def _scheme(uri: str) -> str:
