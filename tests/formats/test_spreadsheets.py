@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from typing import Any
 from xml.sax.saxutils import escape
+
+from office_files import compound
 
 from sheaf.recipe import Limits
 
@@ -45,7 +48,7 @@ def xlsx(sheets: dict[str, str], **files: bytes) -> bytes:
     """A workbook of worksheet XML by name. Cell style 1 is a date."""
     kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
     names = list(sheets)
-    parts = {
+    parts: dict[str, str | bytes] = {
         "[Content_Types].xml": f'<Types xmlns="{_PACKAGE}/content-types">'
         '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
         f'<Override PartName="/xl/workbook.xml" ContentType="{kind}.sheet.main+xml"/></Types>',
@@ -64,11 +67,10 @@ def xlsx(sheets: dict[str, str], **files: bytes) -> bytes:
         "</styleSheet>",
     }
     parts |= {f"xl/worksheets/sheet{n}.xml": sheets[name] for n, name in enumerate(names, 1)}
+    parts |= files
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in parts.items():
-            archive.writestr(name, text)
-        for name, data in files.items():
+        for name, data in parts.items():
             archive.writestr(name, data)
     return sink.getvalue()
 
@@ -91,12 +93,28 @@ def ods(rows: str) -> bytes:
     return sink.getvalue()
 
 
+def xls(cells: dict[tuple[int, int], float]) -> bytes:
+    """A workbook of BIFF 8 with one sheet of numbers by row and column."""
+
+    def biff(kind: int, data: bytes) -> bytes:
+        return struct.pack("<HH", kind, len(data)) + data
+
+    start, end = struct.pack("<HHHHII", 0x0600, 0x0005, 0, 1997, 0, 6), biff(0x0A, b"")
+    globals_ = biff(0x0809, start) + biff(0x85, struct.pack("<IBBBB", 0, 0, 0, 1, 0) + b"S") + end
+    globals_ = globals_.replace(b"\x85\0\x09\0" + bytes(4), b"\x85\0\x09\0" + struct.pack("<I", len(globals_)))
+    numbers = (biff(0x0203, struct.pack("<HHHd", *place, 0, value)) for place, value in sorted(cells.items()))
+    sheet = biff(0x0809, start.replace(b"\x05\0", b"\x10\0")) + b"".join(numbers) + end
+    return compound({"Workbook": (globals_ + sheet).ljust(4096, b"\0")})
+
+
 def locators(outcome: Any) -> list[Any]:
     return [json.loads(r["locator"]) for r in outcome.records]
 
 
-TABLE = {"B3": "name", "C3": "when", "D3": "n", "B4": "x", "C4": Raw(' s="1"><v>43832.5</v>'), "D4": 3.0}
-TABLE |= {"B6": "y", "D6": Raw("><f>D4*2</f><v>7.5</v>"), "B7": "z", "D7": True}
+TABLE: Cells = {
+    **{"B3": "name", "C3": "when", "D3": "n", "B4": "x", "C4": Raw(' s="1"><v>43832.5</v>'), "D4": 3.0},
+    **{"B6": "y", "D6": Raw("><f>D4*2</f><v>7.5</v>"), "B7": "z", "D7": True},
+}
 
 
 def test_rows_are_records_named_by_the_header_at_the_row_that_the_user_sees(read: Read) -> None:
@@ -168,15 +186,92 @@ def test_a_sheet_that_cannot_be_read_costs_itself(read: Read) -> None:
     assert outcome.reasons in ([], ["corrupt"])
 
 
-def test_a_cell_at_the_far_corner_does_not_take_the_memory(read: Read) -> None:
-    far = xlsx({"S": sheet({"A1": "a", "XFD1048576": "far"})})
-    outcome = read("a.xlsx", far)
+def test_a_sheet_is_read_row_by_row_however_far_its_cells_lie_apart(read: Read) -> None:
+    far = {"A1": "a", "XFD1048576": "far"}
+    for dimension in ("", "A1:B2", "A1:XFD1048576"):
+        outcome = read("a.xlsx", xlsx({"S": sheet(far, dimension)}), limits=Limits(memory_mb=512))
+        assert outcome.texts == ["a", "far"]
+        assert locators(outcome) == [{"sheet": "S", "row": 1}, {"sheet": "S", "row": 1048576}]
+
+
+def test_the_binary_formats_refuse_cells_that_span_too_much(read: Read) -> None:
+    near, far = xls({(0, 0): 1.0, (1, 1): 2.5}), xls({(0, 0): 1.0, (65535, 255): 2.5})
+    assert read("a.xls", near).texts == ["1", "2.5"]
+    outcome = read("a.xls", far)
     assert outcome.reasons == ["bomb"]
-    assert "1,048,576 rows by 16,384 columns" in outcome.regions[0]["detail"]
-    claimed = xlsx({"S": sheet({"A1": "a", "B2": "b"}, dimension="A1:XFD1048576")})
-    assert len(read("a.xlsx", claimed).texts) == 2  # a large claim over few cells is no bomb
-    hidden = xlsx({"S": sheet({"A1": "a", "XFD1048576": "far"}, dimension="A1:B2")})
-    assert set(read("a.xlsx", hidden).reasons) <= {"memory", "crash", "bomb"}  # a lie costs the liar
+    assert "16,777,216" in outcome.regions[0]["detail"]
+    assert read("a.xls", far, limits=Limits(memory_mb=16384)).texts == ["1", "2.5"]
+
+
+def test_a_sheet_that_breaks_off_keeps_its_rows_and_the_other_sheets(read: Read) -> None:
+    cells = {f"{c}{n}": f"{c} of row {n}" for n in range(1, 200) for c in "ABC"}
+    broken = sheet(cells).replace('<row r="150">', "<row r=<<")
+    outcome = read("a.xlsx", xlsx({"bad": broken, "good": sheet({"A1": "kept"})}))
+    assert len([place for place in locators(outcome) if place["sheet"] == "bad"]) >= 149
+    assert outcome.texts[-1] == "kept"
+    assert outcome.reasons == ["corrupt"]
+    assert json.loads(outcome.regions[0]["locator"]) == {"sheet": "bad"}
+
+
+def test_a_workbook_without_its_directory_is_read_by_its_parts(read: Read) -> None:
+    book = xlsx({"Q1": sheet(TABLE)})
+    whole, cut = read("a.xlsx", book), read("a.xlsx", book[: book.index(b"PK\x01\x02")])
+    assert cut.texts == whole.texts
+    assert locators(cut) == locators(whole)
+
+
+def test_a_text_that_the_workbook_does_not_have_costs_its_row(read: Read) -> None:
+    shared = (
+        '<sst xmlns="x"><si><t>one</t></si><si><r><t>tw</t></r><r><t>o_x0041_</t></r><rPh><t>no</t></rPh></si></sst>'
+    )
+    cells = {f"A{n}": Raw(f' t="s"><v>{n - 1}</v>') for n in range(1, 5)} | {"A5": "five"}
+    outcome = read("a.xlsx", xlsx({"S": sheet(cells)}, **{"xl/sharedStrings.xml": shared.encode()}))
+    assert outcome.texts == ["one", "twoA", "five"]
+    assert outcome.reasons == ["corrupt"]
+    assert json.loads(outcome.regions[0]["locator"]) == {"sheet": "S", "row": [3, 4]}
+
+
+def test_numbers_are_what_their_style_says(read: Read) -> None:
+    codes = ["0.00", "yyyy-mm-dd", "[h]:mm:ss", '"day" 0', "[Red]0;[Blue]d", "hh:mm"]
+    styles = "<styleSheet><numFmts>" + "".join(
+        f'<numFmt numFmtId="{164 + n}" formatCode="{escape(code, {chr(34): "&quot;"})}"/>'
+        for n, code in enumerate(codes)
+    )
+    styles += "</numFmts><cellXfs>" + "".join(f'<xf numFmtId="{164 + n}"/>' for n in range(len(codes))) + "</cellXfs>"
+    cells = {f"{'ABCDEF'[n]}1": Raw(f' s="{n}"><v>1.5</v>') for n in range(len(codes))}
+    cells |= {"A2": Raw(' s="1"><v>61</v>'), "B2": Raw(' s="1"><v>59</v>'), "C2": Raw(' s="5"><v>0.5</v>')}
+    cells |= {"D2": Raw(' t="e"><v>#DIV/0!</v>'), "E2": Raw(' t="d"><v>2020-01-02T03:04:05</v>')}
+    outcome = read("a.xlsx", xlsx({"S": sheet(cells)}, **{"xl/styles.xml": (styles + "</styleSheet>").encode()}))
+    assert outcome.texts == [
+        "A: 1.5\nB: 1900-01-01 12:00:00\nC: 129600\nD: 1.5\nE: 1.5\nF: 1900-01-01 12:00:00",
+        "A: 1900-03-01\nB: 1900-02-28\nC: 12:00:00\nE: 2020-01-02 03:04:05",
+    ]
+
+
+def test_files_in_a_workbook_are_members(read: Read) -> None:
+    outcome = read("a.xlsx", xlsx({"S": sheet({"A1": "x"})}, **{"xl/embeddings/note.txt": b"a note inside"}))
+    assert outcome.texts == ["x", "a note inside"]
+    assert set(outcome.members) == {"", "xl/embeddings/note.txt"}
+
+
+def test_what_opendocument_repeats_is_counted_and_bounded(read: Read) -> None:
+    def row(cells: str, count: int = 1) -> str:
+        return f'<table:table-row table:number-rows-repeated="{count}">{cells}</table:table-row>'
+
+    def one(word: str, count: int = 1) -> str:
+        return (
+            f'<table:table-cell table:number-columns-repeated="{count}" office:value-type="string">'
+            f"<text:p>{word}</text:p></table:table-cell>"
+        )
+
+    few = ods(row("", 5) + row(one("a", 2) + "<table:table-cell/>" + one("b"), 3) + row("", 10**6) + row(one("last")))
+    outcome = read("a.ods", few)
+    assert outcome.texts == ["A: a\nB: a\nD: b"] * 3 + ["last"]
+    assert [place["row"] for place in locators(outcome)] == [6, 7, 8, 1000009]
+    for many in (row(one("text"), 999_999_999), row(one("text" * 100, 99_999), 999_999)):
+        outcome = read("a.ods", ods(many), limits=Limits(memory_mb=512))
+        assert outcome.reasons == ["bomb"]
+        assert len(outcome.texts) < 100_000
 
 
 def test_a_part_that_expands_too_far_is_a_bomb(read: Read) -> None:

@@ -8,7 +8,7 @@ caller learns why. Memory: one block (a paragraph, a table) at a time.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lxml import etree
@@ -64,69 +64,101 @@ def _problem(log: list[Any]) -> Refused | None:
     return Refused("corrupt", f"XML: {errors[0].message}"[:200]) if errors else None
 
 
-class Blocks:
+class Elements:
+    """The elements of a part as it is expanded. tags: only those, such as "{*}row"; whoever takes one `forget`s it.
+
+    problem: why it is not all. taken: compressed bytes used so far. largest: bytes of XML that one may have, 0: any.
+    ends: tell of their ends only.
+    """
+
+    def __init__(
+        self, package: Package, entry: Entry, context: Context, tags: tuple[str, ...] | None = None, largest: int = 0,
+        *, ends: bool = False,
+    ) -> None:  # fmt: skip
+        self._stream = package.open(entry, context)
+        self._tags, self._largest, self._size = tags, largest, 0
+        self._events = ("end",) if ends else ("start", "end")
+        self.problem: Refused | None = None
+
+    @property
+    def taken(self) -> int:
+        return self._stream.taken
+
+    def events(self) -> Iterator[tuple[str, Element]]:
+        """("start" | "end", element)."""
+        found = etree.iterparse(
+            _File(self.read), events=self._events, tag=self._tags, recover=True, chunk_size=CHUNK, **_SAFE
+        )
+        try:
+            for event, element in found:
+                yield event, element
+                self._size = 0
+        except (etree.XMLSyntaxError, AssertionError, ValueError, LookupError) as error:
+            self.problem = self.problem or Refused("corrupt", f"XML: {error}"[:200])
+            return
+        self.problem = self.problem or _problem(found.error_log)
+
+    def read(self, n: int) -> bytes:
+        """For the XML parser: what there is, then the end."""
+        try:
+            block = self._stream.read(min(n, BLOCK))
+            self._size += len(block)
+            progress(len(block))
+            if 0 < self._largest < self._size:
+                raise Refused("record-too-large", f"more than {self._largest >> 20} MB in one element")
+            return block
+        except Refused as refused:
+            if refused.reason in ("bomb", "encrypted"):
+                raise
+            self.problem = self.problem or refused
+            return b""
+
+
+def forget(element: Element) -> None:
+    """Free an element that was read, and what stands before it."""
+    element.clear()
+    parent = element.getparent()
+    while element.getprevious() is not None:
+        del parent[0]
+
+
+class Blocks(Elements):
     """The children of the first element of a part that is called `within`/one of `homes`, one after another, each
     forgotten after its turn.
 
-    problem: why it is not all. taken: compressed bytes used so far. home: the element's name, once it was met.
-    kept: elements before it, of the names in `keep`.
+    home: the element's name, once it was met. kept: elements before it, of the names in `keep`.
     """
 
     def __init__(
         self, package: Package, entry: Entry, context: Context, within: str, homes: frozenset[str],
         keep: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
-        self._stream = package.open(entry, context)
+        super().__init__(package, entry, context)
         self._within, self._homes, self._keep = within, homes, keep
-        self.problem: Refused | None = None
         self.home = ""
         self.kept: list[Element] = []
 
-    @property
-    def taken(self) -> int:
-        return self._stream.taken
-
     def __iter__(self) -> Iterator[Element]:
-        events = etree.iterparse(_File(self), events=("start", "end"), recover=True, chunk_size=CHUNK, **_SAFE)
         home: Element | None = None
-        try:
-            for event, element in events:
-                if event == "start":
-                    if home is None and local(element) in self._homes and self._inside(element):
-                        home, self.home = element, local(element)
-                elif home is None:
-                    if local(element) in self._keep:
-                        self.kept.append(element)
-                elif element.getparent() is home:
-                    yield element
-                    element.clear()
-                    while element.getprevious() is not None:
-                        del home[0]
-        except (etree.XMLSyntaxError, AssertionError, ValueError, LookupError) as error:
-            self.problem = self.problem or Refused("corrupt", f"XML: {error}"[:200])
-            return
-        self.problem = self.problem or _problem(events.error_log)
+        for event, element in self.events():
+            if event == "start":
+                if home is None and local(element) in self._homes and self._inside(element):
+                    home, self.home = element, local(element)
+            elif home is None:
+                if local(element) in self._keep:
+                    self.kept.append(element)
+            elif element.getparent() is home:
+                yield element
+                forget(element)
 
     def _inside(self, element: Element) -> bool:
         parent = element.getparent()
         return parent is not None and local(parent) == self._within
 
-    def read(self, n: int) -> bytes:
-        """For the XML parser: what there is, then the end."""
-        try:
-            block = self._stream.read(min(n, BLOCK))
-            progress(len(block))
-            return block
-        except Refused as refused:
-            if refused.reason in ("bomb", "encrypted"):
-                raise
-            self.problem = refused
-            return b""
-
 
 class _File:
-    def __init__(self, blocks: Blocks) -> None:
-        self.read = blocks.read
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self.read = read
 
 
 class Relations:
@@ -146,6 +178,10 @@ class Relations:
 
     def target(self, number: str) -> str:
         return self._targets.get(number, "")
+
+    def kind(self, number: str) -> str:
+        """The end of the relationship's type."""
+        return self._kinds.get(number, "")
 
     def of_kind(self, kind: str) -> list[str]:
         """The targets of the relationships whose type ends with /kind."""

@@ -136,7 +136,7 @@ def _by_mimetype(package: Package) -> Found | None:
 def _open_document(media: str) -> Found:
     word = media.removeprefix(_ODF).removeprefix("application/vnd.sun.xml.")
     if word.startswith(("spreadsheet", "calc")):
-        return Found(media, ODS if media.startswith(_ODF) else "", "OpenDocument spreadsheet")
+        return Found(media, ODS, "OpenDocument spreadsheet")
     if word.startswith(("database", "base", "image")):
         return Found(media, "", f"OpenDocument {word}")
     return Found(media, ODF, f"OpenDocument {word}")
