@@ -151,6 +151,38 @@ def test_a_line_longer_than_a_record_may_be_is_refused_between_batches() -> None
     assert sink.batched >= 4
 
 
+CELLS = st.sampled_from(
+    ["a", "two words", "", " ", "é", "7", '"quoted"', '"a, b"', '"say ""no"""', '"open', 'in"side', '"a"b',
+     '"two\nlines"', "\t", "x;y", "c\rd", "\u2028", "\x00", '""', "Ã©"]
+)  # fmt: skip
+TABLE_LINES = st.one_of(
+    st.lists(CELLS, min_size=3, max_size=3), st.lists(CELLS, min_size=3, max_size=3), st.lists(CELLS, max_size=4)
+)
+TABLES = st.builds(
+    lambda head, lines, end, last: (head + "".join(",".join(x) + end for x in lines) + last).encode(),
+    st.sampled_from(["id,text,lang\n", "id,text,lang\r\n", "\ufeffid,text\n", "", "title,body,text\n1,2,3\n"]),
+    st.lists(TABLE_LINES, max_size=14),
+    st.sampled_from(["\n", "\n", "\r\n"]),
+    st.sampled_from(["", "a,b,c", "\n\n", '9,"x']),
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(TABLES, SMALL_BLOCKS, st.sampled_from(["", "text", "id"]), st.sampled_from([b"", b"\xff,bad,x\n", b"1,a,b\n"]))
+def test_tables_in_batches_are_the_same_as_row_by_row(data: bytes, block: int, text: str, more: bytes) -> None:
+    options = ParseOptions(text=text or None, format="text/csv")
+    with_blocks(block, lambda: compare(data + more, "a.csv", options))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("cell", ["plain é {}", '"quoted, ""{}"""'])
+def test_ordinary_tables_come_in_batches_but_for_their_first_lines(end: str, cell: str) -> None:
+    data = "id,text,lang" + end + "".join(f"{n},{cell.format(n)},en{end}" for n in range(30_000))
+    sink = compare(data.encode(), "a.csv")
+    assert len(sink.records) == 30_000
+    assert sink.batched > 10_000
+
+
 @given(st.lists(st.text() | st.sampled_from(["", "a\r\nb", "Ã©tÃ©", "\x07", "\ud800", "x  \n"])), st.booleans())
 def test_texts_are_normalised_together_as_alone(texts: list[str], mojibake: bool) -> None:
     together = normalise_all(texts, mojibake)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
+import numpy as np
+
 from sheaf.formats import rows, text
 from sheaf.formats.csv_dialect import Dialect, cells, dialect, open_after
 from sheaf.formats.encoding import MARKS, STATEFUL, WIDE, decode
-from sheaf.formats.piece import Context, Pieces, Refused, Region
+from sheaf.formats.piece import Batch, Context, ParseOptions, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream
 
 HEAD = 1 << 20
@@ -36,38 +38,87 @@ def parse(stream: Stream, context: Context) -> Pieces:
 
 
 def _rows(stream: Stream, context: Context, encoding: str, found: Dialect) -> Pieces:
+    """Row by row; or by blocks of whole lines, where every line is a row like the others."""
+    options, limit = context.options, context.limits.record_bytes
+    cuts = _Cuts(found.delimiter, limit)
     names: list[str] | None = None if found.header else []
-    delimiter, number = found.delimiter, 0
-    for cut in _cuts(stream, context.limits.record_bytes, delimiter):
-        if isinstance(cut, Region):
-            names = names or []  # a header that cannot be read is none
-            yield cut
-            continue
-        start, end, data = cut
-        if start == 0:
-            data = data.removeprefix(MARKS[0][0])
-        try:
-            fields = cells(data.decode(encoding), delimiter)
-        except UnicodeDecodeError as error:
-            names = names or []
-            yield Region(start, end, "undecodable", f"not {encoding} at byte {error.start} of the row")
-            continue
-        except csv.Error as error:
-            names = names or []
-            yield Region(start, end, "bad-csv", str(error))
-            continue
-        if not fields:
-            continue
-        if names is None:
-            names = []
-            for field in fields:
-                names.append(_name(field.strip(), names))
-            continue
-        while len(names) < len(fields):
-            names.append(_name("", names))
-        row = dict(zip(names, fields, strict=False))
-        yield rows.record(row, start, end, encoding, context.options, number)
-        number += 1
+    number = 0
+    for first, last, block in stream.blocks(limit):
+        if names and block is not None and not cuts.open and encoding == "utf-8" and rows.plain(options):
+            batch = _batch(first, block, found.delimiter, names, options)
+            if batch is not None:
+                yield batch
+                continue
+        for cut in cuts.of(first, last, block):
+            piece, names = _piece(cut, encoding, found.delimiter, names, options, number)
+            if piece is not None:
+                yield piece
+                number += not isinstance(cut, Region)
+    if (unclosed := cuts.end()) is not None:
+        yield unclosed
+
+
+def _batch(start: int, block: bytes, delimiter: str, names: list[str], options: ParseOptions) -> Batch | None:
+    """The lines of a block as records; None if one of them is no row, or has another number of fields."""
+    returns = block.count(b"\r")
+    try:
+        text = block.decode()
+    except UnicodeDecodeError:
+        return None
+    if returns and (returns != block.count(b"\r\n") or returns != block.count(b"\n")):
+        return None
+    lines = text.split("\r\n" if returns else "\n")
+    if not lines[-1]:
+        lines.pop()
+    fields = _quoted(lines, delimiter) if '"' in text else [line.split(delimiter) for line in lines]
+    if fields is None or not lines or set(map(len, fields)) != {len(names)} or not all(map(str.strip, lines)):
+        return None
+    values = [dict(zip(names, cells, strict=True)) for cells in fields]
+    texts = rows.take_texts(values, options)
+    if texts is None:
+        return None
+    sizes = map(len, lines if text.isascii() else block.split(b"\n"))
+    ends = start + np.cumsum(np.fromiter(sizes, np.int64, len(lines)) + (2 if returns and text.isascii() else 1))
+    starts = np.append(start, ends[:-1])
+    ends[-1] = start + len(block)
+    return Batch(texts, starts, ends, "utf-8", values)
+
+
+def _quoted(lines: list[str], delimiter: str) -> list[list[str]] | None:
+    """The fields of each line; None if a quoted field spans several, or ends before the next separator."""
+    try:
+        fields = list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return None
+    return fields if len(fields) == len(lines) else None
+
+
+def _piece(
+    cut: Cut | Region, encoding: str, delimiter: str, names: list[str] | None, options: ParseOptions, number: int
+) -> tuple[Record | Region | None, list[str] | None]:
+    """What a row gives, and the columns' names, which it may add to; None for a header and for a blank line."""
+    if isinstance(cut, Region):
+        return cut, names or []  # a header that cannot be read is none
+    start, end, data = cut
+    if start == 0:
+        data = data.removeprefix(MARKS[0][0])
+    try:
+        fields = cells(data.decode(encoding), delimiter)
+    except UnicodeDecodeError as error:
+        return Region(start, end, "undecodable", f"not {encoding} at byte {error.start} of the row"), names or []
+    except csv.Error as error:
+        return Region(start, end, "bad-csv", str(error)), names or []
+    if not fields:
+        return None, names
+    if names is None:
+        names = []
+        for field in fields:
+            names.append(_name(field.strip(), names))
+        return None, names
+    while len(names) < len(fields):
+        names.append(_name("", names))
+    row = dict(zip(names, fields, strict=False))
+    return rows.record(row, start, end, encoding, options, number), names
 
 
 def _name(name: str, taken: list[str]) -> str:
@@ -78,36 +129,45 @@ def _name(name: str, taken: list[str]) -> str:
     return name
 
 
-def _cuts(stream: Stream, limit: int, delimiter: str) -> Iterator[Cut | Region]:
+class _Cuts:
     """Whole rows: lines, joined while a quoted field is open."""
-    mark = delimiter.encode()
-    open_lines: list[bytes] = []
-    first = size = 0
-    last = 0
-    for line in rows.lines_or_refusals(stream, limit):
-        if isinstance(line, Region):
-            if open_lines:
-                yield Region(first, line.start, "bad-csv", "a quoted field is never closed")
-                open_lines = []
-            yield line
-            continue
-        start, end, data = line
-        last = end
-        if not open_lines:
-            if data.count(b'"') % 2 == 0 or not open_after(data, mark, False):
+
+    def __init__(self, delimiter: str, limit: int) -> None:
+        self._mark, self._limit = delimiter.encode(), limit
+        self._first = self._last = self._size = 0
+        self.open: list[bytes] = []
+
+    def of(self, start: int, end: int, block: bytes | None) -> Iterator[Cut | Region]:
+        """The rows that end in a block of the stream."""
+        for line in rows.cut(start, end, block, self._limit):
+            if isinstance(line, Region):
+                if self.open:
+                    yield Region(self._first, line.start, "bad-csv", "a quoted field is never closed")
+                    self.open = []
+                yield line
+            else:
+                yield from self._line(*line)
+
+    def end(self) -> Region | None:
+        if not self.open:
+            return None
+        return Region(self._first, self._last, "bad-csv", "a quoted field is never closed")
+
+    def _line(self, start: int, end: int, data: bytes) -> Iterator[Cut | Region]:
+        self._last = end
+        if not self.open:
+            if data.count(b'"') % 2 == 0 or not open_after(data, self._mark, False):
                 yield start, end, data
-                continue
-            first, size = start, 0
-        open_lines.append(data)
-        size += len(data)
-        if len(open_lines) > 1 and b'"' in data and not open_after(data, mark, True):
-            yield first, end, b"".join(open_lines)
-            open_lines = []
-        elif size > limit:
-            yield Region(first, end, "record-too-large", f"more than {limit >> 20} MB in one row")
-            open_lines = []
-    if open_lines:
-        yield Region(first, last, "bad-csv", "a quoted field is never closed")
+                return
+            self._first, self._size = start, 0
+        self.open.append(data)
+        self._size += len(data)
+        if len(self.open) > 1 and b'"' in data and not open_after(data, self._mark, True):
+            yield self._first, end, b"".join(self.open)
+            self.open = []
+        elif self._size > self._limit:
+            yield Region(self._first, end, "record-too-large", f"more than {self._limit >> 20} MB in one row")
+            self.open = []
 
 
 def _encoding(head: bytes, context: Context) -> str:
