@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sheaf.formats import normalise as normalising
 from sheaf.formats import rows, stream
 from sheaf.formats.charge import Int64
 from sheaf.formats.item import ItemResult, read_item
@@ -149,6 +150,20 @@ def test_a_line_longer_than_a_record_may_be_is_refused_between_batches() -> None
     sink = compare(data, "a.jsonl", limits=limits)
     assert len(sink.records) == 7
     assert sink.batched >= 4
+
+
+LEADS = st.characters(max_codepoint=0x2600) | st.sampled_from("ÂÃâĂРСВГ√¬‚∆├┬Γ╨╤\x85")
+
+
+@given(st.lists(LEADS, max_size=6).map("".join))
+def test_tables_find_mojibake_where_the_regular_expression_does(text: str) -> None:
+    for sample in (text, "", "plain " * 400 + text, text + " plain" * 400):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(normalising, "_SHORT", 0)
+            long = normalise(sample)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(normalising, "_SHORT", 1 << 30)
+            assert normalise(sample) == long
 
 
 CELLS = st.sampled_from(
