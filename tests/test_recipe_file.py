@@ -57,6 +57,12 @@ def test_a_good_recipe_is_read_as_written() -> None:
     assert recipe.sources[2].headers["Authorization"] == Secret(env="SITE_TOKEN")
 
 
+def test_files_that_options_name_start_at_the_recipes_folder_too() -> None:
+    options = "{key_file: ./id, passphrase: {file: p.txt}, region: ./x}"
+    found = loads(GOOD.replace("license: C", f"options: {options}, license: C"), BASE).sources[0].options
+    assert found == {"key_file": "/data/recipes/id", "passphrase": Secret(file="/data/recipes/p.txt"), "region": "./x"}
+
+
 def test_a_uri_with_the_name_of_a_driver_is_no_path() -> None:
     text = GOOD.replace("uri: ./docs", "uri: oracle+cx_oracle://reader@db.local/help")
     assert loads(text, BASE).sources[0].uri == "oracle+cx_oracle://reader@db.local/help"

@@ -27,6 +27,7 @@ SCHEMA_FILE = Path(__file__).with_name("recipe.schema.json")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
 SQLITE = "sqlite:///"
 UNITS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+OPTIONS_WITH_PATHS = ("known_hosts", "key_file")  # of sftp
 # Keys of which one only may be given: overriding one takes the others out.
 EITHER: dict[KeyPath, tuple[str, ...]] = {
     ("train", "budget"): ("tokens", "epochs", "hours", "steps"),
@@ -256,7 +257,15 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 def _absolute_source(spec: SourceSpec, base: Path) -> SourceSpec:
     headers = {k: v if isinstance(v, str) else _absolute_secret(v, base) for k, v in spec.headers.items()}
     password = None if spec.password is None else _absolute_secret(spec.password, base)
-    return spec.model_copy(update={"uri": _path(spec.uri, base), "headers": headers, "password": password})
+    options = {k: _absolute_option(k, v, base) for k, v in spec.options.items()}
+    changed = {"uri": _path(spec.uri, base), "headers": headers, "password": password, "options": options}
+    return spec.model_copy(update=changed)
+
+
+def _absolute_option(name: str, value: Secret | str, base: Path) -> Secret | str:
+    if isinstance(value, str):
+        return _path(value, base) if name in OPTIONS_WITH_PATHS else value
+    return _absolute_secret(value, base)
 
 
 def _absolute_secret(secret: Secret, base: Path) -> Secret:
