@@ -1,28 +1,36 @@
 """What comes back from the sandbox's child, checked before anything is believed, and put together.
 
-A child may be broken or taken over by what it parsed. So every table must have the schema, valid offsets and UTF-8, and
-only items that were asked for; and each item's bytes must add up. An item which does not is one region, "parser-bug".
+A child may be broken or taken over by what it parsed. So every table must have the schema, valid offsets and UTF-8, no
+compression (a bomb for us), JSON where JSON belongs, and only items that were asked for; what waits for its item's end
+may not be more than the child could have held; and each item's bytes must add up. An item which does not is one region,
+"parser-bug".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sheaf.formats.charge import Int64, RecordCharges
 from sheaf.formats.long_item import LongItem, Spool, numbers, row_bytes, with_bytes
 from sheaf.formats.reasons import REASONS
-from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
+from sheaf.formats.schema import KINDS, PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.wire import RECORDS, STREAMS
 
 LONG_BYTES = 32 << 20  # of records (`row_bytes`), above which an item's wait on disk
 _SCHEMAS = {b"R": RECORDS, b"Q": PARSED_REGIONS, b"T": STREAMS, b"I": PARSED_ITEMS}
+_KINDS = {*KINDS, "row"}  # the last for surveys (`ParseOptions.raw_rows`)
 _MOST = 1 << 50  # bytes that anything here may claim
+_REMARK = 10_000  # characters of a region's detail or an item's notes
+_BYTES = r'^\{"bytes":\[[0-9]{1,18},[0-9]{1,18}\]\}\z'  # almost all locators
+_COMPRESSED = 3  # number of a field in the header of a record batch, as it lies in a message
 
 
 class BadAnswer(Exception):
@@ -44,11 +52,13 @@ class Parsed:
 
 
 class Answers:
-    """Collects the tables of a request. sizes: the items' bytes. folder: where records may wait (default: the system's
-    for temporary files)."""
+    """Collects the tables of a request. sizes: the items' bytes. memory_bytes: the child's. folder: where records may
+    wait (default: the system's for temporary files)."""
 
-    def __init__(self, sizes: Sequence[int], folder: Path | None = None) -> None:
+    def __init__(self, sizes: Sequence[int], memory_bytes: int, folder: Path | None = None) -> None:
         self._sizes = np.array(sizes, np.int64)
+        self._memory_bytes = memory_bytes
+        self._waiting_bytes = 0  # of tables in memory that no commit has taken
         self._folder = folder
         self._done = np.zeros(len(sizes), bool)
         self._next = 0
@@ -77,6 +87,9 @@ class Answers:
         if kind not in _SCHEMAS:
             raise BadAnswer("an unknown frame")
         table = _table(payload, _SCHEMAS[kind])
+        self._waiting_bytes += table.nbytes
+        if self._waiting_bytes > self._memory_bytes:
+            raise BadAnswer("more than it could have held itself, and no end")
         if kind == b"R":
             self._take_records(table)
         else:
@@ -93,6 +106,11 @@ class Answers:
         self._spools.clear()
         self._own.clear()
         self._current, self._current_bytes = -1, 0
+        self._waiting_bytes = 0
+
+    def has(self, item: int) -> bool:
+        """Whether it is answered."""
+        return bool(self._done[item])
 
     def refuse(self, item: int, reason: str, detail: str) -> None:
         """The whole item is one region."""
@@ -128,6 +146,7 @@ class Answers:
         for name in ("stream", "weight"):
             if not _inside(numbers(table, name), _MOST):
                 raise BadAnswer("weights that cannot be")
+        _check_values(table)
         starts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
         sizes = np.add.reduceat(row_bytes(table), starts)
         at = 0
@@ -150,6 +169,7 @@ class Answers:
             spool = self._spools[self._current] = Spool(self._folder)
         for part in self._own:
             spool.add(part)
+            self._waiting_bytes -= part.nbytes
         self._own = []
 
     def _commit(self) -> None:
@@ -191,6 +211,10 @@ class Answers:
             raise BadAnswer("negative bytes")
         if not set(regions.column("reason").unique().to_pylist()) <= REASONS.keys():
             raise BadAnswer("an unknown reason")
+        _check_locators(regions.column("locator"))
+        for remarks in (regions.column("detail"), items.column("notes"), items.column("media")):
+            if len(remarks) and pc.max(pc.utf8_length(remarks)).as_py() > _REMARK:
+                raise BadAnswer("a remark as long as a book")
         wrong = found[total[found] != self._sizes[found]]
         if len(wrong):
             n = int(wrong[0])
@@ -232,15 +256,81 @@ class Miscounted(BadAnswer):
 def _table(payload: bytearray, schema: pa.Schema) -> pa.Table:
     try:
         with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
-            if reader.schema != schema:
+            if not reader.schema.equals(schema, check_metadata=True):
                 raise BadAnswer("another schema")
-            table = reader.read_all()
+        batches = [pa.ipc.read_record_batch(message, schema) for message in _plain_messages(payload)]
+        table = pa.Table.from_batches(batches, schema)
         table.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise BadAnswer(f"no Arrow table: {error}"[:200]) from None
+    if table.nbytes > len(payload):
+        raise BadAnswer("columns that share their bytes")
     if any(column.null_count for column in table.columns):
         raise BadAnswer("a null")
     return table
+
+
+def _plain_messages(payload: bytearray) -> Iterator[pa.Message]:
+    """The record batches of a stream. Raises BadAnswer for one that is compressed: its buffers say themselves how large
+    they will be, and Arrow believes them."""
+    for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(payload)):
+        if message.type == "record batch":
+            if _is_compressed(message.metadata.to_pybytes()):
+                raise BadAnswer("compressed")
+            yield message
+        elif message.type != "schema":
+            raise BadAnswer(f"a {message.type}")
+
+
+def _is_compressed(message: bytes) -> bool:
+    """Whether a record batch says so, in its flatbuffer: Message.header, RecordBatch.compression (Arrow's Message.fbs;
+    https://flatbuffers.dev/internals). Only of messages that Arrow has read, and so verified."""
+    root = _unsigned(message, 0, 4)
+    header = _field(message, root, 2)
+    batch = header + _unsigned(message, header, 4)
+    return _field(message, batch, _COMPRESSED) > 0
+
+
+def _field(message: bytes, table: int, number: int) -> int:
+    """Where a field of a table lies; 0 if it is absent."""
+    fields = table - int.from_bytes(message[table : table + 4], "little", signed=True)
+    at = 4 + 2 * number
+    offset = _unsigned(message, fields + at, 2) if at < _unsigned(message, fields, 2) else 0
+    return table + offset if offset else 0
+
+
+def _unsigned(message: bytes, at: int, size: int) -> int:
+    return int.from_bytes(message[at : at + size], "little")
+
+
+def _check_values(records: pa.Table) -> None:
+    """Raises BadAnswer for what later readers of the columns would stumble over."""
+    if not set(records.column("kind").unique().to_pylist()) <= _KINDS:
+        raise BadAnswer("an unknown kind")
+    _check_locators(records.column("locator"))
+    for text in _but(records.column("meta"), "{}"):
+        if not isinstance(_json(text), dict):
+            raise BadAnswer("a meta that is no object")
+    for text in _but(records.column("messages"), ""):
+        _json(text)
+
+
+def _check_locators(locators: pa.ChunkedArray) -> None:
+    usual = pc.or_(pc.match_substring_regex(locators, _BYTES), pc.equal(locators, "{}"))
+    for text in locators.filter(pc.invert(usual)).to_pylist():
+        if not isinstance(_json(text), dict):
+            raise BadAnswer("a locator that is no object")
+
+
+def _but(column: pa.ChunkedArray, usual: str) -> list[str]:
+    return column.filter(pc.not_equal(column, usual)).to_pylist()
+
+
+def _json(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise BadAnswer("no JSON where it belongs") from None
 
 
 def _joined(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:

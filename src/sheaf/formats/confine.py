@@ -1,9 +1,10 @@
 """What the child gives up before it sees a byte of data: memory, files, processes, privileges, network.
 
-Limits are the kernel's (setrlimit, prctl, namespaces, Landlock), set from inside, after the imports and before the
-first item. Each that the system refuses is skipped and reported: the parent's watchdog and the process border remain.
-Of the file system only the interpreter's library folders stay readable, for modules that are imported late (a rare
-encoding); so /proc, where the parent's environment lies, is out of reach. Without Landlock ("files") it is not.
+Limits are the kernel's (setrlimit, prctl, namespaces, Landlock, seccomp), set from inside, after the imports and before
+the first item. Each that the system refuses is skipped and reported: the parent's watchdog and the process border
+remain. Of the file system only the interpreter's library folders stay readable, for modules that are imported late (a
+rare encoding); so /proc, where the parent's environment lies, is out of reach. Without Landlock ("files") it is not.
+Network, processes and signals each end twice: by their own means, and because `syscalls` has no call for them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 
 from sheaf.formats.landlock import deny_files
+from sheaf.formats.syscalls import deny_calls
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
@@ -40,6 +42,9 @@ def confine(memory_mb: int, parent: int) -> dict[str, bool]:
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if os.getppid() != parent:  # it died before the death signal was set
         os._exit(1)
+    calls = holds["syscalls"] = deny_calls()
+    for name in ("network", "processes"):
+        holds[name] = holds[name] or calls
     return holds
 
 

@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
-import re
-import resource
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO, Self
+from typing import IO, BinaryIO, Self
 
 import orjson
 import pyarrow as pa
@@ -38,6 +35,7 @@ from sheaf.formats import wire
 from sheaf.formats.answers import Answers, BadAnswer, Miscounted, Parsed, by_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
+from sheaf.formats.start import FOLDER, start, sweep
 from sheaf.formats.watch import Watch
 from sheaf.recipe import Limits
 
@@ -48,12 +46,6 @@ PART_BYTES = 8 << 20  # of answers that are handed on together
 RECYCLE_ITEMS, RECYCLE_BYTES = 20_000, 4 << 30  # then a fresh child, against fragmented memory
 START_SECONDS = 60.0
 FLOOD_BASE = 256 << 20
-FOLDER = "sheaf-sandbox-"
-_OWNED = re.compile(FOLDER + r"([0-9]+)-\w+")
-_MAIN = (
-    "import sys; sys.path.extend(sys.argv[5:]); from sheaf.formats.child import main; "
-    "main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +68,7 @@ class Sandbox:
         self._limits = ParserLimits(**limits.model_dump())
         self._extra = _extra
         self._child: _Child | None = None
-        _sweep()
+        sweep()
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +103,7 @@ class Sandbox:
 
         folder: where the records of a long item wait for its end (default: the system's for temporary files).
         """
-        answers = Answers([item.size for item in items], folder)
+        answers = Answers([item.size for item in items], self._limits.memory_mb << 20, folder)
         try:
             for _ in self._rounds(answers, items, options):
                 if answers.held_bytes > PART_BYTES or answers.has_long:
@@ -140,7 +132,8 @@ class Sandbox:
                     suspect = blamed.item
                 else:
                     suspect = None
-                    answers.refuse(blamed.item, blamed.reason, blamed.detail)
+                    if not answers.has(blamed.item):  # else it fell after its answer
+                        answers.refuse(blamed.item, blamed.reason, blamed.detail)
             except BadAnswer:
                 careful = len(waiting)  # one by one, to see whose answer it was
             except (wire.Closed, OSError):
@@ -209,7 +202,7 @@ class _Child:
         self._errors = _scratch()
         self._sock, theirs = socket.socketpair()
         with theirs:
-            self._process = _start(theirs, limits, extra, self._folder.name, self._errors)
+            self._process = start(theirs, limits, extra, self._folder.name, self._errors)
         try:
             self._sock.settimeout(START_SECONDS)
             _, payload, _ = wire.receive(self._sock, 1 << 16)
@@ -228,7 +221,19 @@ class _Child:
     def parse_group(
         self, numbers: Sequence[int], items: Sequence[ItemInput], options: ParseOptions, answers: Answers
     ) -> Iterator[None]:
-        """Send the group, take its answers; give way after each. Raises _Blamed, or Closed if it died outside any."""
+        """Send the group, take its answers; give way after each. Raises _Blamed, or Closed if it died outside any, or
+        BadAnswer if nobody can say whose it was."""
+        self._ask(numbers, items, options)
+        try:
+            yield from self._listen(numbers, items, answers)
+        except Miscounted as bad:
+            raise self._blame(bad.item, "parser-bug", str(bad)) from bad
+        except BadAnswer as bad:
+            if len(numbers) > 1:
+                raise
+            raise self._blame(numbers[0], "parser-bug", str(bad)) from bad
+
+    def _ask(self, numbers: Sequence[int], items: Sequence[ItemInput], options: ParseOptions) -> None:
         request = {
             "options": asdict(options),
             "items": [
@@ -240,15 +245,22 @@ class _Child:
             ],
         }
         self._sock.settimeout(START_SECONDS)
-        wire.send(self._sock, b"G", orjson.dumps(request), [items[n].file.fileno() for n in numbers])
+        with contextlib.ExitStack() as opened:
+            descriptors = [_for_reading(items[n].file, opened) for n in numbers]
+            wire.send(self._sock, b"G", orjson.dumps(request), descriptors)
+
+    def _listen(self, numbers: Sequence[int], items: Sequence[ItemInput], answers: Answers) -> Iterator[None]:
         current = -1
+        waiting = iter(numbers)
         self._watch.begin(0, START_SECONDS)
         flood = FLOOD_BASE + 4 * (self._limits.expanded_mb << 20)
         allowed = flood
         while True:
             try:
-                kind, payload, _ = wire.receive(self._sock, max(allowed, 0), wait=self._watch.wait)
-                self._watch.progress(int.from_bytes(payload, "little") if kind == b"P" else None)
+                # No frame is longer than what the child itself may hold: else one could take all our memory.
+                most = min(allowed, self._limits.memory_mb << 20)
+                kind, payload, _ = wire.receive(self._sock, max(most, 0), wait=self._watch.wait)
+                self._watch.progress(_number(payload) if kind == b"P" else None)
             except TimeoutError as late:
                 raise self._blame(current, "timeout", str(late)) from None
             except (wire.Closed, ConnectionError):
@@ -257,31 +269,23 @@ class _Child:
             if kind == b"P":
                 continue
             if kind == b"S":
-                current = int.from_bytes(payload, "little")
-                if current not in numbers:
+                current = _number(payload)
+                if current != next(waiting, -1):  # each once: its clocks begin anew
                     raise BadAnswer("an item that was not asked for")
                 allowed = flood
                 self._watch.begin(items[current].size)
                 self.items, self.bytes = self.items + 1, self.bytes + items[current].size
             elif kind == b"X":
-                raise self._blame(current, "parser-bug", payload.decode("utf-8", "replace"))
+                raise self._blame(current, "parser-bug", payload[:300].decode("utf-8", "replace"))
             elif kind == b"D":
+                if not all(map(answers.has, numbers)):
+                    raise BadAnswer("it says that it is done, and is not")
                 return
             else:
-                self._accept(kind, payload, numbers, answers)
+                answers.take(kind, payload)
                 if kind == b"I":
                     yield
                     self._watch.excuse()  # what it did while we were busy with its answers, it did unseen
-
-    def _accept(self, kind: bytes, payload: bytearray, numbers: Sequence[int], answers: Answers) -> None:
-        try:
-            answers.take(kind, payload)
-        except Miscounted as bad:
-            raise self._blame(bad.item, "parser-bug", str(bad)) from bad
-        except BadAnswer as bad:
-            if len(numbers) > 1:
-                raise
-            raise self._blame(numbers[0], "parser-bug", str(bad)) from bad
 
     def _blame(self, item: int, reason: str, detail: str, outside: bool = False) -> Exception:
         return _Blamed(item, reason, detail, outside) if item >= 0 else wire.Closed(detail)
@@ -318,58 +322,26 @@ class _Child:
         self._folder.cleanup()
 
 
-def _sweep() -> None:
-    """Remove the folders of processes that were killed before they could."""
-    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as found:
-        for entry in found:
-            owner = _OWNED.fullmatch(entry.name)
-            if owner and not Path(f"/proc/{owner[1]}").exists() and entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+def _number(payload: bytearray) -> int:
+    if len(payload) > 8:
+        raise BadAnswer("a number of more than 8 bytes")
+    return int.from_bytes(payload, "little")
+
+
+def _for_reading(file: BinaryIO, opened: contextlib.ExitStack) -> int:
+    """A descriptor of the file that cannot be written to, as that of a temporary file can: a parser could falsify the
+    items that come after its own."""
+    descriptor = file.fileno()
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        return descriptor
+    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    opened.callback(os.close, again)
+    return again
 
 
 def _scratch() -> IO[bytes]:
     """A file without a name, for what the child writes to its error output; closed with the child."""
     return tempfile.TemporaryFile()
-
-
-def _start(
-    theirs: socket.socket, limits: ParserLimits, extra: Path | None, folder: str, errors: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    arguments = [str(theirs.fileno()), str(os.getpid()), orjson.dumps(asdict(limits)).decode(), str(extra or "")]
-    return subprocess.Popen(
-        [sys.executable, "-IB" if _files_are_cut() else "-I", "-c", _MAIN, *arguments, *_roots()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        cwd=folder,
-        env=_environment(folder),
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,
-    )
-
-
-def _files_are_cut() -> bool:
-    """Whether a file-size limit holds: Python would write half a .pyc, not notice, and never start again."""
-    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
-
-
-def _roots() -> list[str]:
-    """Where our package and its dependencies are: an isolated interpreter does not look at the parent's path."""
-    modules: list[Any] = [sys.modules["sheaf"], pa, orjson]
-    return list(dict.fromkeys(str(Path(module.__file__).parent.parent) for module in modules))
-
-
-def _environment(folder: str) -> dict[str, str]:
-    """Nothing of ours: no credentials, no proxies; one thread, and memory that is given back."""
-    return {
-        "LC_ALL": "C.UTF-8",
-        "TMPDIR": folder,
-        "PYTHONHASHSEED": "0",
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # Landlock holds one thread only
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def _printable(name: str) -> str:
