@@ -184,7 +184,7 @@ def test_train_goes_from_files_to_a_checkpoint_and_keeps_the_contract_of_its_jso
     assert Path(data["checkpoint"]).is_dir()
     assert Path(data["run"]).parent == folder / "workspace" / "runs"
     prepared = data["prepare"]
-    assert prepared["items"] == {"seen": 42, "read": 42, "unchanged": 0, "quarantined": 0}
+    assert prepared["items"] == {"seen": 42, "read": 42, "unchanged": 0, "quarantined": 0, "deferred": 0}
     account = prepared["bytes"]
     assert account["in"] == account["kept"] + account["dropped"] + account["quarantined"]
     assert account["in"] == sum(p.stat().st_size for p in (folder / "data").iterdir())
@@ -273,8 +273,17 @@ def test_ledger_adds_up_by_source_and_shows_an_item_with_its_quarantined_region(
     (item,) = answer("ledger", "--item", "broken.jsonl", folder=folder)["items"]
     (region,) = item["regions"]
     assert item["size"] == item["kept_bytes"] + item["dropped_bytes"] + region["bytes"]
-    assert region["reason"] == "bad-json"
+    assert region["reason"] == "bad-json" and region["locator"]["bytes"][1] == item["size"]
+    shown = sheaf("ledger", "--item", "broken.jsonl", folder=folder).stdout
+    assert f"(bytes {region['locator']['bytes'][0]} to" in shown
     assert answer("ledger", "--item", "[", folder=folder, code=2)["error"]["fix"]
+
+
+def test_an_older_corpus_is_named_by_the_beginning_of_its_digest(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, data = trained
+    digest = data["prepare"]["corpus"]
+    assert answer("ledger", "--corpus", digest[:12], folder=folder)["corpus"] == digest
+    assert digest in answer("ledger", "--corpus", "no-such", folder=folder, code=4)["error"]["why"]
 
 
 def test_report_is_one_file_and_export_loads_in_transformers(trained: tuple[Path, dict[str, Any]]) -> None:

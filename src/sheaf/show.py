@@ -138,8 +138,9 @@ def ledger_items(data: Json) -> Parts:
         if item["notes"]:
             parts.append(_line(f"  {item['notes']}"))
         for region in item["regions"]:
-            place = " ".join(x for x in (region["member"], region["locator"]) if x)
-            parts.append(_line(f"  quarantined {size(region['bytes'])} {place}: {region['reason']} {region['detail']}"))
+            place = " ".join(x for x in (region["member"], _place(region["locator"])) if x)
+            what = ", ".join(x for x in (region["reason"], region["detail"]) if x)
+            parts.append(_line(f"  quarantined {size(region['bytes'])} {place}: {what}"))
     return parts or [_line("no item matches")]
 
 
@@ -295,11 +296,21 @@ def _pairs(shown: Mapping[str, object]) -> Table:
 
 def _origin(origin: Json) -> str:
     member = f" ! {origin['member']}" if origin.get("member") else ""
-    locator = origin.get("locator") or {}
-    place = ", ".join(f"{k} {v}" for k, v in locator.items())
+    place = _place(origin.get("locator") or {})
     verdict = {None: "", True: " – verified", False: f" – NOT what it was: {origin.get('why', 'other text')}"}
-    where = f"{origin['source']}: {origin['uri']}{member}" + (f" ({place})" if place else "")
+    where = f"{origin['source']}: {origin['uri']}{member}" + (f" {place}" if place else "")
     return where + verdict[origin.get("verified")]
+
+
+def _place(locator: Json) -> str:
+    """(bytes 0 to 17), (sheet Q1, row 7), (key id=482, row 481)"""
+    return f"({', '.join(f'{name} {_value(value)}' for name, value in locator.items())})" if locator else ""
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={part}" for name, part in value.items())
+    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _excerpt(text: str) -> str:

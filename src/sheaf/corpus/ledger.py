@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,7 +53,8 @@ def items_of(corpus: CorpusVersion, pattern: str) -> Json:
     items = ledger.filter(matching(ledger, pattern)).to_pylist()
     regions: dict[tuple[str, str], list[Json]] = {}
     for row in quarantine.filter(matching(quarantine, pattern)).to_pylist():
-        shown = {k: row[k] for k in ("member", "locator", "bytes", "reason", "detail")}
+        shown = {k: row[k] for k in ("member", "bytes", "reason", "detail")}
+        shown["locator"] = orjson.loads(row["locator"])
         regions.setdefault((row["source"], row["path"]), []).append(shown)
     return {
         "corpus": corpus.digest,

@@ -28,6 +28,7 @@ from sheaf.errors import CorruptStore, DataRefused
 from sheaf.files import checked, digest_json, digest_of, task_folder, write_file
 
 FORMAT = 1
+SHORTEST_DIGEST = 6  # what of a digest names a version, if no other begins so
 
 
 @dataclass(frozen=True)
@@ -162,15 +163,18 @@ def _find(store: Workspace, digest: str | None) -> str:
         raise DataRefused("there is no corpus yet", where=str(store.root), fix="run `sheaf prepare` first")
     if head.startswith(f"{digest}."):
         return head
-    found = sorted(store.root.glob(f"corpora/{digest}.*"), key=lambda p: p.stat().st_mtime_ns)
-    if not found:
-        raise CorruptStore(
-            "the workspace no longer has this version of the corpus",
-            where=str(store.root),
-            why=f"no corpus has the digest {digest}",
-            fix="run `sheaf prepare` with the recipe and the data of that time: it gives the same digest",
-        )
-    return found[-1].name
+    versions = sorted(store.root.glob("corpora/*.*"), key=lambda p: p.stat().st_mtime_ns)
+    names = [p.name for p in versions if len(digest) >= SHORTEST_DIGEST and p.name.startswith(digest)]
+    if len({name.partition(".")[0] for name in names}) == 1:
+        return names[-1]
+    there = dict.fromkeys(p.name.partition(".")[0] for p in reversed(versions))
+    found = "more than one corpus has" if names else "no corpus has"
+    raise CorruptStore(
+        "the workspace no longer has this version of the corpus",
+        where=str(store.root),
+        why=f"{found} the digest {digest}; the newest are {', '.join(list(there)[:5])}",
+        fix="run `sheaf prepare` with the recipe and the data of that time: it gives the same digest",
+    )
 
 
 def commit(

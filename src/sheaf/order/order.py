@@ -283,7 +283,7 @@ def _training_mixture(names: tuple[str, ...], mixture: dict[str, MixtureEntry], 
     if not len(pack.sample_tokens):
         raise DataRefused(
             "there is nothing to train on",
-            why="no document is left, or all of them are held out",
+            why="no document with text is left (pictures and sound have none), or all of them are held out",
             fix="look at the ledger for what was dropped, or lower train.held_out",
         )
     mixed = resolve_mixture(names, mixture, pack.source_tokens, pack.source_samples)
