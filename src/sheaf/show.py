@@ -22,6 +22,7 @@ Parts = Sequence[RenderableType]
 PIPE_WIDTH = 10_000  # columns off a terminal: as good as no limit
 MOST_USES = 50  # uses of an item that are listed
 EXCERPT = 300  # characters of a document that `trace` shows
+FEW = 160  # characters of bytes that are no text
 
 
 def render(parts: Iterable[RenderableType], stream: TextIO) -> str:
@@ -153,7 +154,7 @@ def refused(data: Json) -> Parts:
             detail = f"{size(thing['bytes'])}, {thing['detail']}" if "bytes" in thing else f"record {thing['record']}"
             parts.append(_line(f"{what} {thing['reason']}: {place} ({detail.rstrip(', ')})"))
             if "excerpt" in thing:
-                parts += [_line(f"  | {line}", style="dim") for line in thing["excerpt"].split("\n")]
+                parts += [_line(f"  | {line}", style="dim") for line in _shown(thing["excerpt"]).split("\n")]
             elif "why" in thing:
                 parts.append(_line(f"  not shown: {thing['why']}", style="dim"))
         more = data["count"][what.replace("quarantined", "regions")] - len(things)
@@ -300,6 +301,12 @@ def _origin(origin: Json) -> str:
     verdict = {None: "", True: " – verified", False: f" – NOT what it was: {origin.get('why', 'other text')}"}
     where = f"{origin['source']}: {origin['uri']}{member}" + (f" {place}" if place else "")
     return where + verdict[origin.get("verified")]
+
+
+def _shown(excerpt: str) -> str:
+    """All of a text; of bytes that are none, enough to tell what they are."""
+    odd = sum(not (c.isprintable() or c.isspace()) for c in excerpt) + 4 * excerpt.count("\\x")
+    return excerpt if 10 * odd < len(excerpt) else excerpt[:FEW] + (" …" if len(excerpt) > FEW else "")
 
 
 def _place(locator: Json) -> str:

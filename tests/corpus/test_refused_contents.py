@@ -82,6 +82,14 @@ def test_the_text_of_a_dropped_record_is_shown(corpus: CorpusVersion) -> None:
     assert [d["excerpt"] for d in refused(corpus, reason="too-short", show=True)["dropped"]] == ["tiny"]
 
 
+def test_of_bytes_that_are_no_text_the_command_shows_enough_to_know_them(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ledger", str(base / "sheaf.yaml"), "--item", "noise", "--show"]) == 0
+    shown = capsys.readouterr().out
+    assert "\\x01\\x02\\x03" in shown and len(shown) < 1500
+
+
 def test_what_has_changed_since_is_not_shown_as_what_it_was(base: Path, corpus: CorpusVersion) -> None:
     path = base / "files/noise.bin"
     before = path.read_bytes()

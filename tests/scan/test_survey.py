@@ -145,3 +145,5 @@ def test_the_only_source_that_cannot_be_listed_says_itself_what_is_wrong(tmp_pat
 def test_a_folder_that_is_not_there_is_not_called_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scan", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    assert main(["scan", str(tmp_path), "prepare.mojibake=false"]) == 2
+    assert "no keys to change" in capsys.readouterr().err
