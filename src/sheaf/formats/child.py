@@ -8,6 +8,7 @@ is an exit code: after that nothing in the process can be trusted to work.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -163,6 +164,8 @@ def main(descriptor: int, parent: int, limits_json: str, extra: str = "") -> Non
     if extra:
         _load(extra)
     _preload()
+    gc.freeze()  # what is imported lives on; looking through it for cycles took a tenth of the time of JSON Lines
+    gc.set_threshold(50_000, 20, 100)
     sock = socket.socket(fileno=descriptor)
     holds = confine(limits.memory_mb, parent)
     wire.send(sock, b"H", orjson.dumps(holds))
