@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import UsageError
+from sheaf.errors import EnvironmentProblem, UsageError
 from sheaf.recipe import MixtureEntry, Recipe, SourceSpec
 from sheaf.runs import find_run, read_record
 
@@ -50,6 +50,8 @@ def scan(
 
     if not 0 < share <= 1:
         raise UsageError(f"share is {share}", why="it is a part of the bytes: above 0, at most 1")
+    if page is not None:
+        _make_folder_of(page)
     if not isinstance(recipe, Recipe) and Path(recipe).is_dir():
         recipe = folder_recipe(Path(recipe))
     data = survey(load(recipe), share=share, workers=workers, console=console or Silent())
@@ -57,6 +59,14 @@ def scan(
         return data
     write_page(data, page)
     return {**data, "page": str(page)}
+
+
+def _make_folder_of(page: Path) -> None:
+    """Before the work rather than after it, should it fail."""
+    try:
+        page.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem("the page cannot be written there", where=str(page), why=str(error)) from error
 
 
 def folder_recipe(folder: Path) -> Recipe:

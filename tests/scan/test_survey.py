@@ -142,8 +142,11 @@ def test_the_only_source_that_cannot_be_listed_says_itself_what_is_wrong(tmp_pat
         scan(Recipe.model_validate({"name": "t", "sources": [source], "workspace": str(tmp_path)}), workers=1)
 
 
-def test_a_folder_that_is_not_there_is_not_called_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_surveyed_is_told_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scan", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert main(["scan", str(tmp_path), "prepare.mojibake=false"]) == 2
     assert "no keys to change" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["scan", str(tmp_path), "--to", str(tmp_path / "file" / "page.html")]) == 4
+    assert "the page cannot be written there" in capsys.readouterr().err
