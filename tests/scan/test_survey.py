@@ -142,7 +142,9 @@ def test_the_only_source_that_cannot_be_listed_says_itself_what_is_wrong(tmp_pat
         scan(Recipe.model_validate({"name": "t", "sources": [source], "workspace": str(tmp_path)}), workers=1)
 
 
-def test_what_cannot_be_surveyed_is_told_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_surveyed_is_told_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["scan", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert main(["scan", str(tmp_path), "prepare.mojibake=false"]) == 2
