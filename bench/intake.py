@@ -16,6 +16,7 @@ import gzip
 import io
 import os
 import platform
+import random
 import resource
 import sys
 import tempfile
@@ -37,11 +38,17 @@ from sheaf.sources.base import Item
 from sheaf.sources.registry import open_source
 
 TURNS = 3
-PARAGRAPH = (
-    "What a reader here is given is the text of an ordinary page: words of several lengths, commas, full stops, a "
-    "number such as 1871 now and then, and a line end after some eighty characters.\n"
-)
-FRENCH = PARAGRAPH.replace("e", "é", 4).replace("ordinary", "ordinaire à côté")
+PLAIN, ACCENTS = "etaoinshrdlucmfw", "etaoinéàèêôçüñ"
+
+
+def paragraphs(letters: str) -> list[str]:
+    """2,000 of some 180 characters, of seeded random words: together more than zlib looks back."""
+    dice = random.Random(1)
+    words = ["".join(dice.choices(letters if n % 8 == 0 else PLAIN, k=dice.randint(2, 9))) for n in range(5000)]
+    return [" ".join(dice.choices(words, k=28)).capitalize() + ".\n" for _ in range(2000)]
+
+
+ENGLISH, FRENCH = paragraphs(PLAIN), paragraphs(ACCENTS)
 Seconds = tuple[float, float]  # processor, wall
 
 
@@ -50,7 +57,7 @@ def small_files(folder: Path, number: int) -> None:
     for i in range(number):
         if i % 1000 == 0:
             (folder / f"{i // 1000:03d}").mkdir(parents=True)
-        (folder / f"{i // 1000:03d}/{i:06d}.txt").write_text(f"Note {i}\n" + PARAGRAPH * 11)
+        (folder / f"{i // 1000:03d}/{i:06d}.txt").write_text(f"Note {i}\n" + text(i, 11))
 
 
 def write(path: Path, size: int, part: Callable[[int], bytes], head: bytes = b"") -> Path:
@@ -65,17 +72,30 @@ def write(path: Path, size: int, part: Callable[[int], bytes], head: bytes = b""
     return path
 
 
+def text(row: int, number: int, pool: list[str] = ENGLISH) -> str:
+    """So many paragraphs."""
+    return "".join(pool[(row * 7 + n) % len(pool)] for n in range(number))
+
+
+def english(row: int) -> bytes:
+    return text(row, 10).encode()
+
+
+def french(row: int) -> bytes:
+    return text(row, 10, FRENCH).encode()
+
+
 def json_line(row: int) -> bytes:
-    return orjson.dumps({"id": row, "text": f"Row {row}. " + PARAGRAPH * (1 + row % 8), "lang": "en"}) + b"\n"
+    return orjson.dumps({"id": row, "text": f"Row {row}. " + text(row, 1 + row % 8), "lang": "en"}) + b"\n"
 
 
 def short_row(row: int) -> bytes:
     quoted = " and a word in quotes" if row % 4 == 0 else ""
-    return f'{row},"{PARAGRAPH.strip()}{quoted}",en\n'.encode()
+    return f'{row},"{text(row, 1).strip()}{quoted}",en\n'.encode()
 
 
 def long_row(row: int) -> bytes:
-    return f'{row},"Row {row}. {PARAGRAPH.replace(chr(10), " ") * (1 + row % 8)}",en\n'.encode()
+    return f'{row},"Row {row}. {text(row, 1 + row % 8).replace(chr(10), " ")}",en\n'.encode()
 
 
 def content(path: Path) -> bytes:
@@ -138,11 +158,9 @@ def compare(label: str, path: Path, floor: Callable[[Path], None], sandbox: Sand
 
 
 def large_files(folder: Path, size: int) -> None:
-    text: Callable[[int], bytes] = lambda row: f"Line {row}. {PARAGRAPH}".encode()  # noqa: E731 one table reads best
-    french: Callable[[int], bytes] = lambda row: f"Ligne {row}. {FRENCH}".encode()  # noqa: E731
     head = b"id,text,lang\n"
     cases = [
-        ("plain text", "t.txt", text, b"", floor_text),
+        ("plain text", "t.txt", english, b"", floor_text),
         ("accented text", "f.txt", french, b"", floor_text),
         ("JSON Lines", "j.jsonl", json_line, b"", floor_json),
         ("CSV, rows of 800 bytes", "l.csv", long_row, head, floor_csv),
