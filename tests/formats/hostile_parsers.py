@@ -176,9 +176,9 @@ def _announce(*_: str) -> None:
 
 
 def _huge_frame(*_: str) -> None:
-    """Announces a frame of gigabytes, and sends it as fast as it is taken."""
+    """Announces more in one frame than it may hold itself, but no flood, and sends it as fast as it is taken."""
     sock = _socket()
-    sock.sendall(wire.HEADER.pack(b"R", 8 << 30))
+    sock.sendall(wire.HEADER.pack(b"R", 480 << 20))
     while True:
         sock.sendall(bytes(1 << 20))
 

@@ -64,7 +64,8 @@ def test_a_hard_link_in_a_tar_gives_no_second_copy(read: Read) -> None:
             info = tarfile.TarInfo("b.txt")
             info.type, info.linkname, info.size = kind, target, 0
             archive.addfile(info)
-    assert read("a.tar", buffer.getvalue()).texts == ["text"]
+    outcome = read("a.tar", buffer.getvalue())
+    assert (outcome.texts, outcome.reasons) == (["text"], [])
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
@@ -273,3 +274,15 @@ def test_a_zip_that_is_streamed_names_what_is_broken_encrypted_or_cut() -> None:
     assert found["4.txt"] == incompressible(5)["4.txt"]
     cut, problems = streamed_members(bytes(data[: len(data) * 3 // 4]))
     assert problems[-1].reason == "truncated" and set(cut) < set(found) | {"3.txt"}
+
+
+@pytest.mark.parametrize("kind", ["gz", "zip", "tar.gz"])
+def test_what_expands_to_more_than_the_limit_is_a_bomb_however_little_it_is_packed(read: Read, kind: str) -> None:
+    """Three megabytes that pack to two: far below any ratio."""
+    text = random.Random(4).randbytes(3 << 19).hex().encode()
+    pack = {"gz": gzip.compress, "zip": lambda data: zipped({"a.txt": data}, zipfile.ZIP_DEFLATED)}
+    data = pack[kind](text) if kind in pack else gzip.compress(tarred({"a.txt": text}))
+    outcome = read(f"a.{kind}", data, limits=Limits(expanded_mb=1))
+    assert outcome.texts == [] and set(outcome.reasons) == {"bomb"}
+    assert "more than 1 MB" in outcome.regions[0]["detail"]
+    assert read(f"a.{kind}", data, limits=Limits(expanded_mb=8)).texts == [text.decode()]

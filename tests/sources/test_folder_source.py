@@ -196,6 +196,25 @@ def test_escaping_a_name_can_be_undone(name: str) -> None:
     assert real_path(escape(name)) == name
 
 
+def test_a_folder_swapped_for_a_link_leads_nowhere(tmp_path: Path) -> None:
+    """To a file outside which looks like the listed one: same name, size and time."""
+    plant(tmp_path, "root/d/e/x.txt", "away/d/e/x.txt")
+    root, away = tmp_path / "root", tmp_path / "away"
+    (away / "d/e/x.txt").write_text("X" * len("root/d/e/x.txt"))
+    for path in (root / "d/e/x.txt", away / "d/e/x.txt"):
+        os.utime(path, ns=(1, 1))
+    source = open_source(SourceSpec(name="s", uri=str(root)))
+    [item] = [i for i in source.list_items() if isinstance(i, Item)]
+    source.open_item(item).close()
+    for swapped in ("d", "d/e"):
+        (root / swapped).rename(tmp_path / "before")
+        (root / swapped).symlink_to(away / swapped)
+        with pytest.raises(ItemUnavailable):
+            source.open_item(item)
+        (root / swapped).unlink()
+        (tmp_path / "before").rename(root / swapped)
+
+
 def test_an_item_that_changed_after_listing_is_not_read(tmp_path: Path) -> None:
     plant(tmp_path, "changed.txt", "gone.txt", "fifo.txt", "link.txt", "d/x.txt")
     source = open_source(SourceSpec(name="s", uri=str(tmp_path)))

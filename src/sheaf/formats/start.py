@@ -22,9 +22,9 @@ from sheaf.formats.piece import ParserLimits
 
 FOLDER = "sheaf-sandbox-"
 _OWNED = re.compile(FOLDER + r"([0-9]+)-\w+")
-_MAIN = (
-    "import sys; sys.path.extend(sys.argv[5:]); from sheaf.formats.child import main; "
-    "main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])"
+_MAIN = (  # our own package first, if the interpreter would not find it by itself: it may know another one
+    "import sys; own, *others = sys.argv[5:]; sys.path.extend(others); own in sys.path or sys.path.insert(0, own); "
+    "from sheaf.formats.child import main; main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])"
 )
 
 
