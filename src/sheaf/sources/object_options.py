@@ -26,6 +26,7 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 from sheaf.errors import EnvironmentProblem, RecipeError
 from sheaf.recipe import Secret, SourceSpec
 from sheaf.recipe_file import resolve_secret
+from sheaf.sources.s3 import S3, Access
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -67,7 +68,7 @@ class Place:
 
     scheme: str  # s3, gs, az
     bucket: str
-    prefix: str  # without a slash at either end
+    prefix: str  # without a slash at its end
     root: str  # of the URIs of its objects
     account: str = ""
 
@@ -81,7 +82,8 @@ class Place:
         scheme, bucket, account, _, prefix = match.groups()
         root = spec.uri[: match.start(5)] if prefix is not None else f"{spec.uri}/"
         scheme = "az" if scheme.startswith("abfs") else scheme
-        return Place(scheme, bucket, (prefix or "").strip("/"), root, account or "")
+        start = "" if scheme == "s3" else "/"  # S3's keys may begin with one, and then it is a part of the prefix
+        return Place(scheme, bucket, (prefix or "").rstrip("/").lstrip(start), root, account or "")
 
     def uri(self, key: str) -> str:
         return self.root + key
@@ -95,16 +97,8 @@ def open_store(spec: SourceSpec, place: Place) -> ObjectStore:
 
     Raises RecipeError for an unknown option, EnvironmentProblem where there are no credentials.
     """
-    options = {name: _value(value) for name, value in spec.options.items()}
-    ours = {name: options.pop(name) for name in OURS & options.keys()}
-    config: dict[str, str] = dict(options)
-    if place.account:
-        config.setdefault("account_name", place.account)
-    if ours.get("anonymous", "").lower() == "true":
-        config["skip_signature"] = "true"
-    elif not _has_credentials(place.scheme, options):
-        config |= _credentials(spec, place.scheme, ours.get("profile"))
-    plain = any(value.startswith("http://") for name, value in options.items() if "endpoint" in name or "url" in name)
+    config, ours = _config(spec, place)
+    plain = any(value.startswith("http://") for name, value in config.items() if "endpoint" in name or "url" in name)
     client: ClientConfig = {
         "connect_timeout": "10s",
         "read_timeout": f"{READ_SECONDS}s",
@@ -118,6 +112,27 @@ def open_store(spec: SourceSpec, place: Place) -> ObjectStore:
         return STORES[place.scheme](place.bucket, config=config, client_options=client, retry_config=once)
     except (BaseError, ValueError) as error:
         raise _wrong_options(spec, error) from None
+
+
+def open_s3(spec: SourceSpec, place: Place, connections: int) -> S3 | None:
+    """The client that takes keys as they are, where it can be used: for S3, without credentials or with plain keys."""
+    if place.scheme != "s3":
+        return None
+    access = Access.of(place.bucket, _config(spec, place)[0])
+    return None if access is None else S3(access, READ_SECONDS, connections)
+
+
+def _config(spec: SourceSpec, place: Place) -> tuple[dict[str, str], dict[str, str]]:
+    """The store's settings, credentials included, and those that are ours."""
+    config = {name: _value(value) for name, value in spec.options.items()}
+    ours = {name: config.pop(name) for name in OURS & config.keys()}
+    if ours.get("anonymous", "").lower() == "true":
+        config["skip_signature"] = "true"
+    elif not _has_credentials(place.scheme, config):
+        config |= _credentials(spec, place.scheme, ours.get("profile"))
+    if place.account:
+        config.setdefault("account_name", place.account)
+    return config, ours
 
 
 def _value(value: Secret | str) -> str:

@@ -58,8 +58,9 @@ class Line:
         outage_seconds: float = OUTAGE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        what: str = "a server",
     ) -> None:
-        self._patience, self._clock, self._sleep = outage_seconds, clock, sleep
+        self._patience, self._clock, self._sleep, self._what = outage_seconds, clock, sleep, what
         self._lock = threading.Lock()
         self._silent_since: float | None = None  # of failures that look like an outage, with no answer between
         self._not_before = 0.0
