@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from sheaf.formats.piece import Context, Refused
@@ -58,7 +58,7 @@ class Package:
         self.size = file.seek(0, io.SEEK_END)
         try:
             with zipfile.ZipFile(file) as archive:
-                entries = [_entry(info) for info in archive.infolist() if not info.is_dir()]
+                entries = [entry_of(info) for info in archive.infolist() if not info.is_dir()]
                 end = archive.start_dir
             self.whole = True
         except _DIRECTORY_ERRORS:
@@ -67,6 +67,7 @@ class Package:
         self.entries = sorted(entries, key=lambda entry: entry.header)
         if self.whole:
             _no_overlap(self.entries, end)
+            self.entries = settled(file, self.entries)
         self._by_name = {key(entry.name): entry for entry in self.entries}
 
     def find(self, name: str) -> Entry | None:
@@ -168,8 +169,8 @@ class Reader:
             raise Refused("encrypted", "a password is needed")
         if entry.method not in (_STORED, _DEFLATED):
             raise Refused("unsupported", f"zip method {entry.method}")
-        self._file.seek(entry.header)
-        header = self._file.read(_LOCAL.size)
+        self._file.seek(max(entry.header, 0))
+        header = self._file.read(_LOCAL.size) if entry.header >= 0 else b""
         if len(header) < _LOCAL.size or not header.startswith(_SIGNATURE):
             raise Refused("corrupt", f"no header of {entry.name[:100]}")
         *_, name_size, extra_size = _LOCAL.unpack(header)
@@ -206,9 +207,30 @@ class Reader:
         return block
 
 
-def _entry(info: zipfile.ZipInfo) -> Entry:
+def entry_of(info: zipfile.ZipInfo) -> Entry:
     crypt = bool(info.flag_bits & 1)
     return Entry(info.filename, info.header_offset, info.compress_size, info.compress_type, info.CRC, crypt)
+
+
+def settled(file: BinaryIO, entries: list[Entry]) -> list[Entry]:
+    """Where they really are. zipfile takes it that the directory, if it is not where it says, was moved together with
+    all entries. Bytes lost or put in halfway move only those behind; the others are off by as much as the first is."""
+    off = entries[0].header if entries else 0
+    if not off:
+        return entries
+    return [
+        replace(entry, header=entry.header - off)
+        if not _begins(file, entry.header) and _begins(file, entry.header - off)
+        else entry
+        for entry in entries
+    ]
+
+
+def _begins(file: BinaryIO, at: int) -> bool:
+    if at < 0:
+        return False
+    file.seek(at)
+    return file.read(4) == _SIGNATURE
 
 
 def _scan(file: BinaryIO, size: int) -> Iterator[Entry]:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, NoReturn
 
+from sheaf.formats import package
 from sheaf.formats.piece import Context, Member, Pieces, Refused, Region
 from sheaf.formats.stream import Budget, Stream, from_file
 
@@ -49,14 +50,18 @@ def parse(stream: Stream, context: Context) -> Pieces:
         yield from _by_local_headers(from_file(file), context, str(error))
         return
     _no_overlap(entries, archive.start_dir)
-    for info in entries:
+    for info, place in zip(entries, package.settled(file, list(map(package.entry_of, entries))), strict=True):
         if not info.is_dir() and not _is_link(info):
-            yield from _entry(archive, info, context)
+            if place.header == info.header_offset:
+                content = _content(archive, info, context)
+            else:
+                content = Stream(package.Reader(file, place, stream.position, context.budget).read)
+            yield from _entry(info, place.header, content)
 
 
-def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, context: Context) -> Pieces:
-    member = Member(info.filename, _content(archive, info, context), weight=info.compress_size)
-    member.end = info.header_offset + _LOCAL.size + info.compress_size
+def _entry(info: zipfile.ZipInfo, at: int, content: Stream) -> Pieces:
+    member = Member(info.filename, content, weight=info.compress_size)
+    member.end = max(0, at + _LOCAL.size + info.compress_size)
     member.expected = info.file_size
     yield member
     inner = member.stream
