@@ -50,6 +50,39 @@ def test_texts_of_200_characters_are_decoded_without_a_hint(encoding: str, text:
     assert decode(text.encode(encoding)).text == text
 
 
+CZECH = (
+    "Každé ráno se ve velkém městě probouzejí tisíce lidí. Pijí čaj, čtou noviny a jdou do práce pěšky nebo jedou "
+    "autobusem. Večer se vracejí domů, večeří, povídají si s dětmi a dívají se na světla za oknem."
+)
+TURKISH = (
+    "Her sabah büyük şehirde binlerce insan uyanır. Çay içer, haberleri okur ve işe yürüyerek ya da otobüsle gider."
+)
+RULER = "~" * 78 + "\n" + " " * 30 + "* * *\n" + "-" * 78 + "\n"
+THINNED = [("cp1250", CZECH), ("iso8859-2", CZECH), ("cp1254", TURKISH), ("cp1251", RUSSIAN), ("big5", TRADITIONAL)]
+
+
+@pytest.mark.parametrize(("encoding", "text"), THINNED, ids=[encoding for encoding, _ in THINNED])
+def test_much_ascii_around_a_text_hides_nothing(encoding: str, text: str) -> None:
+    """Rulers and English made detection unsure, and what it was unsure of was taken for Western European."""
+    whole = "".join(f"{RULER * 4}Chapter {n}: a heading in English\n{text}\n" for n in range(12))
+    assert decode(whole.encode(encoding)).text == whole
+
+
+def test_words_between_the_tags_of_a_table_are_no_western_european() -> None:
+    words = CZECH.replace(".", "").replace(",", "").split()
+    page = "".join(f'<tr class="row odd"><td align="left">{word}</td></tr>\n' for word in words)
+    try:
+        assert decode(page.encode("cp1250")).text == page
+    except Refused as refused:
+        assert refused.reason == "undecodable"
+
+
+@pytest.mark.parametrize("data", [b"\0ax\n", b"ab\0\0", bytes([1]) * 4000, bytes([1, 1, 2, 1]) * 900])
+def test_a_few_bytes_and_tables_of_numbers_are_no_utf16(data: bytes) -> None:
+    with pytest.raises(Refused):
+        decode(data)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_mark_decides_and_is_not_text(encoding: str) -> None:
     decoded = decode("é".encode(encoding))
