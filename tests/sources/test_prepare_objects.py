@@ -16,7 +16,7 @@ from chaos_proxy import Proxy, at_random, proxied, refuse, reset
 from moto.server import ThreadedMotoServer
 
 from sheaf import recipe_file
-from sheaf.errors import RecipeError
+from sheaf.errors import RecipeError, SheafError
 from sheaf.prepare.pipeline import prepare
 
 OBJECTS = 60
@@ -139,6 +139,18 @@ def test_what_an_outage_defers_is_all_that_the_next_run_fetches(proxy: Proxy, un
     proxy.paths.clear()
     assert run(proxy, tmp_path / "w", patience="0")["corpus"] == undisturbed
     assert fetched(proxy) == dict.fromkeys(gone, 1)
+
+
+def test_what_is_fetched_lies_on_the_workspace_s_disk_and_leaves_no_file(
+    proxy: Proxy, undisturbed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "w" / "workspace").mkdir(parents=True)
+    (tmp_path / "w" / "workspace" / "spool").write_bytes(b"")  # a file where the folder should be: nothing can be kept
+    with pytest.raises(SheafError):
+        run(proxy, tmp_path / "w")
+    (tmp_path / "w" / "workspace" / "spool").unlink()
+    assert run(proxy, tmp_path / "w")["corpus"] == undisturbed
+    assert list((tmp_path / "w" / "workspace" / "spool").iterdir()) == []
 
 
 @pytest.mark.parametrize("option", ["secret_access_key", "account_key", "sas_token", "session_token", "access_key_id"])

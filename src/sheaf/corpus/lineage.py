@@ -85,7 +85,7 @@ class Rereader:
         sandbox = self._sandbox(manner.limits or self._prepare.limits)
         member, locator = origin["member"], origin["locator"]
         try:
-            with open_source(spec).open_item(item) as file:
+            with open_source(spec, corpus.workspace.spool).open_item(item) as file:
                 text = reread_record(file, item.path, member, locator, options, sandbox, claimed, about)
         except (ItemChanged, ItemUnavailable, ItemRefused, DataRefused) as error:
             raise SourceChanged("the origin is not what it was", where=origin["uri"], why=str(error)) from error
@@ -106,7 +106,7 @@ class Rereader:
         options = ParseOptions(excerpt=(place["member"], start, length))
         sandbox = self._sandbox(self._manners.of(spec.name, item.path).limits or self._prepare.limits)
         try:
-            with open_source(spec).open_item(item) as file:
+            with open_source(spec, corpus.workspace.spool).open_item(item) as file:
                 size = os.fstat(file.fileno()).st_size
                 found = sandbox.parse([ItemInput(file, item.path, size, claimed)], options).records["payload"]
         except (ItemChanged, ItemUnavailable, ItemRefused, DataRefused) as error:

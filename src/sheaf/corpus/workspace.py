@@ -49,6 +49,11 @@ class Workspace:
     def runs(self) -> Path:
         return self.root / "runs"
 
+    @property
+    def spool(self) -> Path:
+        """Where fetched items lie while they are read, in files without a name: the temporary folder may be small."""
+        return self.root / "spool"
+
     def create(self) -> None:
         """Make the folder and remove what killed processes of this machine left half-written."""
         try:

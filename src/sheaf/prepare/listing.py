@@ -1,4 +1,4 @@
-"""What a recipe's source holds now: its place's listing, of the wanted split, with labels, without our own workspace."""
+"""What a recipe's source holds now: its place's listing, of the wanted split, with labels, less our own workspace."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
+from sheaf.corpus.workspace import Workspace
 from sheaf.errors import RecipeError
 from sheaf.prepare import labels
 from sheaf.recipe import Recipe, SourceSpec
@@ -16,7 +17,8 @@ from sheaf.sources.splits import split_of
 
 def found_in(spec: SourceSpec, recipe: Recipe) -> Iterable[Item | Refusal]:
     """Items and refusals of one source. Raises what its place raises, and RecipeError if it is the workspace itself."""
-    source = open_source(_without_workspace(spec, Path(recipe.workspace)))
+    workspace = Path(recipe.workspace)
+    source = open_source(_without_workspace(spec, workspace), Workspace(workspace).spool)
     found = source.list_items()
     if spec.split is not None:
         found = (x for x in found if split_of(x.path) == spec.split)

@@ -133,9 +133,10 @@ def read_batch(
     """
     spec = SourceSpec.model_validate(source)
     batch = [Listed(Item(spec.name, *fields), bytes.fromhex(key)) for fields, key in zip(items, keys, strict=True)]
-    ahead = Ahead(open_source(spec), [x.item for x in batch])
+    store = Workspace(Path(workspace))
+    ahead = Ahead(open_source(spec, store.spool), [x.item for x in batch])
     options = parse_options(spec, mojibake=mojibake, manner=Manner.from_json(manner))
-    reader = _Reader(ahead, options, Workspace(Path(workspace)))
+    reader = _Reader(ahead, options, store)
     sandbox = kept_sandbox(Limits.model_validate(limits))
     with ahead:
         for group in _groups(batch):

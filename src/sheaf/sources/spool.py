@@ -15,6 +15,8 @@ from sheaf.files import disk_errors
 def spooled(folder: Path | None) -> Generator[BinaryIO, None, None]:
     """The file to write into; at the end of the block it stands at its beginning, or is closed if the block failed."""
     with disk_errors(folder or Path(tempfile.gettempdir())), contextlib.ExitStack() as stack:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
         yield file
         file.flush()
