@@ -77,6 +77,11 @@ def test_words_between_the_tags_of_a_table_are_no_western_european() -> None:
         assert refused.reason == "undecodable"
 
 
+def test_a_few_names_in_every_row_tell_no_more_than_once() -> None:
+    table = "".join(f"{n};{('Anna Müller', 'José', 'Bob', 'Zoë')[n % 4]};{n}.50\n" for n in range(60))
+    assert decode(table.encode("cp1252")).text == table
+
+
 @pytest.mark.parametrize("data", [b"\0ax\n", b"ab\0\0", bytes([1]) * 4000, bytes([1, 1, 2, 1]) * 900])
 def test_a_few_bytes_and_tables_of_numbers_are_no_utf16(data: bytes) -> None:
     with pytest.raises(Refused):

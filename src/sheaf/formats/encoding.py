@@ -289,7 +289,7 @@ def _detected(raw: bytes, why: str) -> Decoded:
         high = len(sample) - len(sample.translate(None, _HIGH))
         if closer:
             names = [_python_name(closer), codec_name(closer)]
-        elif high <= 0.3 * len(sample) and (western or high < FEW):
+        elif high <= 0.3 * len(sample) and (western or _tells(sample) < FEW):
             names = ["cp1252"]
         elif confidence < HOPELESS or high <= 0.3 * len(sample):
             names = []
@@ -306,6 +306,11 @@ def _guess(sample: bytes) -> tuple[str, float]:
     # EBCDIC is left out: nothing but a mainframe writes it, and random bytes look like it.
     answer = chardet.detect(sample, encoding_era=chardet.EncodingEra.ALL & ~chardet.EncodingEra.MAINFRAME)
     return answer["encoding"] or "", answer["confidence"]
+
+
+def _tells(sample: bytes) -> int:
+    """Bytes above ASCII in words that differ: a name in every row of a table tells no more than once."""
+    return sum(len(word) - len(word.translate(None, _HIGH)) for word in set(_LETTERS.findall(sample)))
 
 
 def _look_closer(sample: bytes, label: str) -> tuple[str, bool]:
