@@ -39,6 +39,15 @@ def test_the_line_that_mailboxes_put_before_a_message_is_no_text(read: Read, fir
     assert read("a.eml", first.encode() + plain("Hello")).texts == ["Hello\n\nSome words."]
 
 
+@pytest.mark.parametrize("lost", range(1, 5))
+def test_base64_that_is_cut_off_anywhere_is_decoded_as_far_as_it_goes(read: Read, lost: int) -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "a@example.com", "b@example.com", "Hello"
+    message.set_content("Größere Wörter und noch mehr davon", cte="base64")
+    (text,) = read("a.eml", message.as_bytes().rstrip()[:-lost]).texts
+    assert text.startswith("Hello\n\nGrößere Wörter und noch mehr")
+
+
 def test_headers_may_be_utf8_or_what_nobody_declared(read: Read) -> None:
     russian = "Привет из далёкого города, как твои дела сегодня"
     for encoding in ("utf-8", "cp1251"):

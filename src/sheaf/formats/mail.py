@@ -8,12 +8,13 @@ newer header objects raise on malformed headers, which real mail is full of.
 
 from __future__ import annotations
 
+import binascii
 import email
 import email.message
 import email.policy
 import re
 from collections.abc import Iterator
-from email.errors import HeaderParseError, MessageError
+from email.errors import HeaderParseError, InvalidBase64LengthDefect, MessageError
 from email.header import decode_header
 
 from sheaf.formats.encoding import codec_name, decode
@@ -25,6 +26,7 @@ from sheaf.formats.stream import Stream, from_bytes
 _SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")
 _QUOTED_FROM = re.compile(rb"^>(>*From )", re.M)
 _ENVELOPE = re.compile(rb"\A>?From \S[^\n]*\n")
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _LOOSE_FIELD = re.compile(rb"^([A-Za-z][A-Za-z0-9-]*)[ \t]+:", re.M)
 _LONGEST_FIELD = 1 << 16  # characters of a header field that are looked at
 Part = email.message.Message
@@ -183,10 +185,18 @@ def _payload(part: Part) -> bytes:
     for _ in range(2):
         try:
             payload = inner[0].as_bytes() if inner else part.get_payload(decode=True)
-            return payload if isinstance(payload, bytes) else b""
+            return _unfinished(part, payload) if isinstance(payload, bytes) else b""
         except (ValueError, LookupError):
             part.set_param("charset", "us-ascii")  # the parser tries the declared one on the way, and some raise
     return b""
+
+
+def _unfinished(part: Part, payload: bytes) -> bytes:
+    """Base64 that is cut off one character into a group: the library gives it back as it is written."""
+    if not any(isinstance(defect, InvalidBase64LengthDefect) for defect in part.defects):
+        return payload
+    letters = _NOT_BASE64.sub(b"", payload)
+    return binascii.a2b_base64(letters[: len(letters) // 4 * 4])
 
 
 def _encoded_size(part: Part) -> int:
