@@ -24,6 +24,7 @@ import json, resource, sys
 from pathlib import Path
 from sheaf import recipe_file
 from sheaf.corpus.workspace import Workspace
+from sheaf.formats.sandbox import kept_sandbox
 from sheaf.prepare import gather, read
 from sheaf.console import Silent
 recipe = recipe_file.load(Path(sys.argv[1]))
@@ -31,6 +32,7 @@ workspace = Workspace(Path(recipe.workspace)); workspace.create()
 listing = gather.list_sources(recipe, Silent())
 task = read.task(workspace, recipe, recipe.sources[0], listing.items)
 read.read_batch(**task.arguments)
+kept_sandbox(recipe.prepare.limits).close()  # a process counts when it has ended
 peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({"peaks": peaks, "shards": len(workspace.finished_shards())}))
 """
@@ -99,4 +101,5 @@ def test_a_worker_stays_under_a_gigabyte(make: Callable[[Path, float], None], gi
         shutil.rmtree(tmp_path / "files")
     found = orjson.loads(done.stdout)
     assert found["shards"] > 10 * gigabytes
+    assert min(found["peaks"]) > 50_000_000, "one of the two processes was not measured"
     assert sum(found["peaks"]) < GIGABYTE, found
