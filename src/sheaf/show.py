@@ -203,6 +203,9 @@ def item_traced(data: Json) -> Parts:
     rows = [(str(u["step"]), str(u["sample"]), u["source"], f"{u['epoch']:g}", u["record"]) for u in uses[:MOST_USES]]
     more = [_line(f"… and {len(uses) - MOST_USES:,} more; --json lists all")] if len(uses) > MOST_USES else []
     head = _line(f"{data['item']}: {len(documents):,} records in the corpus, used {len(uses):,} times", style="bold")
+    silent = data["without_text"]
+    if silent:
+        more.append(_line(f"{silent:,} records of it have no text: pictures or sounds, and nothing is trained on them"))
     known = f"checkpoints that saw it: {', '.join(checkpoints) or 'none'}"
     table = [_table([">step", ">sample", "source", ">epoch", "record"], rows)] if rows else []
     return [head, *table, *more, _line(known)]

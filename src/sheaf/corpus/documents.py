@@ -45,4 +45,5 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     array = np.ascontiguousarray(array)
     with path.open("wb") as f:
         np.lib.format.write_array_header_1_0(f, np.lib.format.header_data_from_array_1_0(array))
-        f.write(array.data.cast("B"))
+        if array.size:  # a view of nothing cannot be cast
+            f.write(array.data.cast("B"))

@@ -126,6 +126,13 @@ def documents_of(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
     return _numbers(corpus.documents, ids_of(corpus, pattern))
 
 
+def without_text(corpus: CorpusVersion, pattern: str) -> int:
+    """How many kept records have such an origin and no text: pictures and sounds, which are no documents."""
+    decisions = corpus.decisions()
+    kept = set(decisions.filter(decisions["kept"])["id"].to_pylist()) & ids_of(corpus, pattern)
+    return len(kept) - len({bytes(corpus.documents.id[n]) for n in _numbers(corpus.documents, kept)})
+
+
 def ids_of(corpus: CorpusVersion, pattern: str) -> set[bytes]:
     """Ids of all records, kept or not, that have such an origin."""
     wanted = re.compile(pattern)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from sheaf.corpus import shards
 from sheaf.corpus.documents import COLUMNS, Documents, save_array
 from sheaf.corpus.workspace import Workspace
-from sheaf.errors import CorruptStore, DataRefused
+from sheaf.errors import CorruptStore, DataRefused, UsageError
 from sheaf.files import checked, digest_json, digest_of, task_folder, write_file
+from sheaf.formats.schema import KINDS
 
 FORMAT = 1
 SHORTEST_DIGEST = 6  # what of a digest names a version, if no other begins so
@@ -114,6 +115,27 @@ class CorpusVersion:
                 result[at] = record
         return result
 
+    def records_of(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Every kept record of a kind (of formats.schema.KINDS), one at a time: {"id": hex, "source", "kind", "text",
+        "messages", "payload": bytes, "meta": {…}, "origins": [of the shard that speaks for it]}.
+
+        Shard by shard, sorted by id in each: which shard holds what is no part of the corpus' promise. Memory: one
+        shard's records, some 64 MB. Raises UsageError for a kind that does not exist.
+        """
+        if kind not in KINDS:
+            raise UsageError(f"no kind of record is called '{kind}'", fix=f"the kinds are {', '.join(KINDS)}")
+        decisions = self.decisions()
+        kept = decisions.filter(decisions["kept"])
+        shard, row, source = (kept[name].to_numpy() for name in ("shard", "row", "source"))
+        for number in np.unique(shard):
+            kinds = shards.read(self.shard_path(int(number)), "records", ["kind"])["kind"]
+            here = np.flatnonzero(shard == number)
+            here = here[np.array(kinds.take(pa.array(row[here])).to_pylist(), object) == kind]
+            here = here[np.argsort(row[here])]
+            for group in np.split(here, np.flatnonzero(np.diff(row[here] // shards.ROW_GROUP)) + 1):
+                for at, record in zip(group, read_rows(self.shard_path(int(number)), row[group]), strict=True):
+                    yield _opened(record, self.source_names[int(source[at])])
+
     def shard_path(self, number: int) -> Path:
         return self.workspace.shard(self.shard_names[number])
 
@@ -128,6 +150,15 @@ class CorpusVersion:
 
     def _column(self, name: str) -> NDArray[np.integer]:
         return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+
+
+def _opened(record: dict[str, Any], source: str) -> dict[str, Any]:
+    """A row of a shard, with its JSON as objects."""
+    origins = [{**origin, "locator": orjson.loads(origin["locator"])} for origin in record["origins"]]
+    messages = orjson.loads(record["messages"]) if record["messages"] else None
+    meta = orjson.loads(record["meta"])
+    opened = {"id": record["id"].hex(), "source": source, "meta": meta, "messages": messages, "origins": origins}
+    return record | opened
 
 
 def read_rows(shard: Path, rows: Iterable[int], columns: list[str] | None = None) -> list[dict[str, Any]]:

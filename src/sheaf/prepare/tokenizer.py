@@ -3,8 +3,9 @@
 The sample is the kept records of lowest id, up to `sample_mb`; ids are hashes, so it is a random sample that depends on
 nothing but the set of records. A trained tokenizer stays: adding files later does not change the ids of what is
 there (models trained on them would be lost, and all text would be encoded again). `prepare --new-tokenizer` trains
-anew on what is there then, which gives what a fresh workspace would. One trained while items were deferred is
-provisional and does not stay: after an outage the corpus is what it would have been without.
+anew on what is there then, which gives what a fresh workspace would. One trained while items were deferred, or while
+there was no text at all, is provisional and does not stay: after an outage the corpus is what it would have been
+without.
 """
 
 from __future__ import annotations
@@ -57,14 +58,16 @@ def ensure(
             return kept["tokenizer"]
     texts = sample(workspace, live_shards, selection, spec.sample_mb << 20)
     digest = _train(workspace, spec, texts)
-    write_json(pointer, {"tokenizer": digest, "records": selection.content, "provisional": provisional})
+    write_json(pointer, {"tokenizer": digest, "records": selection.content, "provisional": provisional or not texts})
     return digest
 
 
 def sample(workspace: Workspace, live_shards: list[str], selection: Selection, limit_bytes: int) -> list[str]:
     """Texts of the kept records with the lowest ids, in id order, until limit_bytes are reached."""
     decisions, text_bytes = selection.decisions, selection.text_bytes
-    kept = np.flatnonzero(decisions["kept"].to_numpy())
+    kept = np.flatnonzero(decisions["kept"].to_numpy() & (text_bytes > 0))  # pictures and sounds teach it nothing
+    if not len(kept):
+        return []
     ids = decisions["id"].take(pa.array(kept)).cast(pa.binary())
     by_id = kept[pc.array_sort_indices(ids.combine_chunks()).to_numpy()]
     ends = np.cumsum(text_bytes[by_id])

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus.ledger import sums
+from sheaf.corpus.shards import id_bytes
 from sheaf.corpus.version import CorpusVersion
 from sheaf.formats.reasons import explain
 from sheaf.train import journal
@@ -208,10 +209,13 @@ def _dropped(decisions: pa.Table) -> dict[str, int]:
 
 
 def _repeats(corpus: CorpusVersion, decisions: pa.Table) -> list[Repeat]:
-    """The most repeated of the kept records. Empty where repeats are kept: then rows are not documents."""
+    """The most repeated of the kept texts. Empty where repeats are kept: then rows are not documents."""
     if not corpus.manifest["prepare"]["dedup"]["exact"]:
         return []
-    occurrences = decisions.filter(decisions["kept"])["occurrences"].to_numpy()
+    kept = decisions.filter(decisions["kept"])
+    have = np.ascontiguousarray(corpus.documents.id).view("V16").reshape(-1)
+    textual = np.isin(id_bytes(kept["id"]).view("S16"), have.view("S16"))  # pictures and sounds are no documents
+    occurrences = kept["occurrences"].to_numpy()[textual]
     often = np.argsort(-occurrences, kind="stable")[:5]
     often = often[occurrences[often] > 1]
     return [Repeat(int(occurrences[n]), t[:EXCERPT]) for n, t in zip(often, corpus.texts(often), strict=True)]

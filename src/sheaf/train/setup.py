@@ -12,7 +12,7 @@ import torch
 from torch.utils import deterministic
 
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import RecipeError
+from sheaf.errors import DataRefused, RecipeError
 from sheaf.model.config import ModelConfig, from_spec
 from sheaf.model.decoder import Decoder
 from sheaf.model.init import initialise
@@ -26,7 +26,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "held_out"]) -> Order:
-    """The order that a recipe asks for; its packing is kept in the workspace."""
+    """The order that a recipe asks for; its packing is kept in the workspace. Raises DataRefused without text."""
+    if not len(corpus.documents):
+        raise DataRefused(
+            "there is no text to train on",
+            where=f"corpus {corpus.digest[:12]} in {corpus.workspace.root}",
+            why="none of its records has text: they are pictures or sounds, and this version trains on text alone",
+            fix='add a source that holds text, or take the records from Python: `corpus.records_of("image")`',
+        )
     return Order.build(
         corpus.documents,
         corpus.source_names,

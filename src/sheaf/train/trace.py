@@ -67,11 +67,13 @@ def trace_item(run: Path, pattern: str) -> Json:
     order = order_of(opened.recipe, corpus, "train")
     done = len(read_journal(opened.folder))
     uses = order.steps_of(numbers, done) if len(numbers) and done else []
+    without_text = lineage.without_text(corpus, pattern)
     first = min((u.step for u in uses), default=None)
     checkpoints = sorted(p.name for p in list_checkpoints(opened.folder))
     return {
         "item": pattern,
         "documents": [bytes(corpus.documents.id[n]).hex() for n in numbers],
+        "without_text": without_text,
         "uses": [
             {
                 "step": u.step,
