@@ -93,8 +93,11 @@ def undisturbed(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
     return result["corpus"]
 
 
+@pytest.mark.parametrize(
+    "outage_seconds", [1, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
 def test_a_network_that_fails_at_random_cuts_bodies_and_is_away_for_a_while_changes_no_bit(
-    proxy: Proxy, undisturbed: str, tmp_path: Path
+    outage_seconds: float, proxy: Proxy, undisturbed: str, tmp_path: Path
 ) -> None:
     flaky, lock, away = at_random(0.1, seed=7), threading.Lock(), [0.0]
     cut, failures = random.Random(3), Counter[str]()
@@ -102,7 +105,7 @@ def test_a_network_that_fails_at_random_cuts_bodies_and_is_away_for_a_while_chan
     def disturb(request: Any) -> bool:
         with lock:
             if not away[0] and len(fetched(proxy)) > OBJECTS // 2:
-                away[0] = time.monotonic() + 1  # an outage in the middle
+                away[0] = time.monotonic() + outage_seconds  # an outage in the middle
         if time.monotonic() < away[0]:
             failures["away"] += 1
             reset(request)
