@@ -345,3 +345,63 @@ def avro_by_hand(rows: list[Any], codec: str, per_block: int = 50) -> bytes:
             fastavro.schemaless_writer(sink, schema, row)
         blocks.append(sink.getvalue())
     return container(SCHEMA, blocks, codec, count=per_block)
+
+
+def test_rows_count_on_behind_a_batch_or_stripe_that_cannot_be_read(read: Read) -> None:
+    table = pa.table({"text": [f"row {n} of {n * n} rows" for n in range(120_000)], "n": range(120_000)})
+    stripes = orc_file(table, stripe_size=1 << 18, compression="zlib")
+    for name, data in (("a.arrow", arrow_file(table, rows=40_000, compression="zstd")), ("a.orc", stripes)):
+        before = read(name, data)
+        assert len(before.texts) == 120_000
+        broken = bytearray(data)
+        at = len(data) // 6
+        broken[at : at + 40] = b"x" * 40
+        outcome = read(name, bytes(broken))
+        assert outcome.reasons == ["corrupt"], name
+        first, last = places(outcome)[0]["row"]
+        assert first < last < 119_999, name  # it is not the last one
+        left = [*range(first), *range(last + 1, 120_000)]
+        assert [place["row"] for place in locators(outcome)] == left
+        assert outcome.texts == [f"row {n} of {n * n} rows" for n in left]
+
+
+def test_dictionaries_are_read_before_the_batches_that_use_them(read: Read) -> None:
+    texts = pa.array([f"word number {n % 7}" for n in range(90)]).dictionary_encode()
+    table = pa.table({"text": texts, "n": range(90)})
+    outcome = read("a.arrow", arrow_file(table, rows=30))
+    assert outcome.texts == texts.to_pylist()
+    assert outcome.regions == []
+
+
+def test_a_batch_of_unknown_rows_says_that_they_are_not_counted(read: Read) -> None:
+    table = pa.table({"text": [f"row {n}" for n in range(90)]})
+    data = bytearray(arrow_file(table, rows=30, compression="zstd"))
+    at = data.index(b"\xff\xff\xff\xff", 16) + 8  # the head of the first batch
+    data[at : at + 16] = b"x" * 16
+    outcome = read("a.arrow", bytes(data))
+    assert len(outcome.texts) == 60
+    assert "counted on without it" in outcome.regions[0]["detail"]
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_row_whose_text_column_is_blank_is_empty_in_every_format(read: Read, blank: str) -> None:
+    rows = [{"id": "r1", "text": "some words"}, {"id": "r2", "text": blank}, {"id": "r3", "text": "more words"}]
+    files = {
+        "a.parquet": parquet(pa.Table.from_pylist(rows)),
+        "b.parquet": parquet(pa.Table.from_pylist([{**row, "text": row["text"].strip() or None} for row in rows])),
+        "a.jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in rows),
+        "a.json": json.dumps(rows).encode(),
+        "a.csv": b"id,text\n" + b"".join(f'{row["id"]},"{row["text"]}"\n'.encode() for row in rows),
+    }
+    for name, data in files.items():
+        for text in (None, "text"):
+            outcome = read(name, data, text=text)
+            assert outcome.texts == ["some words", "more words"], name
+            assert outcome.reasons == ["empty"], name
+
+
+def test_a_blank_text_column_does_not_hide_prose_beside_it(read: Read) -> None:
+    data = b'{"content": "", "title": "A title of some words"}\n{"code": null, "message": "no route to host"}\n'
+    outcome = read("a.jsonl", data)
+    assert outcome.reasons == []
+    assert outcome.texts[1] == "message: no route to host"

@@ -117,3 +117,11 @@ def test_bytes_that_are_no_text_refuse_the_file(read: Read) -> None:
     assert read("a.yaml", b"a: \xff\x00\xfe\n").reasons == ["undecodable"]
     assert read("a.yaml", b"\n# \n---\n").reasons in (["empty"], [])
     assert read("a.yaml", b"").reasons == ["empty"]
+
+
+def test_under_a_map_what_is_no_object_is_a_bad_row(read: Read) -> None:
+    data = b"question: why\nanswer: because\n---\njust words\n---\n- {question: q, answer: a}\n- 7\n"
+    outcome = read("a.yaml", data, map='"question-answer"')
+    assert len(outcome.texts) == 2
+    assert outcome.reasons == ["bad-row", "bad-row"]
+    assert [r["detail"] for r in outcome.regions] == ["not an object: a string", "not an object: a number"]

@@ -49,12 +49,14 @@ class Rows:
             at = to
 
     def lost(self, count: int, start: int, end: int, error: Exception, what: str) -> Region:
-        """The region for what a reader could not read: so many rows (0: nobody knows) of [start, end)."""
+        """The region for what a reader could not read: so many rows (0: nobody knows) of [start, end). The rows behind
+        it are then numbered as if there were none in it, and the detail says so."""
         first = self.number
         self.number += count
         refused = refusal(error)
         place = {"row": [first, first + count - 1]} if count else None
-        return Region(start, end, refused.reason, f"{what}: {refused.detail}"[:300], locator=place)
+        unknown = "" if count or end >= self._size else "; rows are counted on without it"
+        return Region(start, end, refused.reason, f"{what}: {refused.detail}"[:250] + unknown, locator=place)
 
     def _count(self, batch: pa.RecordBatch) -> None:
         if self.number + len(batch) > self._context.limits.records:

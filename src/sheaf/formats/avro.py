@@ -136,7 +136,7 @@ def _blocks(stream: Stream, taken: _Taken, mark: bytes) -> Iterator[_Block | Reg
             yield Region(start, stream.position, "truncated", "it ends inside a block")
         except ValueError as error:
             _seek(stream, mark)
-            yield Region(start, stream.position, "corrupt", str(error))
+            yield Region(start, stream.position, "corrupt", f"{error}; rows are counted on without it")
         else:
             yield _Block(count, data, start, stream.position)
 

@@ -1,9 +1,10 @@
 """Rows and objects: which column is the text, what goes to meta, and how a value reads as text.
 
 The recipe's `text` names a column or is a template such as '{title}\\n\\n{body}'. Without it the first present of
-TEXT_COLUMNS that is a string is the text; else all scalar fields are, as "key: value" lines. Templates are filled by
-plain replacement: a name in braces is a column, and nothing of it is evaluated. With the recipe's `map` a row becomes
-what `mapping` makes of it, or is refused.
+TEXT_COLUMNS that holds one is the text; else all scalar fields are, as "key: value" lines. A row whose text column is
+blank or null has no text, unless another of its fields reads as prose. Templates are filled by plain replacement: a
+name in braces is a column, and nothing of it is evaluated. With the recipe's `map` a row becomes what `mapping` makes
+of it, or is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from sheaf.formats.columns import is_prose
 from sheaf.formats.mapping import apply, columns_of, mapping_of
 from sheaf.formats.piece import Batch, Context, ParseOptions, Piece, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream, from_file, lines_of
@@ -51,7 +53,7 @@ def value(value: Any, start: int, end: int, encoding: str, options: ParseOptions
 
 
 def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
-    """(the text, the columns it is made of). Raises Refused("no-text")."""
+    """(the text, the columns it is made of). Raises Refused("no-text" | "empty")."""
     template = options.text
     if template is None:
         for name in TEXT_COLUMNS:
@@ -61,12 +63,19 @@ def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
         used = tuple(name for name, value in row.items() if scalar(value))
         if not used:
             raise Refused("no-text", "no field holds text")
+        blank = next((name for name in TEXT_COLUMNS if _is_blank(row.get(name, 0))), None)
+        if blank and not any(isinstance(value, str) and is_prose(value) for value in row.values()):
+            raise Refused("empty", f"no text in '{blank}'")
         return "\n".join(f"{name}: {render(row[name])}" for name in used), used
     used = columns(template)
     if "{" not in template:
         return render(_field(row, template)), used
     values = {name: render(_field(row, name)) for name in used}
     return _FIELD.sub(lambda found: values[found[1]], template), used
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def wanted(options: ParseOptions) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 A YAML document, or the whole of a TOML file, is data if it is an object with a column of text, or anything when the
 recipe says which: then it goes through `rows`. A YAML list of such objects gives a record an element. All else is one
-record a document, word for word. Places are byte ranges.
+record a document, word for word; under a `map` it is refused. Places are byte ranges.
 
 YAML is PyYAML's grammar (1.1, over libyaml) with the core schema of YAML 1.2, in which `no` is a word and 12:30 is no
 number. Tags are ignored, so nothing is ever built but text, numbers, lists and objects. Aliases that expand to more
@@ -106,16 +106,22 @@ def _pieces(document: _Document, source: str, first: int, at: int, place: _Place
     if _NOTHING.fullmatch(source):
         return
     value = document.value
-    if not (isinstance(value, list) and value and all(_is_data(row, options) for row in value)):
+    listed = isinstance(value, list) and value
+    if not listed or not (options.map or all(_is_data(row, options) for row in value)):
         start, end = place.of(first), place.of(first + len(source))
         if isinstance(value, dict) and _is_data(value, options):
             yield rows.record(cast(rows.Row, value), start, end, place.encoding, options, 0)
+        elif options.map:
+            yield rows.value(value, start, end, place.encoding, options)
         else:
             yield Record(source, start, end, place.encoding)
         return
     for number, (start, end) in enumerate(document.elements):
-        row = cast(rows.Row, value[number])
-        yield rows.record(row, place.of(at + start), place.of(at + end), place.encoding, options, number)
+        first, last, element = place.of(at + start), place.of(at + end), value[number]
+        if isinstance(element, dict):
+            yield rows.record(cast(rows.Row, element), first, last, place.encoding, options, number)
+        else:
+            yield rows.value(element, first, last, place.encoding, options)
 
 
 def _is_data(value: Any, options: ParseOptions) -> bool:
