@@ -22,7 +22,7 @@ from sheaf.formats.detect import Kind, claims_text, detect
 from sheaf.formats.member_path import join
 from sheaf.formats.normalise import normalise, normalise_all, record_id, text_ids
 from sheaf.formats.piece import Batch, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
-from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, took
+from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, progress
 from sheaf.formats.table import BY_MEDIA
 
 MERGE_AFTER = 1000  # regions of one item, after which neighbours with the same reason become one
@@ -338,7 +338,7 @@ def _open(fd: int, size: int, *, whole: bool) -> tuple[BinaryIO, str]:
             while block := os.pread(fd, 1 << 20, read):
                 digest.update(block)
                 read += len(block)
-                took(0)  # a digest of many gigabytes is work that goes on
+                progress(0)  # a digest of many gigabytes is work that goes on
     except OSError as error:
         raise Refused("unreadable", os.strerror(error.errno or 0)) from None
     if read != size:

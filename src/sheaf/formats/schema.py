@@ -17,7 +17,9 @@ PARSED_RECORDS = pa.schema(
         pa.field("id", pa.binary(ID_BYTES)),
         pa.field("kind", pa.string()),  # one of KINDS
         pa.field("text", pa.large_string()),  # already normalised; "" for kinds without text
-        pa.field("messages", pa.large_string()),  # JSON, for chat and preference; else ""
+        # JSON, for chat and preference; else "". Of a preference, `text` has no word of the rejected answer: what
+        # scores or masks texts (languages, personal data) must look in here too.
+        pa.field("messages", pa.large_string()),
         pa.field("payload", pa.large_binary()),  # the file's bytes, for image and audio; else b""
         pa.field("meta", pa.string()),
         pa.field("member", pa.string()),

@@ -21,15 +21,10 @@ def tell(told: Callable[[int], None] | None) -> None:
 
 
 def progress(more: int) -> None:
-    """Say that work goes on, for a parser that reads a file past its stream: so many bytes were read or expanded."""
+    """Say that work goes on, and that so many bytes more were read or expanded. Streams say it; a parser that reads a
+    file past its stream must."""
     if _told is not None:
         _told(more)
-
-
-def took(n: int) -> None:
-    """Say that work goes on, and that n more bytes were taken."""
-    if _told is not None:
-        _told(n)
 
 
 class Refused(Exception):
@@ -171,7 +166,7 @@ class Stream:
             self.problem = refused
             block = b""
         self._ended = not block
-        took(len(block))
+        progress(len(block))
         return block
 
 
