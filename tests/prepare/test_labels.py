@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from pathlib import Path
 
 import orjson
@@ -10,10 +11,13 @@ import pytest
 from PIL import Image
 
 from sheaf.corpus import shards
+from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import DataRefused
+from sheaf.formats import labels
+from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
 from sheaf.prepare.pipeline import prepare
-from sheaf.recipe import Recipe
+from sheaf.recipe import Limits, Recipe
 from sheaf.sources.splits import split_of
 
 WORDS = "A caption that is long enough to be kept by the rule of length. "
@@ -55,8 +59,8 @@ def metas(tmp_path: Path) -> dict[str, dict[str, object]]:
 def test_the_folder_that_a_picture_lies_in_is_its_label(tmp_path: Path) -> None:
     write(tmp_path / "in", {"cat/1.png": png(1), "dog/1.png": png(2), "dog/about.txt": WORDS.encode()})
     prepare(recipe(tmp_path, label="folder"), workers=1)
-    labels = {path: meta["label"] for path, meta in metas(tmp_path).items()}
-    assert labels == {"cat/1.png": "cat", "dog/1.png": "dog", "dog/about.txt": "dog"}
+    found = {path: meta["label"] for path, meta in metas(tmp_path).items()}
+    assert found == {"cat/1.png": "cat", "dog/1.png": "dog", "dog/about.txt": "dog"}
 
 
 @pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl"])
@@ -114,3 +118,75 @@ def test_labels_of_a_table_that_is_not_there_are_not_left_out_in_silence(tmp_pat
 )
 def test_split_of(path: str, split: str) -> None:
     assert split_of(path) == split
+
+
+def notes(tmp_path: Path) -> dict[str, str]:
+    """What the ledger notes of each item."""
+    table = CorpusVersion.open(tmp_path / "ws").ledger()
+    return dict(zip(table["path"].to_pylist(), table["notes"].to_pylist(), strict=True))
+
+
+def test_where_rows_and_files_do_not_fit_together_is_noted(tmp_path: Path) -> None:
+    rows = (b'{"file_name": "1.png", "n": 1}', b'{"file_name": "1.png", "n": 2}', b'{"file_name": "gone.png"}')
+    table = b"\n".join([*rows, b'{"n": 3}', b"{broken", b""])
+    write(tmp_path / "in", {"a/1.png": png(1), "a/2.png": png(2), "b/3.png": png(3), "a/metadata.jsonl": table})
+    prepare(recipe(tmp_path, label="metadata"), workers=1)
+    said = notes(tmp_path)["a/metadata.jsonl"]
+    for note in (
+        "1 rows name no file that is here: a/gone.png",
+        "1 files have no row in it: a/2.png",
+        "1 rows name a file once more",
+        "1 rows have no file_name",
+        "1 parts of it could not be read: bad-json",
+    ):
+        assert note in said
+    assert metas(tmp_path)["a/1.png"]["n"] == 2
+
+
+def test_the_nearest_table_counts(tmp_path: Path) -> None:
+    far, near = (b'{"file_name": "%s", "by": "%s"}\n' % pair for pair in ((b"a/1.png", b"far"), (b"1.png", b"near")))
+    write(tmp_path / "in", {"a/1.png": png(1), "metadata.jsonl": far, "a/metadata.jsonl": near})
+    prepare(recipe(tmp_path, label="metadata"), workers=1)
+    assert metas(tmp_path)["a/1.png"]["by"] == "near"
+
+
+def test_a_row_may_name_several_files(tmp_path: Path) -> None:
+    table = b"before_file_name,after_file_name,asked\n1.png,2.png,make it blue\n"
+    write(tmp_path / "in", {"1.png": png(1), "2.png": png(2), "metadata.csv": table})
+    prepare(recipe(tmp_path, label="metadata"), workers=1)
+    found = metas(tmp_path)
+    for path in ("1.png", "2.png"):
+        assert (found[path]["asked"], found[path]["after_file_name"]) == ("make it blue", "2.png")
+
+
+def test_a_table_above_the_splits_labels_the_one_that_is_wanted(tmp_path: Path) -> None:
+    table = b"file_name,label\ntrain/1.png,cat\ntest/1.png,dog\n"
+    write(tmp_path / "in", {"train/1.png": png(1), "test/1.png": png(2), "metadata.csv": table})
+    done = prepare(recipe(tmp_path, label="metadata", split="train"), workers=1)
+    assert {path: meta["label"] for path, meta in metas(tmp_path).items()} == {"train/1.png": "cat"}
+    assert done["items"]["seen"] == 2 and "no file" not in notes(tmp_path)["metadata.csv"]
+
+
+def test_a_name_with_accents_is_found_as_it_is_spelt_on_disk(tmp_path: Path) -> None:
+    spelt = "Cafe\u0301.png"  # as macOS writes it
+    write(tmp_path / "in", {spelt: png(1), "metadata.csv": f"file_name,label\n{spelt},cup\n".encode()})
+    prepare(recipe(tmp_path, label="metadata"), workers=1)
+    assert metas(tmp_path)[spelt]["label"] == "cup"
+
+
+def test_a_folder_called_as_a_split_is_no_label(tmp_path: Path) -> None:
+    write(tmp_path / "in", {"train/1.png": png(1), "train/cat/2.png": png(2)})
+    prepare(recipe(tmp_path, label="folder"), workers=1)
+    assert {path: meta.get("label") for path, meta in metas(tmp_path).items()} == {
+        "train/1.png": None,
+        "train/cat/2.png": "cat",
+    }
+
+
+def test_who_merely_claims_to_be_a_table_of_labels_is_not_believed() -> None:
+    data = WORDS.encode()
+    with Sandbox(Limits()) as sandbox, tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        parsed = sandbox.parse([ItemInput(file, "x", len(data), labels.MEDIA)], ParseOptions())
+    assert parsed.regions["reason"].to_pylist() == ["unsupported"]

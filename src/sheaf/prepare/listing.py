@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import RecipeError
+from sheaf.formats.labels import MEDIA as LABELS
 from sheaf.prepare import labels
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.sources.base import Item, Refusal
@@ -20,9 +21,16 @@ def found_in(spec: SourceSpec, recipe: Recipe) -> Iterable[Item | Refusal]:
     workspace = Path(recipe.workspace)
     source = open_source(_without_workspace(spec, workspace), Workspace(workspace).spool)
     found = source.list_items()
+    if spec.label is not None:  # before splits are told apart: a table may lie above them
+        found = labels.labelled(list(found), source, spec, recipe.prepare.limits)
     if spec.split is not None:
-        found = (x for x in found if split_of(x.path) == spec.split)
-    return found if spec.label is None else labels.labelled(list(found), source, spec, recipe.prepare.limits)
+        found = (x for x in found if split_of(x.path) == spec.split or _is_above_splits(x))
+    return found
+
+
+def _is_above_splits(x: Item | Refusal) -> bool:
+    """A table of labels of all splits."""
+    return isinstance(x, Item) and x.media == LABELS and split_of(x.path) == ""
 
 
 def _without_workspace(spec: SourceSpec, workspace: Path) -> SourceSpec:

@@ -17,6 +17,11 @@ _SPLIT = {word: split for split, words in _WORDS.items() for word in words}
 _FOUND = re.compile(rf"(?<![A-Za-z])({'|'.join(sorted(_SPLIT, key=len, reverse=True))})(?![A-Za-z])", re.I)
 
 
+def is_split(name: str) -> bool:
+    """Whether a folder's name is nothing but a word for a split."""
+    return name.lower() in _SPLIT
+
+
 def split_of(path: str) -> str:
     """ "train", "validation", "test", or "" if no name in the path says."""
     words = _FOUND.findall(path)
