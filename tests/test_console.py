@@ -123,7 +123,7 @@ def test_markup_and_controls_in_documents_reach_the_reader_as_they_are_or_escape
     }
     text = show.render(show.traced(data), io.StringIO())
     assert "[red]not red[/red] [link=x]\\x1b[31m :smile: next" in text
-    assert "s: /a/[b]\\x1b (bytes [0, 9])" in text
+    assert "s: /a/[b]\\x1b (bytes 0 to 9)" in text
     assert "\x1b" not in text
 
 

@@ -105,8 +105,8 @@ class Sftp:
                 transport.add_server_key(self.key)
                 transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _interface(self))
                 self.transports.append(transport)
-                with suppress(paramiko.SSHException, EOFError):
-                    transport.start_server(server=_Auth())
+                # With an event it returns at once: one handshake that goes wrong must not hold up the next client.
+                transport.start_server(event=threading.Event(), server=_Auth())
 
 
 def _interface(owner: Sftp) -> type[paramiko.SFTPServerInterface]:
