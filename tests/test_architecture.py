@@ -21,8 +21,20 @@ BESIDE = {
     "runs",
     "processes",
 }
-LEFT_TO_RIGHT = ["sources", "formats", "corpus", "prepare", "order", "model", "parallel", "train", "report", "scan", "demo"]
-TOP = {"api", "cli", "init", "init_tables", "doctor", "show", "shell", "__main__", "__init__"}
+LEFT_TO_RIGHT = [
+    "sources",
+    "formats",
+    "corpus",
+    "prepare",
+    "order",
+    "model",
+    "parallel",
+    "train",
+    "report",
+    "scan",
+    "demo",
+]
+TOP = {"api", "cli", "init", "init_datasets", "init_tables", "doctor", "show", "shell", "__main__", "__init__"}
 ROOMS = sorted(
     p.name.removesuffix(".py") for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
 )

@@ -93,9 +93,7 @@ def undisturbed(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
     return result["corpus"]
 
 
-@pytest.mark.parametrize(
-    "outage_seconds", [1, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
-)
+@pytest.mark.parametrize("outage_seconds", [1, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_a_network_that_fails_at_random_cuts_bodies_and_is_away_for_a_while_changes_no_bit(
     outage_seconds: float, proxy: Proxy, undisturbed: str, tmp_path: Path
 ) -> None:

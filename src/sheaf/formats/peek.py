@@ -76,7 +76,7 @@ def is_wav(p: Peek) -> bool:
 
 
 def is_bmp(p: Peek) -> bool:
-    """"BM", two reserved words that are zero, and a header size that exists: text can begin with BM."""
+    """ "BM", two reserved words that are zero, and a header size that exists: text can begin with BM."""
     return p.head.startswith(b"BM") and p.head[6:10] == b"\0\0\0\0" and p.head[14:15] in b"\x0c\x28\x38\x40\x6c\x7c"
 
 

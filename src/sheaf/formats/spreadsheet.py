@@ -6,7 +6,7 @@ reads like one (`csv_dialect.is_header`), and the item's notes say so; else colu
 header are records of their own. Empty rows, charts and macros are structure; hidden sheets are read; embedded files
 are members. A sheet that breaks off costs the rest of itself.
 
-XLSX and ODS are streamed (`workbook_xml`, `workbook_opendocument`), some 7 µs a cell; a row's share of its sheet's bytes
+XLSX and ODS are streamed (`workbook_xml`, `workbook_opendocument`), 7 µs a cell; a row's share of its sheet's bytes
 is what was expanded for it. The binary formats are held (`workbook_binary`).
 """
 
