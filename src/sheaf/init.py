@@ -17,7 +17,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sheaf.console import printable, size
@@ -25,6 +25,7 @@ from sheaf.errors import DataRefused, UsageError
 from sheaf.files import write_file
 from sheaf.formats.detect import unread
 from sheaf.formats.propose import yaml_string
+from sheaf.init_datasets import MEDIA, labelled, metadata_tables, split
 from sheaf.init_tables import TableSource, table_sources
 
 MOST_FILES = 200_000
@@ -61,6 +62,7 @@ class Census:
     unread: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     databases: list[Path] = field(default_factory=list[Path])
     tables: list[tuple[Path, int]] = field(default_factory=list[tuple[Path, int]])  # files that hold rows, their sizes
+    media: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # paths of pictures and of sounds
     skipped: set[str] = field(default_factory=set[str])
     complete: bool = True
 
@@ -133,6 +135,8 @@ def take_census(folder: Path) -> Census:
         census.sizes[kind] += length
         if kind == "tables":
             census.tables.append((path, length))
+        if kind in MEDIA:
+            census.media.setdefault(kind, []).append(path.relative_to(folder).as_posix())
         if kind != "other":
             census.suffixes.setdefault(kind, set()).add(suffix)
     return census
@@ -244,7 +248,8 @@ def _folder_sources(census: Census, sources: list[TableSource], uri: str, away: 
         keys = f"name: {source.name}, uri: {_text(uri)}"
         if patterns:
             keys += f", include: {_texts(patterns)}"
-        keys += f", exclude: {_texts([*(mapped if source.name == 'tables' else () if patterns else claimed), *away])}"
+        others = mapped if source.name == "tables" else [] if patterns else claimed
+        keys += f", exclude: {_texts([*others, *source.exclude, *away])}"
         lines.append(f"  - {{{keys}{source.keys}}}")
         claimed += patterns
         mapped += patterns if source.name.startswith("tables") else ()
@@ -256,12 +261,20 @@ def _folder_sources(census: Census, sources: list[TableSource], uri: str, away: 
 
 def _sources(census: Census, folder: Path) -> list[TableSource]:
     found: list[TableSource] = []
+    tables = [path.relative_to(folder).as_posix() for path, _ in census.tables]
+    metadata = metadata_tables(folder, tables, census.media)
+    labels = {table for of in metadata.values() for table in of}
     for kind in _kinds(census):
         patterns = tuple(f"**/*{suffix}" for suffix in sorted(census.suffixes.get(kind, ())))
         if kind == "tables":
-            found += table_sources(folder, census.tables)
+            rows = [(path, n) for path, n in census.tables if path.relative_to(folder).as_posix() not in labels]
+            sources = [replace(s, exclude=tuple(map(glob.escape, sorted(labels)))) for s in table_sources(folder, rows)]
+            found += [split(source, source.paths) for source in sources]
         else:
-            found.append(TableSource(kind, patterns, census.files[kind], census.sizes[kind]))
+            source = TableSource(kind, patterns, census.files[kind], census.sizes[kind])
+            if kind in MEDIA:
+                source = labelled(split(source, census.media[kind]), census.media[kind], metadata[kind])
+            found.append(source)
     return found
 
 

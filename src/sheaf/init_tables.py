@@ -12,7 +12,7 @@ import glob
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sheaf.console import printable
@@ -29,24 +29,38 @@ PREVIEW = 150
 
 @dataclass(frozen=True)
 class TableSource:
-    """A source of the recipe. include: its patterns; proposals: for its rows, best first."""
+    """A source of the recipe. include: its patterns; proposals: for its rows, best first; paths: its files, where they
+    are known; holds_files: the column of its rows that holds pictures or sounds; more: keys besides; notes: why."""
 
     name: str
     include: tuple[str, ...]
     files: int
     bytes: int
     proposals: tuple[Proposal, ...] = ()
+    paths: tuple[str, ...] = ()
+    holds_files: str = ""
+    more: str = ""
+    exclude: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def keys(self) -> str:
-        """What goes into the source's braces: the best proposal, if it is sure."""
-        return f", {self.proposals[0].recipe}" if self.proposals and self.proposals[0].confidence >= SURE else ""
+        """What goes into the source's braces: the best proposal, if it is sure, and what else is."""
+        return self.mapping + self.more
+
+    @property
+    def mapping(self) -> str:
+        """A proposal that takes a row's text would leave its picture out: where there are pictures, none is sure."""
+        sure = self.proposals and self.proposals[0].confidence >= SURE and not self.holds_files
+        return f", {self.proposals[0].recipe}" if sure else ""
 
     @property
     def comments(self) -> list[str]:
-        lines: list[str] = []
+        lines = list(self.notes)
+        if self.holds_files:
+            lines.append(f"the column '{self.holds_files}' holds files: each picture or sound is a record of its own")
         for number, proposal in enumerate(self.proposals[:3]):
-            sure = number == 0 and bool(self.keys)
+            sure = number == 0 and bool(self.mapping)
             word = "proposed" if sure else "or" if number else "perhaps"
             fit = f"{proposal.fits} of {proposal.rows} sampled rows fit"
             lines.append(f"{word}: {proposal.recipe}   confidence {proposal.confidence:.2f}: {fit}; {proposal.why}")
@@ -62,7 +76,8 @@ def table_sources(folder: Path, tables: Sequence[tuple[Path, int]]) -> list[Tabl
     """Sources for the files that hold rows, given with their sizes. The last, "tables", takes those without a sure
     mapping, and those that were not sampled among files that differ."""
     sizes = {path.relative_to(folder).as_posix(): size for path, size in tables}
-    groups = propose_files(_rows(folder, _to_sample(sizes)))
+    rows = sampled_rows(folder, _to_sample(sizes))
+    groups = propose_files(rows)
     sure = [g for g in groups if g.proposals and g.proposals[0].confidence >= SURE]
     place = {file: number for number, group in enumerate(groups) for file in group.files}
     chosen = _spread(sizes, {file: n if groups[n] in sure else -1 for file, n in place.items()})
@@ -72,14 +87,16 @@ def table_sources(folder: Path, tables: Sequence[tuple[Path, int]]) -> list[Tabl
         files = [file for file, n in chosen.items() if n == number]
         if group in sure and files:
             name = "tables" if len(files) == len(sizes) else f"tables-{group.proposals[0].name}"
-            sources.append(_source(_unique(name, names), files, chosen, number, sizes, group.proposals))
+            source = _source(_unique(name, names), files, chosen, number, sizes, group.proposals)
+            sources.append(replace(source, paths=tuple(files), holds_files=_column_of_files(rows, files)))
     rest = [file for file, n in chosen.items() if n == -1]
     if rest:
         patterns = tuple(f"**/*{suffix}" for suffix in sorted({Path(file).suffix for file in rest}))
         likely = [p for g in groups if g not in sure for p in g.proposals[:1]]
         likely.sort(key=lambda p: -p.rows)
         total = sum(sizes[file] for file in rest)
-        sources.append(TableSource("tables", patterns, len(rest), total, tuple(likely)))
+        about = ("tables", patterns, len(rest), total, tuple(likely), tuple(rest))
+        sources.append(TableSource(*about, holds_files=_column_of_files(rows, rest)))
     return sources
 
 
@@ -140,7 +157,8 @@ def _spread(sizes: dict[str, int], place: dict[str, int]) -> dict[str, int]:
     return {file: place.get(file, agreed.get(_bucket(file), -1) if _sayable(file) else -1) for file in sizes}
 
 
-def _rows(folder: Path, files: list[str]) -> dict[str, list[Row]]:
+def sampled_rows(folder: Path, files: Sequence[str], header_with: str | None = None) -> dict[str, list[Row]]:
+    """The first rows of each file that has any. header_with: as in `sample_rows`."""
     found: dict[str, list[Row]] = {}
     if not files:
         return found
@@ -152,9 +170,15 @@ def _rows(folder: Path, files: list[str]) -> dict[str, list[Row]]:
                     with contextlib.suppress(OSError):  # it gets its ledger line at `prepare`
                         data = stack.enter_context((folder / file).open("rb"))
                         opened.append((file, ItemInput(data, file, (folder / file).stat().st_size)))
-                rows = sample_rows([item for _, item in opened], sandbox)
+                rows = sample_rows([item for _, item in opened], sandbox, header_with=header_with)
             found.update({file: some for (file, _), some in zip(opened, rows, strict=True) if some})
     return found
+
+
+def _column_of_files(rows: dict[str, list[Row]], files: Sequence[str]) -> str:
+    """The first column of these files' rows, as they are, that holds a picture's or a sound's bytes and path."""
+    cells = (cell for file in files for row in rows.get(file, ()) for cell in row.items())
+    return next((name for name, value in cells if isinstance(value, dict) and set(value) == {"bytes", "path"}), "")
 
 
 def _bucket(file: str) -> tuple[str, str]:

@@ -18,11 +18,15 @@ ROW_BYTES = 1 << 16  # of one item
 Row = dict[str, Any]
 
 
-def sample_rows(items: Sequence[ItemInput], sandbox: Sandbox, row_bytes: int = ROW_BYTES) -> list[list[Row]]:
+def sample_rows(
+    items: Sequence[ItemInput], sandbox: Sandbox, row_bytes: int = ROW_BYTES, header_with: str | None = None
+) -> list[list[Row]]:
     """For each item its first rows or objects, also those inside containers; none where it holds no rows, or cannot be
-    read. The items are open files: a few hundred at most. Raises EnvironmentProblem if no parser can be started."""
+    read. The items are open files: a few hundred at most. header_with: a column that is looked for, so that the first
+    row of a CSV file is its header however it looks. Raises EnvironmentProblem if no parser can be started."""
     found: list[list[Row]] = [[] for _ in items]
-    records = sandbox.parse(items, ParseOptions(raw_rows=True, sample_bytes=row_bytes)).records
+    options = ParseOptions(raw_rows=True, sample_bytes=row_bytes, text=header_with)
+    records = sandbox.parse(items, options).records
     columns = (records.column(name).to_pylist() for name in ("item", "kind", "meta"))
     for number, kind, meta in zip(*columns, strict=True):
         if kind == "row":
