@@ -87,6 +87,9 @@ def test_copies_between_sources_are_estimated_within_the_stated_error(surveyed: 
     assert pair["sources"] == ["wiki", "mirror"]
     assert abs(pair["of_second"]["share"] - 0.5) <= pair["of_second"]["error"] < 0.45
     assert surveyed["sources"]["mirror"]["copies"]["share"] == 0
+    for group in surveyed["repeated"]:
+        assert {source for source, _ in group["items"]} == {"wiki", "mirror"} and group["count"] == 2
+    assert surveyed["repeated"]
 
 
 def test_types_schemas_licences_and_broken_items_are_seen(surveyed: dict[str, Any]) -> None:
@@ -94,6 +97,8 @@ def test_types_schemas_licences_and_broken_items_are_seen(surveyed: dict[str, An
     assert wiki["types"]["text/html"]["items"] == 1 and wiki["types"]["application/x-ndjson"]["items"] == 1
     assert {"CC-BY-SA-4.0", "MIT"} <= set(wiki["licences"])
     assert wiki["broken"]["truncated"]["examples"][0]["path"] == "cut.gz"
+    assert 0 < wiki["broken"]["truncated"]["bytes"]["value"] <= 20_000
+    assert wiki["privacy"]["secret"]["examples"] == ["keys.md"]
     assert wiki["privacy"]["secret"]["value"] == wiki["privacy"]["card"]["value"] == 1
     assert next(iter(wiki["languages"])) == "en"
     (group,) = surveyed["mappings"]["wiki"]

@@ -7,6 +7,7 @@ Cost: one pass over ledger and journal; about 60 kB.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,15 +62,15 @@ def render(data: CorpusFacts, run: RunFacts | None) -> str:
 
 
 @cache
-def page_template(package: str, name: str) -> Template:
-    """A page of ours: autoescaped, with the report's style. package: where the template lies."""
+def page_template(package: str, name: str, **filters: Callable[..., Any]) -> Template:
+    """A page of ours: autoescaped, with the report's style. package: where the template lies. filters: of its own."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("sheaf.report", ".")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters.update(size=size, duration=duration, short=short_number, share=_percent)
+    environment.filters.update(size=size, duration=duration, short=short_number, share=_percent, **filters)
     return environment.get_template(name)
 
 

@@ -76,6 +76,23 @@ class _Doubtful:
         return Estimate(weight * found.value, weight * found.error)
 
 
+def examples(known: Mapping[str, Mapping[str, tuple[int, str]]], most: int = 8) -> list[dict[str, Any]]:
+    """Items of the sample that are copies: {"bytes" of one, "count", "items": [[source, path], …]}, costliest first.
+
+    known: source → path → (size, digest of its ends).
+    """
+    alike: dict[tuple[int, str], list[list[str]]] = defaultdict(list)
+    for source, items in known.items():
+        for path, about in items.items():
+            alike[about].append([source, path])
+    found: list[dict[str, Any]] = [
+        {"bytes": size, "count": len(items), "items": items[:5]}
+        for (size, _), items in alike.items()
+        if size > 0 and len(items) > 1
+    ]
+    return sorted(found, key=lambda x: (-x["bytes"] * (x["count"] - 1), x["items"]))[:most]
+
+
 def shared_records(ids: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Pairs of sources whose sampled records have ids in common, most first: {"sources", "records", "of"}."""
     sets = {name: set(found) for name, found in ids.items()}

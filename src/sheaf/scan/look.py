@@ -110,13 +110,21 @@ def _describe(inputs: list[ItemInput], records: pa.Table, regions: pa.Table, abo
             {
                 **{"size": given.size, "read": given.size - unread, "ends": _ends(given.file, given.size)},
                 **{"media": medias[n], "notes": notes[n]},
-                "refused": [
-                    list(pair) for pair in {(reason, detail) for reason, detail, _ in lost if reason != "sampled"}
-                ],
+                "refused": [list(p) for p in sorted({(why, what) for why, what, _ in lost if why != "sampled"})],
+                "lost": _by_reason(lost),
                 **_contents(records.slice(int(bounds[n]), int(bounds[n + 1] - bounds[n]))),
             }
         )
     return described
+
+
+def _by_reason(lost: list[tuple[str, str, int]]) -> dict[str, int]:
+    """Bytes that are refused, by reason."""
+    found: Counter[str] = Counter()
+    for reason, _, size in lost:
+        found[reason] += size
+    del found["sampled"]
+    return dict(found)
 
 
 def _contents(rows: pa.Table) -> Json:

@@ -1,4 +1,4 @@
-"""`sheaf scan`: see what lies in the sources, change nothing, read little.
+"""`sheaf scan`: see what lies in the sources, change nothing, read little. What `--json` prints is described by `scan`.
 
 Every source is listed; of each kind of item a sample is read in the sandbox (`sample`, `look`); what it shows is scaled
 to the whole with its error (`estimate`, `copies`). Nothing is written but the page that is asked for, and a source that
@@ -56,6 +56,29 @@ def scan(
     recipe: Recipe, *, share: float = SHARE, workers: int | None = None, console: Console | None = None
 ) -> dict[str, Any]:
     """Survey the sources of a recipe: what `sheaf scan --json` prints.
+
+    ABOUT is {"value", "error"}, an estimate and two standard errors of it; PART is {"share", "error"}, shares from 0 to
+    1. Fields are stable; more may be added.
+
+        sources     {NAME: {
+          uri, items, bytes,         of its listing, exactly
+          looked_at, unavailable,    items of the sample, and those of it that could not be had
+          records, tokens            ABOUT
+          types                      {MEDIA: {"items", "bytes"}}, estimated; largest first
+          encodings, languages, kinds   {WORD: share} of what the sample holds
+          copies                     PART: items that repeat another one of this source
+          privacy                    {KIND: ABOUT and "examples": [path]}: finds, never what was found
+          licences                   {SPDX: items of the sample that name it}
+          broken                     {REASON: {"items", "bytes": ABOUT, "examples": [{"path", "detail"}]}}
+          refused                    {REASON: items} that were refused when listed
+          notes                      {NOTE: items of the sample} }}
+        problems    [why a source could not be listed]; exit_code: 0, or that of the first kind of problem
+        between     [{"sources": [A, B], "of_first": PART, "of_second": PART}]: items that the other has too
+        repeated    [{"bytes", "count", "items": [[SOURCE, path]]}]: copies in the sample, the costliest first
+        shared_records  [{"sources", "records", "of"}]: equal records of two samples
+        mappings    {NAME: [{"files", "rows", "proposals": [{"recipe", "confidence", "fits", "rows", "why", …}]}]}
+        forecast    {"tokens", "text_bytes", "disk_bytes", "seconds": ABOUT, "workers"}: what `prepare` would make
+        sample      {"share", "items", "bytes", "of_items", "of_bytes"};  seconds: that the survey took
 
     share: of the bytes that may be read, above at least 20 items of each source and suffix.
     Raises DataRefused if no source could be listed.
@@ -140,6 +163,7 @@ def _report(
         # What is wrong for good (2, 3, 4) says more than what may be right later (75).
         "exit_code": min((place.problem.exit_code for place in places if place.problem), default=0),
         "between": _between(seen),
+        "repeated": copies.examples({p.spec.name: {i.path: (i.size, x["ends"]) for i, x in p.looked()} for p in seen}),
         "shared_records": copies.shared_records(
             {p.spec.name: [i for _, known in p.looked() for i in known["ids"]] for p in seen}
         ),
@@ -177,7 +201,7 @@ def _source(place: Place) -> Json:
         "languages": _shares(looks, "languages"),
         "kinds": _shares(looks, "kinds"),
         "copies": _percent(copies.within(place.items, digests)),
-        "privacy": _by_name(place, "privacy"),
+        "privacy": _privacy(place),
         "licences": dict(Counter(name for x in looks for name in x["licences"]).most_common(12)),
         "broken": _broken(place),
         "refused": dict(Counter(r.reason for r in place.refusals)),
@@ -217,9 +241,19 @@ def _shares(looks: Sequence[Json], name: str) -> dict[str, float]:
     return {value: round(n / whole, 4) for value, n in counted.most_common(20)} if whole else {}
 
 
-def _by_name(place: Place, name: str) -> Json:
-    names = sorted({kind for _, known in place.looked() for kind in known[name]})
-    return {kind: _total(place, lambda x, kind=kind: x[name].get(kind, 0.0)).as_json() for kind in names}
+def _privacy(place: Place) -> Json:
+    """Finds by kind, and the items of the sample with the most of them."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for item, known in place.looked():
+        for kind, n in known["privacy"].items():
+            found[kind][item.path] = n
+    return {
+        kind: {
+            **_total(place, lambda x, kind=kind: x["privacy"].get(kind, 0.0)).as_json(),
+            "examples": sorted(found[kind], key=lambda path, of=found[kind]: (-of[path], path))[:EXAMPLES],
+        }
+        for kind in sorted(found)
+    }
 
 
 def _broken(place: Place) -> Json:
@@ -234,7 +268,14 @@ def _broken(place: Place) -> Json:
                 expected[reason] += stratum.items / len(known)
                 if len(found[reason]) < EXAMPLES:
                     found[reason].append({"path": item.path, "detail": detail})
-    return {r: {"items": round(expected[r]), "examples": found[r]} for r in sorted(found, key=lambda r: -expected[r])}
+    return {
+        reason: {
+            "items": round(expected[reason]),
+            "bytes": _total(place, lambda x, reason=reason: x["lost"].get(reason, 0)).as_json(),
+            "examples": found[reason],
+        }
+        for reason in sorted(found, key=lambda reason: (-expected[reason], reason))
+    }
 
 
 def _between(places: Sequence[Place]) -> list[Json]:
