@@ -10,7 +10,7 @@ import dataset_rows as data
 import orjson
 import pytest
 from conftest import Outcome
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sheaf.formats.mapping import NAMED, Mapping, apply, mapping_of
@@ -292,6 +292,7 @@ COLUMNS = sorted({c for m in NAMED.values() for c in m.columns})
 
 
 @settings(max_examples=150, deadline=None)
+@example({"instruction": 2**70, "output": -(2**63) - 1}, "alpaca")
 @given(st.dictionaries(st.sampled_from(COLUMNS), values, max_size=4), st.sampled_from(sorted(NAMED)))
 def test_any_row_is_a_record_with_text_or_a_refusal_and_always_the_same(row: Row, name: str) -> None:
     def once() -> Any:

@@ -273,7 +273,8 @@ def _scalar(value: Any, column: str) -> str:
         return ""
     if isinstance(value, (dict, list)):
         raise Refused("bad-row", f"the column '{column}' holds {'an object' if isinstance(value, dict) else 'a list'}")
-    return orjson.dumps(value).decode()
+    # Integers of any length: YAML has them, and orjson ends at 64 bits.
+    return str(value) if type(value) is int else orjson.dumps(value).decode()
 
 
 def _names(place: str) -> tuple[str, ...]:
