@@ -6,7 +6,8 @@ import random
 
 from sheaf.scan.copies import between, within
 from sheaf.scan.estimate import share, total
-from sheaf.scan.sample import choose
+from sheaf.scan.forecast import forecast
+from sheaf.scan.sample import Stratum, choose
 from sheaf.sources.base import Item
 
 
@@ -57,3 +58,16 @@ def test_items_of_one_size_with_other_contents_are_no_copies() -> None:
     listed = items("a", [100] * 50)
     assert within(listed, {i.path: i.path for i in listed}).value == 0
     assert within(listed, {i.path: "same" for i in listed}).value == 49 / 50
+
+
+def test_time_is_scaled_kind_by_kind() -> None:
+    """A hundred slow documents seen as a whole say nothing of the speed of a million bytes of text."""
+    known = {"text_bytes": 0, "characters": 0, "packed_bytes": 0, "payload_bytes": 0}
+    slow = Stratum("s", ".pdf", items=100, bytes=100_000)
+    fast = Stratum("s", ".txt", items=10_000, bytes=1_000_000_000)
+    looks = [
+        (slow, [{**known, "read": 1000, "size": 1000, "seconds": 1.0}] * 100),
+        (fast, [{**known, "read": 100_000, "size": 100_000, "seconds": 0.001}] * 20),
+    ]
+    found = forecast(looks, items=10_100, workers=1)["seconds"]["value"]
+    assert 100 + 10 <= found <= 100 + 10 + 5

@@ -1,8 +1,8 @@
 """What `prepare` will cost, from a survey: tokens, disk and time. An estimate, with its error beside it.
 
 Tokens follow from letters: a byte-level BPE of 16,384 entries spends about one token on 4.2 ASCII characters of prose
-or code, and one on 2 bytes of other scripts. Time is what parsing the sample took, scaled, plus what follows parsing at
-the rates below. A forecast of training is `sheaf plan`'s, not this one's.
+or code, and one on 2 bytes of other scripts. Time is what parsing the sample took, scaled kind by kind, plus what
+follows parsing at the rates below. A forecast of training is `sheaf plan`'s, not this one's.
 """
 
 from __future__ import annotations
@@ -27,13 +27,9 @@ def tokens_in(known: Json) -> float:
     return max(known["characters"] - other, 0) / ASCII_PER_TOKEN + 2 * other / OTHER_BYTES_PER_TOKEN
 
 
-def forecast(strata: Sequence[tuple[Stratum, list[Json]]], *, seconds: float, items: int, workers: int) -> Json:
-    """{"tokens", "text_bytes", "disk_bytes", "seconds"}, each {"value", "error"}.
-
-    seconds: what parsing the sample took.
-    """
-    tokens = text = disk = NOTHING
-    sampled = whole = 0.0
+def forecast(strata: Sequence[tuple[Stratum, list[Json]]], *, items: int, workers: int) -> Json:
+    """{"tokens", "text_bytes", "disk_bytes", "seconds"}, each {"value", "error"}; workers."""
+    tokens = text = disk = parsing = NOTHING
     for stratum, looks in strata:
         known = [x for x in looks if "failed" not in x]
         seen, sizes = [x["read"] for x in known], [x["size"] for x in known]
@@ -41,16 +37,14 @@ def forecast(strata: Sequence[tuple[Stratum, list[Json]]], *, seconds: float, it
         tokens += total([tokens_in(x) for x in known], seen, sizes, *of)
         text += total([x["text_bytes"] for x in known], seen, sizes, *of)
         disk += total([x["packed_bytes"] + x["payload_bytes"] + 2 * tokens_in(x) for x in known], seen, sizes, *of)
-        sampled += sum(seen)
-        whole += stratum.bytes
-    parsing = seconds * whole / sampled if sampled else 0.0
-    work = parsing + text.value / REST_BYTES_PER_SECOND
+        parsing += total([x["seconds"] for x in known], seen, sizes, *of)
+    work = parsing.value + text.value / REST_BYTES_PER_SECOND
     needed = START_SECONDS + items * ITEM_SECONDS + work / workers
     return {
         "tokens": _widened(tokens.value, tokens.error, TOKEN_ERROR),
         "text_bytes": text.as_json(),
         "disk_bytes": _widened(disk.value, disk.error, TOKEN_ERROR),
-        "seconds": _widened(needed, 0.0, TIME_ERROR),
+        "seconds": _widened(needed, parsing.error / workers, TIME_ERROR),
         "workers": workers,
     }
 

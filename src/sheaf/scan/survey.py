@@ -91,8 +91,8 @@ def scan(
     if len(problems) == len(places):
         raise problems[0] if len(problems) == 1 else _none_of(places)
     with closing(engines.make("local", workers)) as pool:
-        seconds = _look(places, recipe, share, pool, console)
-        return _report(places, recipe, share, seconds, pool.workers, begun)
+        _look(places, recipe, share, pool, console)
+        return _report(places, recipe, share, pool.workers, begun)
 
 
 def _hasty(recipe: Recipe) -> Recipe:
@@ -129,10 +129,9 @@ def _none_of(places: Sequence[Place]) -> SheafError:
     return kind("no source could be listed", why=" | ".join(map(_told, places)))
 
 
-def _look(places: Sequence[Place], recipe: Recipe, share: float, pool: Engine, console: Console) -> dict[str, float]:
-    """Fill in the looks of every place; seconds of parsing by source."""
+def _look(places: Sequence[Place], recipe: Recipe, share: float, pool: Engine, console: Console) -> None:
+    """Fill in the looks of every place."""
     jobs: list[tuple[Task, list[Json]]] = []
-    seconds: dict[str, float] = defaultdict(float)
     for place in places:
         local = "://" not in place.spec.uri or place.spec.uri.startswith(("file://", "git+file://"))
         place.strata = choose(place.items, share, whole_only_below=None if local else REMOTE_WHOLE)
@@ -147,13 +146,9 @@ def _look(places: Sequence[Place], recipe: Recipe, share: float, pool: Engine, c
         for task, result in pool.run([task for task, _ in jobs], advance):
             for slot, known in zip(where[id(task)], result["items"], strict=True):
                 slot.update(known)
-            seconds[task.arguments["source"]["name"]] += result["seconds"]
-    return seconds
 
 
-def _report(
-    places: Sequence[Place], recipe: Recipe, share: float, seconds: dict[str, float], workers: int, begun: float
-) -> Json:
+def _report(places: Sequence[Place], recipe: Recipe, share: float, workers: int, begun: float) -> Json:
     seen = [place for place in places if not place.problem]
     sources = {place.spec.name: _source(place) for place in seen}
     read = sum(known["read"] for place in seen for _, known in place.looked())
@@ -169,7 +164,6 @@ def _report(
         ),
         "forecast": forecast(
             [(s, looks) for place in seen for s, looks in zip(place.strata, place.looks, strict=True)],
-            seconds=sum(seconds.values()),
             items=sum(len(place.items) for place in seen),
             workers=workers,
         ),
