@@ -25,10 +25,12 @@ import zstandard
 
 from sheaf.corpus.reading import parse_options
 from sheaf.engine.base import Json, Task
-from sheaf.formats.sandbox import ItemInput, Sandbox
+from sheaf.errors import TryAgain
+from sheaf.formats.sandbox import ItemInput, kept_sandbox
 from sheaf.prepare import privacy
 from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.scan.licences import licences
+from sheaf.sources.ahead import Ahead
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source
 
@@ -58,15 +60,16 @@ def task(recipe: Recipe, spec: SourceSpec, items: Sequence[tuple[Item, int]]) ->
 def look_at(source: dict[str, Any], limits: dict[str, Any], mojibake: bool, items: list[list[Any]]) -> Json:
     """{"items": [what is known of each, in order]}; {"failed": why} for one not to be had."""
     spec = SourceSpec.model_validate(source)
-    place = open_source(spec)
+    listed = [(look, Item(spec.name, *fields)) for look, *fields in items]
     plain = parse_options(spec, mojibake=mojibake)
     found: list[Json] = []
-    with Sandbox(Limits.model_validate(limits)) as sandbox:
-        sandbox.level()  # starting it is no part of the time that parsing takes
-        for look, group in _groups(spec.name, items):
+    sandbox = kept_sandbox(Limits.model_validate(limits))
+    sandbox.level()  # starting it is no part of the time that parsing takes
+    with Ahead(open_source(spec), [item for _, item in listed]) as ahead:
+        for look, group in _groups(listed):
             options = replace(plain, sample_bytes=look)
             with ExitStack() as stack:
-                opened = [_open(place, item, stack) for item in group]
+                opened = [_open(ahead, item, stack) for item in group]
                 files = [(i, file) for i, file in enumerate(opened) if not isinstance(file, str)]
                 inputs = [
                     ItemInput(file, group[i].path, os.fstat(file.fileno()).st_size, group[i].media, group[i].about)
@@ -81,17 +84,17 @@ def look_at(source: dict[str, Any], limits: dict[str, Any], mojibake: bool, item
     return {"items": found}
 
 
-def _groups(source: str, items: list[list[Any]]) -> Iterator[tuple[int, list[Item]]]:
+def _groups(listed: list[tuple[int, Item]]) -> Iterator[tuple[int, list[Item]]]:
     """Neighbours of which as much is to be read, a few at a time."""
-    for look, alike in groupby(items, key=lambda fields: fields[0]):
-        listed = [Item(source, *fields) for _, *fields in alike]
-        yield from ((look, listed[start : start + GROUP]) for start in range(0, len(listed), GROUP))
+    for look, alike in groupby(listed, key=lambda pair: pair[0]):
+        items = [item for _, item in alike]
+        yield from ((look, items[start : start + GROUP]) for start in range(0, len(items), GROUP))
 
 
-def _open(place: Any, item: Item, stack: ExitStack) -> BinaryIO | str:
+def _open(ahead: Ahead, item: Item, stack: ExitStack) -> BinaryIO | str:
     try:
-        return stack.enter_context(place.open_item(item))
-    except (ItemChanged, ItemUnavailable, ItemRefused) as error:
+        return stack.enter_context(ahead.open_item(item))
+    except (ItemChanged, ItemUnavailable, ItemRefused, TryAgain) as error:
         return str(error)[:300]
 
 

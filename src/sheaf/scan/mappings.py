@@ -8,11 +8,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 
 from sheaf.engine.base import Json
+from sheaf.errors import TryAgain
 from sheaf.formats.propose import Row, propose_files
 from sheaf.formats.row_samples import sample_rows
 from sheaf.formats.sandbox import ItemInput, Sandbox
 from sheaf.prepare import privacy
-from sheaf.recipe import Recipe, SourceSpec
+from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source
 
@@ -21,12 +22,12 @@ FILES, ROWS = 12, 50  # of a source; of a file
 PREVIEW = 2_000  # characters of a record that are shown
 
 
-def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], recipe: Recipe) -> list[Json]:
+def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], sandbox: Sandbox) -> list[Json]:
     """{"files", "rows", "proposals": [best first]} for each group of files with rows alike. Reads some files again."""
     wanted = [item for item, known in looked if any(s in known["media"] for s in STRUCTURED) and known["records"]]
     if spec.query is None:
         wanted = sorted(wanted, key=lambda item: (item.path.count("/"), item.path))
-    rows = _rows(spec, wanted[:FILES], recipe)
+    rows = _rows(spec, wanted[:FILES], sandbox)
     return [
         {
             "files": list(group.files),
@@ -45,16 +46,16 @@ def _shown(text: str) -> str:
     return "".join(privacy.masked(text[:PREVIEW], frozenset(privacy.KINDS)))
 
 
-def _rows(spec: SourceSpec, items: Sequence[Item], recipe: Recipe) -> dict[str, list[Row]]:
+def _rows(spec: SourceSpec, items: Sequence[Item], sandbox: Sandbox) -> dict[str, list[Row]]:
     """The first rows of each item, as they are."""
     if not items:
         return {}
     place = open_source(spec)
     rows: dict[str, list[Row]] = {}
-    with Sandbox(recipe.prepare.limits) as sandbox, ExitStack() as stack:
+    with ExitStack() as stack:
         inputs: dict[str, ItemInput] = {}
         for item in items:
-            with suppress(ItemChanged, ItemUnavailable, ItemRefused):  # the survey has told of it
+            with suppress(ItemChanged, ItemUnavailable, ItemRefused, TryAgain):  # the survey has told of it
                 file = stack.enter_context(place.open_item(item))
                 inputs[item.path] = ItemInput(file, item.path, os.fstat(file.fileno()).st_size, item.media)
         for path, found in zip(inputs, sample_rows(list(inputs.values()), sandbox), strict=True):

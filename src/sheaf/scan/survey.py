@@ -19,6 +19,7 @@ from sheaf import engine as engines
 from sheaf.console import Console, Silent
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, SheafError, TryAgain
+from sheaf.formats.sandbox import Sandbox
 from sheaf.prepare.listing import found_in
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.scan import copies, look
@@ -152,6 +153,8 @@ def _report(places: Sequence[Place], recipe: Recipe, share: float, workers: int,
     seen = [place for place in places if not place.problem]
     sources = {place.spec.name: _source(place) for place in seen}
     read = sum(known["read"] for place in seen for _, known in place.looked())
+    with Sandbox(recipe.prepare.limits) as sandbox:  # its process starts when the first table is read
+        proposed = {p.spec.name: mappings(p.spec, list(p.looked()), sandbox) for p in seen}
     return {
         "sources": sources,
         "problems": [_told(place) for place in places if place.problem],
@@ -174,7 +177,7 @@ def _report(places: Sequence[Place], recipe: Recipe, share: float, workers: int,
             "of_items": sum(len(place.items) for place in seen),
             "of_bytes": sum(s["bytes"] for s in sources.values()),
         },
-        "mappings": {p.spec.name: mappings(p.spec, list(p.looked()), recipe) for p in seen},
+        "mappings": proposed,
         "seconds": round(time.monotonic() - begun, 3),
     }
 
@@ -215,15 +218,15 @@ def _total(place: Place, amount: Any) -> Estimate:
 
 def _types(place: Place) -> Json:
     """Items and bytes by type: the sample's shares in each stratum, over all that is in it."""
-    items, sizes = Counter[str](), Counter[str]()
+    items, sizes = defaultdict[str, float](float), defaultdict[str, float](float)
     for stratum, looks in zip(place.strata, place.looks, strict=True):
         known = [x for x in looks if "failed" not in x]
         weight = sum(x["size"] for x in known)
         for x in known:
             media = x["media"] or "unknown"
-            items[media] += stratum.items / len(known)  # type: ignore[assignment]
-            sizes[media] += stratum.bytes * x["size"] / weight if weight else 0  # type: ignore[assignment]
-    return {m: {"items": round(items[m]), "bytes": round(sizes[m])} for m, _ in sizes.most_common()}
+            items[media] += stratum.items / len(known)
+            sizes[media] += stratum.bytes * x["size"] / weight if weight else 0.0
+    return {m: {"items": round(items[m]), "bytes": round(sizes[m])} for m in sorted(sizes, key=lambda m: -sizes[m])}
 
 
 def _shares(looks: Sequence[Json], name: str) -> dict[str, float]:
