@@ -133,7 +133,6 @@ def open_compound(stream: Stream, context: Context) -> tuple[Compound, int]:
 
 def parse_encrypted(stream: Stream, context: Context) -> Pieces:
     raise Refused("encrypted", "a password is needed")
-    yield
 
 
 def parse_object(stream: Stream, context: Context) -> Pieces:

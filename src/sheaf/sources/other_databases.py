@@ -14,9 +14,9 @@ import contextlib
 import datetime
 import hashlib
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -172,7 +172,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (list, tuple)):
-        return [_value(inner) for inner in value]  # type: ignore[misc]
+        return [_value(inner) for inner in cast(Sequence[Any], value)]
     if isinstance(value, dict):
-        return {str(key): _value(inner) for key, inner in value.items()}  # type: ignore[misc]
+        return {str(key): _value(inner) for key, inner in cast(dict[Any, Any], value).items()}
     return str(value)
