@@ -16,23 +16,13 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from test_http_source import BODY, Server, answer, in_turn, page, redirect, serving
+from http_server import BODY, Server, answer, in_turn, page, redirect, serving
 
 from sheaf.recipe import SourceSpec
 from sheaf.sources import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal, fetch, open_source, retry
 
+pytestmark = pytest.mark.usefixtures("quick")
 DATA = os.urandom(3_000_000)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_SECONDS", 0.001)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        yield server
 
 
 def source(uri: str, **spec: Any) -> Any:

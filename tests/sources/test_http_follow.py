@@ -11,24 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_http_source import Server, answer, page, redirect, serving
+from http_server import Server, answer, page, redirect, serving
 
 from sheaf.errors import DataRefused, TryAgain
 from sheaf.recipe import SourceSpec
-from sheaf.sources import Item, Refusal, open_source, retry
+from sheaf.sources import Item, Refusal, open_source
 from sheaf.sources.fetch import BadAnswer
 from sheaf.sources.http_index import MAX_DEPTH, read_sitemap
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_SECONDS", 0.001)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def listed(uri: str, follow: str, **spec: Any) -> list[Item | Refusal]:

@@ -16,7 +16,6 @@ from typing import Any
 import obstore
 import pytest
 from chaos_proxy import Proxy, at_random, proxied, refuse, reset
-from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
 from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, TryAgain
@@ -25,14 +24,6 @@ from sheaf.sources import Item, ItemChanged, ItemRefused, ItemUnavailable, open_
 from sheaf.sources.objects import ObjectSource
 
 CANARY = "canary-4711"
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[int]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()[1]
-    server.stop()
 
 
 @pytest.fixture(autouse=True)

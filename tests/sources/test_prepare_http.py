@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_http_source import Server, answer, serving
+from http_server import Server, answer, serving
 
 from sheaf import recipe_file
 from sheaf.prepare.pipeline import prepare

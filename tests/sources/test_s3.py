@@ -16,7 +16,6 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from moto.server import ThreadedMotoServer
 
 from sheaf.errors import DataRefused, RecipeError
 from sheaf.recipe import Secret, SourceSpec
@@ -26,14 +25,6 @@ from sheaf.sources.s3 import Access, signature
 
 ODD_KEYS = ["a//b", "/a", "//", "../x", "p/./y", "p/../y", "t/", "x/..", "nul\x01", "del\x7f", ".", "a/b//"]
 PLAIN_KEYS = ["a", "a/b", "t", "...", "p/.hidden", "x", "%2F", "a%2F%2Fb", "a b+c&=é漢", "nul%01"]
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[int]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()[1]
-    server.stop()
 
 
 @pytest.fixture(autouse=True)
