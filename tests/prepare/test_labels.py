@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from pathlib import Path
 
 import orjson
 import pytest
-from PIL import Image
+from picture_files import png, write
 
 from sheaf.corpus import shards
 from sheaf.corpus.version import CorpusVersion
@@ -21,19 +20,6 @@ from sheaf.recipe import Limits, Recipe
 from sheaf.sources.splits import split_of
 
 WORDS = "A caption that is long enough to be kept by the rule of length. "
-
-
-def png(colour: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), (colour, 2, 3)).save(out, "PNG")
-    return out.getvalue()
-
-
-def write(root: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
 
 
 def recipe(tmp_path: Path, **source: object) -> Recipe:

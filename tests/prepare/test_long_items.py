@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from in_process import InThisProcess
 
 from sheaf import recipe_file
 from sheaf.corpus import lineage, shards
@@ -23,21 +23,6 @@ from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
 
 LINES = 3000
-
-
-class InThisProcess:
-    """An engine whose tasks run here, where a test has lowered the thresholds."""
-
-    workers = 1
-
-    def run(self, tasks: Any, progress: Callable[[int], None] | None = None) -> Any:
-        from sheaf.engine.worker import resolve
-
-        for task in tasks:
-            yield task, resolve(task.function, ("sheaf",))(**task.arguments)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pytest
+from in_process import InThisProcess
 
 from sheaf import recipe_file
 from sheaf.corpus.version import CorpusVersion
-from sheaf.engine.worker import resolve
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
 from sheaf.sources.base import Item
 from sheaf.sources.folder import FolderSource
 
 FILES = 400
-
-
-class InThisProcess:
-    """An engine whose tasks run here, so that what they open can be counted."""
-
-    workers = 1
-
-    def run(self, tasks: Any, progress: Callable[[int], None] | None = None) -> Any:
-        for task in tasks:
-            yield task, resolve(task.function, ("sheaf",))(**task.arguments)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

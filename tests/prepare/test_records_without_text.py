@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from picture_files import png, write
 
 import sheaf
 from sheaf.corpus.lineage import without_text
@@ -16,19 +15,6 @@ from sheaf.recipe import Recipe
 from sheaf.report.facts import corpus_facts
 
 WORDS = "Words enough that the rule of length lets this record pass, and a number: "
-
-
-def png(colour: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), (colour, 2, 3)).save(out, "PNG")
-    return out.getvalue()
-
-
-def write(root: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
 
 
 def recipe(tmp_path: Path, **prepare: Any) -> Recipe:
