@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "sheaf"
 BESIDE = {
     "errors",
     "files",
+    "kernel",
     "recipe",
     "recipe_file",
     "recipe_yaml",

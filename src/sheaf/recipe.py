@@ -158,9 +158,25 @@ class Length(Strict):
 
 
 class Dedup(Strict):
-    """Exact: one copy of records with equal normalised text is kept, with the origins of all."""
+    """Exact: one copy of records with equal normalised text is kept, with the origins of all. Near: a record is dropped
+    if it is similar to one that is kept."""
 
     exact: Annotated[bool, Field(description="false: every occurrence trains")] = True
+    near: Annotated[
+        float | None,
+        Field(
+            ge=0.5, le=1, strict=False, description="similarity (Jaccard, of 5-word pieces) from which one is dropped"
+        ),
+    ] = None
+    max_loss: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            strict=False,
+            description="share of a source's records that `near` may drop; above, prepare ends with 3",
+        ),
+    ] = 0.5
 
 
 class Limits(Strict):
@@ -216,9 +232,31 @@ class TokenizerSpec(Strict):
         return self
 
 
+Kind = Literal["email", "phone", "ip", "card", "iban", "national-id", "secret"]  # of prepare.privacy.KINDS
+
+
 class Prepare(Strict):
     length: Length = Length()
+    languages: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...],
+        Field(strict=False, description="ISO 639-1 codes of the languages that are kept (default: all)"),
+    ] = ()
+    filters: Annotated[
+        tuple[str, ...],
+        Field(strict=False, description="rule sets (gopher, c4, fineweb) and expressions such as 'score.words > 50'"),
+    ] = ()
     dedup: Dedup = Dedup()
+    privacy: Annotated[
+        dict[Kind, Literal["mask", "drop", "keep"]],
+        Field(description="what becomes of personal data and secrets, by kind; a kind that is not named is kept"),
+    ] = {}
+    decontaminate: Annotated[
+        tuple[str, ...],
+        Field(strict=False, description="globs of evaluation files: records that hold parts of them go"),
+    ] = ()
+    template: Annotated[
+        str, Field(min_length=1, description="how a chat is written out for the tokenizer: chatml, or a Jinja file")
+    ] = "chatml"
     limits: Limits = Limits()
     admit: Annotated[tuple[Admit, ...], Field(strict=False, description="exceptions, item by item")] = ()
     mojibake: Annotated[bool, Field(description="repair text that was decoded with the wrong encoding")] = True

@@ -23,7 +23,17 @@ import pyarrow as pa
 from sheaf.formats.schema import ID_BYTES
 
 # Why a rule of the recipe drops a record, with a sentence for reports and docs. `formats.reasons` has those of bytes.
+# A decision's reason is one of these, or one of these and what exactly: "gopher:mean_word_length".
 DROPS: dict[str, str] = {
+    "c4": "The record fails a rule of C4 (Raffel et al. 2020).",
+    "evaluation": "The record holds a part of a file that `prepare.decontaminate` names.",
+    "filter": "The record fails an expression of `prepare.filters`.",
+    "fineweb": "The record fails a rule of FineWeb (Penedo et al. 2024).",
+    "forgotten": "The record was taken out by `sheaf forget`.",
+    "gopher": "The record fails a rule of Gopher (Rae et al. 2021).",
+    "language": "The record is in none of the languages of `prepare.languages`.",
+    "near-duplicate": "The record is similar to one that is kept, at `prepare.dedup.near` or more.",
+    "privacy": "The record holds personal data or a secret of a kind that `prepare.privacy` drops.",
     "too-long": "The record is longer than the recipe's `prepare.length` allows.",
     "too-short": "The record is shorter than the recipe's `prepare.length` asks for.",
 }
@@ -112,7 +122,9 @@ DECISIONS = pa.schema(
         pa.field("shard", pa.int32()),  # index into the manifest's shards: where the row is that speaks for the record
         pa.field("row", pa.int32()),
         pa.field("kept", pa.bool_()),
-        pa.field("reason", pa.string()),  # "" when kept, else why it was dropped
+        pa.field("reason", pa.string()),  # "" when kept, else why it was dropped: of DROPS, perhaps with ":what"
+        pa.field("of", pa.binary(ID_BYTES)),  # of a near duplicate: the record that is kept; else null
+        pa.field("detail", pa.string()),  # of "evaluation": the evaluation record that was hit; else ""
         pa.field("occurrences", pa.int32()),  # live places where it was seen; all but one of them are duplicates
     ]
 )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sheaf.errors import UsageError
-from sheaf.order.kernel import kernel
+from sheaf.kernel import kernel
 
 # A decoder layer spends about 24·h² FLOP on a token and 2·h on a (token, earlier token) pair, that is n²/2 · 4·h a
 # run: as much attention as projections at n = 12·h. Taken at h = 1,024; the split is not sensitive to it.

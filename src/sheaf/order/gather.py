@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sheaf.errors import CorruptStore
-from sheaf.order.kernel import kernel
+from sheaf.kernel import kernel
 from sheaf.order.order import Order
 
 PADDING_TOKEN, PADDING_LABEL, PADDING_DOCUMENT = 0, -100, -1

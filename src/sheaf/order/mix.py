@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sheaf.errors import DataRefused, RecipeError
-from sheaf.order.kernel import kernel
+from sheaf.kernel import kernel
 from sheaf.recipe import MixtureEntry
 
 ENDLESS = -1

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sheaf.order.kernel import kernel
+from sheaf.kernel import kernel
 
 # Chi-square over all permutations of 3 to 7 things, 100,000 keys and more: 8 rounds are biased by hundreds of standard
 # deviations, 12 by up to 16, 16 by none that shows; 20 leave a margin.

@@ -22,7 +22,7 @@ from sheaf.corpus import shards
 from sheaf.corpus.schema import DECISIONS, DROPS, LEDGER, QUARANTINE
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import RecipeError, SheafError
-from sheaf.formats.schema import TEXTUAL
+from sheaf.formats.schema import ID_BYTES, TEXTUAL
 from sheaf.prepare import score
 from sheaf.prepare.known import known
 from sheaf.recipe import Admit, Length, Recipe
@@ -69,6 +69,8 @@ def select(
             "row": speaker["row"],
             "kept": kept,
             "reason": pa.array(reason, pa.string()),
+            "of": pa.nulls(len(first), pa.binary(ID_BYTES)),
+            "detail": pa.array([""] * len(first), pa.string()),
             "occurrences": np.bincount(record, minlength=len(first)).astype(np.int32),
         }
     ).cast(DECISIONS)
@@ -99,7 +101,7 @@ def check_admit(rules: Sequence[Admit], sources: Sequence[str]) -> None:
                 why=f"the sources are {', '.join(sources)}",
                 fix=f"write '{near[0]}'" if near else "name one of them, or leave `source` out for all",
             )
-        if rule.reason is not None and rule.reason not in DROPS:
+        if rule.reason is not None and rule.reason.partition(":")[0] not in DROPS:
             raise RecipeError(
                 f"no record is dropped as '{rule.reason}'",
                 where=f"prepare.admit, path: {rule.path}",
@@ -136,7 +138,8 @@ def _admitted(
         matches = np.fromiter(_matches(rule, places), bool)
         inside = np.zeros(len(reason), bool)
         inside[record[matches[live]]] = True
-        result |= inside & (reason == rule.reason)
+        named = (reason == rule.reason) | np.char.startswith(reason, f"{rule.reason}:")
+        result |= inside & named
     return result
 
 

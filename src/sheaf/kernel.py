@@ -1,4 +1,4 @@
-"""How this room compiles its hot loops: numba, GIL released, machine code kept on disk for the next process.
+"""How hot loops are compiled: numba, GIL released, machine code kept on disk for the next process.
 
 numba keeps it beside the source file, else (a read-only install) in the user's cache folder or in NUMBA_CACHE_DIR.
 Where none of them can be written we compile once a process, a few seconds, rather than fail. Trap: numba notices a
