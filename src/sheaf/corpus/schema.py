@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from sheaf.corpus import signals
 from sheaf.formats.schema import ID_BYTES
 
 # Why a rule of the recipe drops a record, with a sentence for reports and docs. `formats.reasons` has those of bytes.
@@ -50,6 +51,7 @@ ORIGIN = pa.struct(
         pa.field("bytes", pa.int64()),  # source bytes charged to this occurrence
         pa.field("media", pa.string()),  # detected type, "text/html"
         pa.field("encoding", pa.string()),  # as decoded, "utf-8"
+        pa.field("confidence", pa.float64()),  # in the encoding: 1 if it was said or is valid UTF-8, below if guessed
         pa.field("repairs", pa.string()),  # what normalising changed: "nfc,newlines,mojibake,lines"; "" if nothing
     ]
 )
@@ -108,10 +110,7 @@ SCORES = pa.schema(  # row-aligned with the shard's records.parquet
     [
         pa.field("id", pa.binary(ID_BYTES)),
         pa.field("kind", pa.string()),
-        pa.field("characters", pa.int64()),
-        pa.field("bytes", pa.int64()),  # UTF-8 length of the text
-        pa.field("words", pa.int64()),
-        pa.field("lines", pa.int64()),
+        *signals.fields(),  # what each is: corpus/signals.py
     ]
 )
 

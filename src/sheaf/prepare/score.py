@@ -39,7 +39,8 @@ def score_shard(workspace: str, shard: str) -> Json:
             "words": pc.count_substring_regex(text, r"[^\s]+"),
             "lines": pc.add(pc.count_substring(text, "\n"), 1),
         }
-    ).cast(SCORES)
+    )
+    scores = scores.cast(pa.schema([SCORES.field(name) for name in scores.column_names]))
     with task_folder(store.scores(shard, STAGE), stage="score") as out:
         pq.write_table(scores, out / "scores.parquet", compression="zstd")
     return {"records": len(scores)}
