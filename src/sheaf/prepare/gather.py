@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sheaf.console import Console
+from sheaf.corpus import forgotten
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine
 from sheaf.errors import DataRefused, TryAgain
@@ -59,7 +60,7 @@ def gather(workspace: Workspace, recipe: Recipe, pool: Engine, console: Console)
     """
     listing, unread, read_now, rounds = Listing(), Unread(), 0, 0
     while rounds == 0 or (unread.changed and rounds < ROUNDS):
-        listing = list_sources(recipe, console)
+        listing = list_sources(recipe, console, forgotten.read(workspace))
         wanted, unread = _read(workspace, recipe, listing, pool, console)
         read_now += wanted - len(unread)
         rounds += 1
@@ -75,8 +76,9 @@ def gather(workspace: Workspace, recipe: Recipe, pool: Engine, console: Console)
     return Listing([x for x in listing.items if x.key not in reasons], [*listing.refusals, *refusals]), read_now
 
 
-def list_sources(recipe: Recipe, console: Console) -> Listing:
-    """List every source. Raises DataRefused for one that holds nothing at all."""
+def list_sources(recipe: Recipe, console: Console, gone: forgotten.Forgotten | None = None) -> Listing:
+    """List every source. gone: what is not to be read again. Raises DataRefused for a source that holds nothing."""
+    gone = gone or forgotten.Forgotten()
     keys = Keys(recipe)
     listing = Listing()
     with console.stage("list", None, "items") as advance:
@@ -84,7 +86,9 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
             before = len(listing.items) + len(listing.refusals)
             try:
                 for found in found_in(spec, recipe):
-                    if isinstance(found, Item):
+                    if gone.has_item(found.source, found.path):
+                        listing.refusals.append(forgotten_refusal(found))
+                    elif isinstance(found, Item):
                         listing.items.append(keys.listed(found))
                     else:
                         listing.refusals.append(found)
@@ -96,6 +100,12 @@ def list_sources(recipe: Recipe, console: Console) -> Listing:
             if len(listing.items) + len(listing.refusals) == before:
                 raise _empty(spec)
     return listing
+
+
+def forgotten_refusal(found: Item | Refusal) -> Refusal:
+    """Its line in the ledger, which has its bytes and not its name."""
+    name = f"{forgotten.REASON}:{forgotten.item_digest(found.source, found.path)}"
+    return Refusal(found.source, name, "", max(found.size, 0), forgotten.REASON, "")
 
 
 def _empty(spec: SourceSpec) -> DataRefused:

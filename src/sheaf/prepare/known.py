@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sheaf.corpus import shards
+from sheaf.corpus import forgotten, shards
 from sheaf.corpus.workspace import Workspace
 
 Place = tuple[str, int]  # shard, row of its items
@@ -38,7 +38,10 @@ def known(workspace: Workspace, wanted: set[bytes], names: Sequence[str] | None 
     rows: dict[str, list[int]] = {}
     keys: set[bytes] = set()
     several: dict[bytes, _Parts] = {}
+    replaced = forgotten.read(workspace).replaced  # by one without what `sheaf forget` took out
     for name in workspace.finished_shards() if names is None else names:
+        if name in replaced:
+            continue
         table = shards.read(workspace.shard(name), "items", ["key", "part", "last"])
         own = rows.setdefault(name, [])
         columns = (table[c].to_pylist() for c in ("key", "part", "last"))

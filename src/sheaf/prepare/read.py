@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sheaf.corpus import shards
+from sheaf.corpus import forgotten, shards
 from sheaf.corpus.reading import USUAL, Manner, Manners, parse_options
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
@@ -165,6 +165,7 @@ class _Reader:
         self.source = source
         self.options = options
         self.store = store
+        self.forgotten = forgotten.read(store).records
         self.changed: list[Listed] = []
         self.unavailable: list[list[str]] = []
         self.refused: list[list[str]] = []
@@ -194,6 +195,7 @@ class _Reader:
         self._write(name, tables)
 
     def _write(self, name: str, tables: shards.ShardTables) -> None:
+        tables = replace(tables, records=forgotten.blanked(tables.records, self.forgotten))
         with task_folder(self.store.shard(name), stage="read", items=len(tables.items)) as out:
             shards.write(tables, out)
 

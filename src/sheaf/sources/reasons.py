@@ -11,6 +11,7 @@ DEFERRED = "deferred"
 REFUSALS: dict[str, str] = {
     "changed": "The bytes changed while they were read; the next run reads them again.",
     "denied": "The place does not let these credentials read it, or keeps it where it cannot be read at once.",
+    "forgotten": "It was taken out by `sheaf forget`, and is not opened again.",
     "git-lfs": "Git holds a pointer only; the file itself is on a Git LFS server.",
     "git-link": "A symbolic link in a git repository.",
     "git-submodule": "A submodule: another repository, which would be a source of its own.",
