@@ -41,6 +41,7 @@ class Number:
     end: int
     value: float
     score: str  # the only score on the other side, or "" if it is not one score alone
+    least: bool  # what is kept lies above it
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class _Parser:
         links: list[Callable[[pa.Table], Any]] = []
         for left, sign, right in zip(operands, signs, operands[1:], strict=False):
             self._comparable(left, sign, right)
-            self._note_threshold(left, right)
+            self._note_threshold(left, sign, right)
             links.append(_link(left, sign, right))
         return _Operand(
             "truth",
@@ -169,10 +170,11 @@ class _Parser:
         if left.kind == "text" and sign not in ("==", "!="):
             self._refuse(left.start, f"texts have no order: '{sign}' is for numbers", "use ==, != or in ['a', 'b']")
 
-    def _note_threshold(self, left: _Operand, right: _Operand) -> None:
-        for literal, other in ((left, right), (right, left)):
+    def _note_threshold(self, left: _Operand, sign: str, right: _Operand) -> None:
+        for literal, other, above in ((left, right, "<"), (right, left, ">")):
             if literal.literal is not None and other.literal is None:
-                self.thresholds.append(Number(literal.start, literal.end, literal.literal, other.score))
+                least = sign.startswith(above)
+                self.thresholds.append(Number(literal.start, literal.end, literal.literal, other.score, least))
 
     def _membership(self, left: _Operand) -> _Operand:
         negated = self._take("not")
@@ -392,7 +394,5 @@ def _truths(column: str) -> Callable[[pa.Table], Any]:
 
 
 _COLUMN: dict[Kind, Callable[[str], Callable[[pa.Table], Any]]] = {
-    "number": _numbers,
-    "text": _texts,
-    "truth": _truths,
+    **{"number": _numbers, "text": _texts, "truth": _truths},
 }

@@ -1,0 +1,280 @@
+"""The rules of a recipe that judge a record by its scores: length, languages, and the filters as they are written.
+
+`Rules.apply` gives each row of scores the code of the first rule that drops it. A rule knows its reason, the columns it
+reads and the thresholds in it, so that `whatif` can ask what another threshold would do. Only texts, chats and
+preferences are judged; sets (`rule_sets`) judge texts alone. A filter is the name of a set, or an expression that must
+hold. Cost: a few numpy operations a rule over a table; nothing per record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sheaf.corpus.schema import SCORES
+from sheaf.corpus.signals import SIGNAL
+from sheaf.corpus.workspace import Workspace
+from sheaf.engine.base import Json
+from sheaf.errors import RecipeError
+from sheaf.formats.schema import TEXTUAL
+from sheaf.prepare import score, scorers
+from sheaf.prepare.expression import Expression, ExpressionError, Kind, parse
+from sheaf.prepare.rule_sets import ENGLISH, OTHER, RULE_SETS, SPACELESS, Bound, SignalRule
+from sheaf.prepare.scorers import Scorer
+from sheaf.recipe import Length, Prepare
+
+Truths = NDArray[np.bool_]
+_SET_NAME = re.compile(r"[A-Za-z0-9_@.-]+")
+
+
+class Scored:
+    """A table of scores as rules read it: each column as numbers, and what several rules ask, once."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._numbers: dict[str, NDArray[np.float64]] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        if name not in self._numbers:
+            self._numbers[name] = self.table[name].cast(pa.float64(), safe=False).to_numpy()
+        return self._numbers[name]
+
+    @cached_property
+    def textual(self) -> Truths:
+        return self.is_in("kind", TEXTUAL)
+
+    @cached_property
+    def prose(self) -> Truths:
+        return self.is_in("kind", ("text",))
+
+    @cached_property
+    def variant(self) -> NDArray[np.int8]:
+        """ENGLISH, OTHER or SPACELESS, a row."""
+        by_language = np.where(self.is_in("language", ("en",)), ENGLISH, OTHER)
+        return np.where(self.numbers("spaceless") > 0.5, SPACELESS, by_language).astype(np.int8)
+
+    def is_in(self, name: str, values: Sequence[str]) -> Truths:
+        found = pc.is_in(self.table[name], pa.array(values, self.table.schema.field(name).type))
+        return np.asarray(found.to_numpy(), np.bool_)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A number in a rule that could be another. least: records below it are dropped; otherwise, those above it."""
+
+    signal: str  # the score that is compared; "" if it is not one alone
+    value: float
+    least: bool
+    changed: Callable[[float], Rule]  # the rule with another number here; other variants change in proportion
+    share: bool = False  # it cannot be above 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """drops: bool per row, whether this rule drops the record, whatever the others do."""
+
+    reason: str
+    columns: tuple[str, ...]
+    drops: Callable[[Scored], Truths]
+    thresholds: tuple[Threshold, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All rules of `prepare`, in the order in which they decide. scorers: those of the user, by name.
+
+    Raises RecipeError for a set or a score that there is not, and for an expression that says nothing.
+    """
+
+    prepare: Prepare
+    scorers: Mapping[str, Scorer] = field(default_factory=scorers.registered)
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        return (*_length(self.prepare.length), *_languages(self.prepare.languages), *self._filters())
+
+    def __post_init__(self) -> None:
+        _ = self.rules  # mistakes are told now
+        if len(self.reasons) > np.iinfo(np.uint16).max:
+            raise RecipeError("there are too many filters", where="prepare.filters")
+
+    @cached_property
+    def reasons(self) -> list[str]:
+        """Code → reason; code 0 is a record that every rule keeps."""
+        return ["", *dict.fromkeys(rule.reason for rule in self.rules)]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The columns of SCORES that the rules read."""
+        read = {name for rule in self.rules for name in rule.columns} | {"kind"}
+        return [name for name in SCORES.names if name in read]
+
+    @cached_property
+    def used(self) -> list[Scorer]:
+        """The scorers of the user that the rules read, by name."""
+        read = {name for rule in self.rules for name in rule.columns}
+        return [self.scorers[name] for name in sorted(read & self.scorers.keys())]
+
+    def about(self) -> Json:
+        """What, beside the recipe, decides: versions of the sets that are used, and the user's scorers."""
+        sets = [RULE_SETS[name] for name in self.prepare.filters if name in RULE_SETS]
+        return {"sets": {s.name: s.version for s in sets}, "scorers": [s.about() for s in self.used]}
+
+    def read(self, workspace: Workspace, shard: str) -> pa.Table:
+        """A shard's scores as `apply` wants them, row-aligned with its records."""
+        table = score.read(workspace, shard).select(self.columns)
+        for scorer in self.used:
+            table = table.append_column(scorer.name, scorers.read(workspace, shard, scorer))
+        return table
+
+    def apply(self, scores: pa.Table) -> NDArray[np.uint16]:
+        """The code of each row: of the first rule, in order, that drops it, or 0. scores: `columns` and the `used`."""
+        scored, codes = Scored(scores), np.zeros(len(scores), np.uint16)
+        code = {reason: number for number, reason in enumerate(self.reasons)}
+        for rule in self.rules:
+            codes[rule.drops(scored) & (codes == 0)] = code[rule.reason]
+        return codes
+
+    def _filters(self) -> Iterator[Rule]:
+        kinds = score_kinds(self.scorers)
+        for number, text in enumerate(self.prepare.filters):
+            try:
+                yield from filter_rules(text, kinds)
+            except RecipeError as error:
+                place = f"prepare.filters, entry {number + 1}"
+                raise type(error)(error.what, where=place, why=error.why, fix=error.fix) from error
+
+
+def filter_rules(text: str, kinds: Mapping[str, Kind]) -> list[Rule]:
+    """The rules of one entry of `prepare.filters`. Raises RecipeError."""
+    if text in RULE_SETS:
+        return [_signal_rule(text, rule) for rule in RULE_SETS[text].rules]
+    if _SET_NAME.fullmatch(text) and not text.startswith("score."):
+        near = difflib.get_close_matches(text.lower(), RULE_SETS, 1)
+        raise RecipeError(
+            f"there is no rule set '{text}'",
+            why=f"there are {', '.join(RULE_SETS)}; an expression compares scores, as in score.words > 50",
+            fix=f"did you mean '{near[0]}'?" if near else "",
+        )
+    return [_expression_rule(text, parse(text, kinds), kinds)]
+
+
+def score_kinds(registered: Mapping[str, Scorer]) -> dict[str, Kind]:
+    """What each score is: ours and the user's."""
+    found: dict[str, Kind] = {"kind": "text"}
+    found |= {name: _kind(signal.type) for name, signal in SIGNAL.items()}
+    return found | {name: "number" for name in registered}
+
+
+def _kind(dtype: pa.DataType) -> Kind:
+    if pa.types.is_boolean(dtype):
+        return "truth"
+    return "number" if pa.types.is_integer(dtype) or pa.types.is_floating(dtype) else "text"
+
+
+def _length(length: Length) -> Iterator[Rule]:
+    if length.min_characters:
+        yield _size("too-short", "characters", length.min_characters, least=True)
+    if length.min_words:
+        yield _size("too-short", "words", length.min_words, least=True)
+    if length.max_characters is not None:
+        yield _size("too-long", "characters", length.max_characters, least=False)
+
+
+def _size(reason: str, column: str, value: float, *, least: bool) -> Rule:
+    def drops(scored: Scored) -> Truths:
+        numbers = scored.numbers(column)
+        return scored.textual & ((numbers < value) if least else (numbers > value))
+
+    threshold = Threshold(column, value, least, lambda v: _size(reason, column, v, least=least))
+    return Rule(reason, ("kind", column), drops, (threshold,))
+
+
+def _languages(wanted: Sequence[str]) -> Iterator[Rule]:
+    if wanted:
+        yield Rule("language", ("kind", "language"), lambda s: s.textual & ~s.is_in("language", wanted))
+
+
+def _expression_rule(text: str, expression: Expression, kinds: Mapping[str, Kind]) -> Rule:
+    def drops(scored: Scored) -> Truths:
+        return scored.textual & ~expression.holds(scored.table)
+
+    def turned(start: int) -> Callable[[float], Rule]:
+        number = next(t for t in expression.thresholds if t.start == start)
+        return lambda v: _expression_rule(text, parse(expression.changed(number, v), kinds), kinds)
+
+    thresholds = tuple(
+        Threshold(t.score, t.value, t.least, turned(t.start), is_share(t.score)) for t in expression.thresholds
+    )
+    return Rule(f"filter:{text}", ("kind", *expression.names), drops, thresholds)
+
+
+def is_share(signal: str) -> bool:
+    """Whether a score is a part of one."""
+    return signal in SIGNAL and SIGNAL[signal].meaning.startswith("share")
+
+
+def _signal_rule(rule_set: str, rule: SignalRule) -> Rule:
+    def drops(scored: Scored) -> Truths:
+        result = np.zeros(len(scored), np.bool_)
+        for variant, bound in enumerate(rule.bounds):
+            if bound is not None:
+                result |= (scored.variant == variant) & _outside(scored.numbers(rule.signal), bound)
+        judged = scored.prose & ~scored.is_in("language", rule.never) if rule.never else scored.prose
+        return result & judged
+
+    columns = ("kind", "language", "spaceless", rule.signal)
+    return Rule(f"{rule_set}:{rule.signal}", columns, drops, tuple(_bounds_of(rule_set, rule)))
+
+
+def _outside(numbers: NDArray[np.float64], bound: Bound) -> Truths:
+    result = np.zeros(len(numbers), np.bool_)
+    if bound.least is not None:
+        result |= (numbers <= bound.least) if bound.strict else (numbers < bound.least)
+    if bound.most is not None:
+        result |= (numbers >= bound.most) if bound.strict else (numbers > bound.most)
+    return result
+
+
+def _bounds_of(rule_set: str, rule: SignalRule) -> Iterator[Threshold]:
+    """The bounds of the first variant that has them; the others change in proportion."""
+    for side in ("least", "most"):
+        values = [getattr(bound, side) for bound in rule.bounds if bound is not None]
+        if values and values[0] is not None:
+            yield Threshold(
+                rule.signal,
+                values[0],
+                side == "least",
+                _turner(rule_set, rule, side, values[0]),
+                is_share(rule.signal),
+            )
+
+
+def _turner(rule_set: str, rule: SignalRule, side: str, first: float) -> Callable[[float], Rule]:
+    def turned(bound: Bound | None, value: float) -> Bound | None:
+        old: float | None = getattr(bound, side, None)
+        if bound is None or old is None:
+            return bound
+        new = value * old / first if first else value
+        return Bound(new if side == "least" else bound.least, new if side == "most" else bound.most, bound.strict)
+
+    def changed(value: float) -> Rule:
+        english, other, spaceless = (turned(bound, value) for bound in rule.bounds)
+        bounds = (english, other, spaceless)
+        return _signal_rule(rule_set, SignalRule(rule.signal, bounds, rule.source, rule.note, rule.never))
+
+    return changed
+
+
+__all__ = ["ExpressionError", "Rule", "Rules", "Scored", "Threshold", "filter_rules", "score_kinds"]
