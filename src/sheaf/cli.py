@@ -38,6 +38,9 @@ RecipeFile = Annotated[str, Parameter(help="The recipe file.")]
 RunFolder = Annotated[str | None, Parameter(help="A run's folder or name; default: the newest run here.")]
 AtLeastOne = validators.Number(gte=1)
 Workers = Annotated[int | None, Parameter(validator=AtLeastOne, help="Processes that prepare; default: one a core.")]
+Engine = Annotated[
+    str, Parameter(help="Where tasks run: local (this machine's processes), or ray (RAY_ADDRESS, or one started here).")
+]
 Processes = Annotated[int, Parameter(validator=AtLeastOne, help="Data-parallel training processes on this machine.")]
 SameProcesses = Annotated[
     int | None, Parameter(validator=AtLeastOne, help="Training processes; default: as many as it had.")
@@ -99,6 +102,7 @@ def prepare(
     /,
     *overrides: Overrides,
     workers: Workers = None,
+    engine: Engine = "local",
     new_tokenizer: Annotated[
         bool, Parameter(negative=(), help="Train the tokenizer anew on what is there now.")
     ] = False,
@@ -110,7 +114,8 @@ def prepare(
     from sheaf.prepare.pipeline import prepare as run_pipeline
 
     recipe, words = _split(recipe, overrides)
-    data = run_pipeline(_load(recipe, words), workers=workers, console=common.console(), new_tokenizer=new_tokenizer)
+    loaded, console = _load(recipe, words), common.console()
+    data = run_pipeline(loaded, workers=workers, engine=engine, console=console, new_tokenizer=new_tokenizer)
     deferred = data["items"]["deferred"]
     following = command_line("sheaf prepare" if deferred else "sheaf train", *_unless_default(recipe), *words)
     return Outcome(data, show.prepared, following, 75 if deferred else _strictly(strict, data))
@@ -123,6 +128,7 @@ def train(
     *overrides: Overrides,
     nproc: Processes = 1,
     workers: Workers = None,
+    engine: Engine = "local",
     strict: Strict = False,
     common: Common = DEFAULT,
 ) -> Outcome:
@@ -134,7 +140,7 @@ def train(
 
     recipe, words = _split(recipe, overrides)
     loaded, console = _load(recipe, words), common.console()
-    prepared = run_pipeline(loaded, workers=workers, console=console)
+    prepared = run_pipeline(loaded, workers=workers, engine=engine, console=console)
     if not common.json and not common.quiet:
         write(sys.stderr, show.render(show.prepared(prepared), sys.stderr))
     refuse_deferred(prepared)

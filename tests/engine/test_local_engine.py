@@ -16,7 +16,8 @@ import pytest
 
 import sheaf.engine
 from sheaf.engine.base import Task
-from sheaf.engine.local import LocalEngine, TaskFailed
+from sheaf.engine.failures import TaskFailed
+from sheaf.engine.local import LocalEngine
 from sheaf.errors import EnvironmentProblem, RecipeError, UsageError
 
 HERE = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""Where tasks run: processes of this machine for now. Engines are named, so that a recipe or a flag can choose one."""
+"""Where tasks run: processes of this machine, or a Ray cluster. Engines are named, so that a flag can choose one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.engine.local import LocalEngine
+from sheaf.engine.ray import RayEngine
 from sheaf.errors import UsageError
 
 __all__ = ["Engine", "Json", "Task", "make"]
 
-ENGINES: dict[str, Callable[[int | None], Engine]] = {"local": LocalEngine}
+ENGINES: dict[str, Callable[[int | None], Engine]] = {"local": LocalEngine, "ray": RayEngine}
 
 
 def make(name: str = "local", workers: int | None = None) -> Engine:

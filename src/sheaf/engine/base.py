@@ -1,7 +1,7 @@
 """A task is a name, a digest and plain arguments; an engine runs tasks, each at most once, anywhere.
 
 A task's function is a module-level function named by "module:function" and its arguments are JSON values, so that
-any engine (processes here, Ray later) can send it without pickling code. A task writes its output folder atomically;
+any engine (processes here, Ray) can send it without pickling code. A task writes its output folder atomically;
 running it twice is harmless. What it returns is a small JSON object.
 """
 
@@ -25,7 +25,8 @@ class Task:
 class Engine(Protocol):
     """Runs tasks on some workers."""
 
-    workers: int
+    @property
+    def workers(self) -> int: ...
 
     def run(self, tasks: Iterable[Task], progress: Callable[[int], None] | None = None) -> Iterator[tuple[Task, Json]]:
         """Yield (task, result) as tasks finish, in any order.

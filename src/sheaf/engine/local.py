@@ -21,12 +21,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from sheaf import errors
 from sheaf.engine.base import Json, Task
-from sheaf.engine.worker import encode
+from sheaf.engine.failures import ATTEMPTS, Attempt, failure, joined, too_many_deaths
+from sheaf.engine.worker import encode, one_thread
 from sheaf.errors import EnvironmentProblem, SheafError, UsageError
 
-ATTEMPTS = 3
 GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL
 READ_BYTES = 1 << 20
 BOOT = """\
@@ -37,12 +36,6 @@ from sheaf.engine.worker import main
 main(about["parent"], about["prefixes"])
 """
 LISTEN_SECONDS = 1.0  # how often a silent worker is looked at; a process that it forked may hold its pipe open
-# A worker is one core's worth: native libraries that start a thread a core would start cores² of them.
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-class TaskFailed(SheafError):
-    """A task raised something that is not one of ours: a bug, or a case nobody foresaw. Its traceback is a note."""
 
 
 class LocalEngine:
@@ -79,14 +72,14 @@ class LocalEngine:
 @dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[bytes]
-    attempt: _Attempt | None = None
+    attempt: Attempt | None = None
     received: bytearray = field(default_factory=bytearray)
 
     @staticmethod
     def start(prefixes: Sequence[str]) -> _Worker:
         about = json.dumps({"path": sys.path, "prefixes": prefixes, "parent": os.getpid()})
         command = [sys.executable, "-P", "-c", BOOT, about]
-        env = {name: "1" for name in ONE_THREAD} | dict(os.environ)
+        env = dict(os.environ) | one_thread()
         # Its own process group: Ctrl-C reaches only the parent, and the group's children can be ended with it.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, process_group=0, bufsize=0
@@ -95,7 +88,7 @@ class _Worker:
         os.set_blocking(_stdout(worker).fileno(), False)
         return worker
 
-    def give(self, attempt: _Attempt) -> bool:
+    def give(self, attempt: Attempt) -> bool:
         """Send a task; False if the worker is already dead (the task is then not to blame)."""
         assert self.process.stdin is not None
         line = encode({"function": attempt.task.function, "arguments": attempt.task.arguments})
@@ -124,18 +117,12 @@ class _Worker:
         return answer
 
 
-@dataclass
-class _Attempt:
-    task: Task
-    deaths: int = 0
-
-
 class _Run:
     """One call of LocalEngine.run: hands out tasks, collects answers, retries after deaths."""
 
     def __init__(self, pool: list[_Worker], prefixes: Sequence[str], workers: int, tasks: Iterator[Task]) -> None:
         self.pool, self.prefixes, self.workers, self.tasks = pool, prefixes, workers, tasks
-        self.again: deque[_Attempt] = deque()
+        self.again: deque[Attempt] = deque()
         self.failure: SheafError | None = None
         self.selector = selectors.DefaultSelector()
         for worker in pool:
@@ -171,11 +158,11 @@ class _Run:
             while not (worker := self._free_worker()).give(attempt):
                 self._bury(worker)
 
-    def _next(self) -> _Attempt | None:
+    def _next(self) -> Attempt | None:
         if self.again:
             return self.again.popleft()
         task = next(self.tasks, None)
-        return None if task is None else _Attempt(task)
+        return None if task is None else Attempt(task)
 
     def _listen(self) -> list[_Worker]:
         ready = self.selector.select(LISTEN_SECONDS)
@@ -210,10 +197,10 @@ class _Run:
         worker.attempt = None
         if "result" in answer:
             return attempt.task, answer["result"]
-        self._failed(_error(attempt.task, answer))
+        self._failed(failure(attempt.task, answer))
         return None
 
-    def _died(self, attempt: _Attempt, code: int) -> None:
+    def _died(self, attempt: Attempt, code: int) -> None:
         attempt.deaths += 1
         if attempt.deaths < ATTEMPTS:
             self.again.append(attempt)
@@ -221,10 +208,7 @@ class _Run:
             self._failed(_killer(attempt, code))
 
     def _failed(self, error: SheafError) -> None:
-        if self.failure is None:
-            self.failure = error
-        else:
-            self.failure.add_note(f"another task failed as well: {error}")
+        self.failure = joined(self.failure, error)
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
@@ -254,31 +238,7 @@ def _close(stream: IO[bytes] | None) -> None:
             stream.close()
 
 
-def _error(task: Task, answer: Json) -> SheafError:
-    """The error that a task's answer describes: ours as it was, anything else as TaskFailed."""
-    if "sheaf" in answer:
-        # A kind that lives in another room is rebuilt as its nearest ancestor in sheaf.errors: same words, same code.
-        kinds = (getattr(errors, name, None) for name in answer["sheaf"])
-        kind = next(k for k in kinds if k is not None and k.__init__ is SheafError.__init__)
-        error = kind(answer["words"][0], **dict(zip(("where", "why", "fix"), answer["words"][1:], strict=True)))
-        error.add_note(answer["traceback"])
-        return error
-    error = TaskFailed(
-        f"the task '{task.label or task.function}' failed",
-        where=task.function,
-        why=answer["error"],
-        fix="this is a defect of sheaf: please report it with the output of --debug",
-    )
-    error.add_note(answer["traceback"])
-    return error
-
-
-def _killer(attempt: _Attempt, code: int) -> EnvironmentProblem:
+def _killer(attempt: Attempt, code: int) -> EnvironmentProblem:
     ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = "the machine may be out of memory: use fewer workers" if code == -signal.SIGKILL else "see stderr above"
-    return EnvironmentProblem(
-        f"the task '{attempt.task.label or attempt.task.function}' ended its worker {ATTEMPTS} times",
-        where=attempt.task.function,
-        why=f"the last worker {ending}",
-        fix=memory,
-    )
+    return too_many_deaths(attempt.task, f"the last worker {ending}", memory)

@@ -19,6 +19,9 @@ from typing import Any, BinaryIO
 from sheaf.errors import SheafError
 from sheaf.processes import die_with_parent
 
+# A worker is one core's worth: native libraries that start a thread a core would start cores² of them.
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
 
 def main(parent: int, prefixes: Sequence[str]) -> None:
     """Serve tasks until the parent closes the pipe, ends, or sends SIGTERM."""
@@ -28,7 +31,7 @@ def main(parent: int, prefixes: Sequence[str]) -> None:
     requests, answers = _take_pipes()
     for line in requests:
         request = json.loads(line)
-        answers.write(encode(_answer(request["function"], request["arguments"], prefixes)))
+        answers.write(encode(answer(request["function"], request["arguments"], prefixes)))
         answers.flush()
 
 
@@ -40,6 +43,11 @@ def encode(value: Any) -> bytes:
     return text.encode() + b"\n"
 
 
+def one_thread() -> dict[str, str]:
+    """Environment variables of a worker; the user's own word counts."""
+    return {name: os.environ.get(name, "1") for name in ONE_THREAD}
+
+
 def resolve(name: str, prefixes: Sequence[str]) -> Callable[..., Any]:
     """The function that "module:function" names; the module must be one of the prefixes or lie under one."""
     module, _, function = name.partition(":")
@@ -48,7 +56,8 @@ def resolve(name: str, prefixes: Sequence[str]) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def _answer(name: str, arguments: dict[str, Any], prefixes: Sequence[str]) -> dict[str, Any]:
+def answer(name: str, arguments: dict[str, Any], prefixes: Sequence[str]) -> dict[str, Any]:
+    """Run a task: {"result": …}, or what it raised as JSON."""
     try:
         result = resolve(name, prefixes)(**arguments)
         if not isinstance(result, dict):
