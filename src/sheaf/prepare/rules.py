@@ -173,8 +173,11 @@ def filter_rules(text: str, kinds: Mapping[str, Kind]) -> list[Rule]:
 def score_kinds(registered: Mapping[str, Scorer]) -> dict[str, Kind]:
     """What each score is: ours and the user's."""
     found: dict[str, Kind] = {"kind": "text"}
-    found |= {name: _kind(signal.type) for name, signal in SIGNAL.items()}
-    return found | {name: "number" for name in registered}
+    for signal in SIGNAL.values():
+        found[signal.name] = _kind(signal.type)
+    for name in registered:
+        found[name] = "number"
+    return found
 
 
 def _kind(dtype: pa.DataType) -> Kind:
