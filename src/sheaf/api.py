@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.workspace import Workspace
 from sheaf.errors import EnvironmentProblem, UsageError
 from sheaf.recipe import MixtureEntry, Recipe, SourceSpec
 from sheaf.runs import find_run, read_record
@@ -139,6 +140,62 @@ def trace(run: Run | str | Path | None = None, *, step: int, sample: int | None 
 def open_run(run: Run | str | Path | None = None) -> Run:
     """A run by its folder or its name; None is the newest run of the workspace that ./sheaf.yaml names."""
     return run if isinstance(run, Run) else Run(find_run(run))
+
+
+def forget(
+    recipe: Recipe | str | Path = "sheaf.yaml",
+    *,
+    source: str | None = None,
+    license: str | None = None,
+    item: str | None = None,
+    records: Sequence[str] = (),
+    matching: str | None = None,
+    yes: bool = False,
+    purge: bool = False,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Json:
+    """Take out of the newest version what any of these names; without `yes` only say what that would change.
+
+    item: part of a URI, or a regular expression. records: ids in hex. matching: a regular expression over texts.
+    purge: also remove every older version, so that nothing in the workspace holds what is forgotten. Returns what
+    `sheaf forget --json` prints. Raises UsageError if nothing is named, or what is named is not there.
+    """
+    from sheaf.prepare import forget as room
+    from sheaf.train.exposure import runs_that_saw
+
+    recipe = load(recipe)
+    wanted = room.Wanted(source, license, item, tuple(records), matching)
+    corpus = CorpusVersion.open(Path(recipe.workspace))
+    told: Json = {"done": False}
+    if wanted:
+        found = room.find(corpus, wanted)
+        change = room.preview(corpus, recipe, found)
+        runs = runs_that_saw(corpus.workspace, lambda version: room.ids_gone(version, wanted, change, corpus))
+        told = room.summary(corpus, found, change) | {"runs": runs, "done": yes and bool(found)}
+        if told["done"]:
+            made = room.carry_out(corpus, recipe, found, told, workers=workers, console=console)
+            told["corpus"] = made.digest
+    elif not purge:
+        raise UsageError("nothing is named", fix="give --source, --license, --item, --record or --matching")
+    if purge and (told["done"] or not wanted):
+        told |= {"purged": room.purge(corpus.workspace), "done": True}
+    return told
+
+
+def versions(recipe: Recipe | str | Path = "sheaf.yaml") -> list[Json]:
+    """The versions of a recipe's workspace, newest last: digest, when it was made, sizes."""
+    from sheaf.corpus.versions import list_versions
+
+    return list_versions(Workspace(Path(load(recipe).workspace)))
+
+
+def compare(recipe: Recipe | str | Path, old: str, new: str | None = None) -> Json:
+    """What changed between two versions, by their digests; new: default the newest."""
+    from sheaf.corpus.versions import compare as compare_versions
+
+    workspace = Path(load(recipe).workspace)
+    return compare_versions(CorpusVersion.open(workspace, old), CorpusVersion.open(workspace, new))
 
 
 class Corpus(CorpusVersion):

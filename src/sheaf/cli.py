@@ -296,6 +296,55 @@ def ledger(
 
 
 @app.command
+def forget(
+    recipe: RecipeFile = RECIPE,
+    /,
+    *overrides: Overrides,
+    source: Annotated[str | None, Parameter(help="Everything of this source.")] = None,
+    license: Annotated[str | None, Parameter(help="Everything of the sources with this licence.")] = None,
+    item: Annotated[str | None, Parameter(help="Items whose URI contains or matches (as a regex) this.")] = None,
+    record: Annotated[tuple[str, ...], Parameter(help="A record by its id; may be given again.")] = (),
+    matching: Annotated[str | None, Parameter(help="Records whose text matches this regular expression.")] = None,
+    yes: Annotated[bool, Parameter(negative=(), help="Do it; otherwise only what it would change is shown.")] = False,
+    purge: Annotated[bool, Parameter(negative=(), help="Also remove every older version.")] = False,
+    workers: Workers = None,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Take something out of the corpus for good, and say which runs and checkpoints have seen it."""
+    from sheaf import api, show
+
+    recipe, words = _split(recipe, overrides)
+    named: dict[str, Any] = {"source": source, "license": license, "item": item, "records": record}
+    loaded, console = _load(recipe, words), common.console()
+    data = api.forget(loaded, **named, matching=matching, yes=yes, purge=purge, workers=workers, console=console)
+    following = "sheaf corpus" if data["done"] else "the same with --yes"
+    return Outcome(data, show.forgotten, command_line(following, *(_unless_default(recipe) if data["done"] else [])))
+
+
+@app.command
+def corpus(
+    recipe: RecipeFile = RECIPE,
+    /,
+    *overrides: Overrides,
+    compare: Annotated[
+        tuple[str, ...], Parameter(help="Digests of one or two versions: what changed; one is compared to the newest.")
+    ] = (),
+    common: Common = DEFAULT,
+) -> Outcome:
+    """List the versions of the corpus, or say what changed between two."""
+    from sheaf import api, show
+
+    recipe, words = _split(recipe, overrides)
+    loaded = _load(recipe, words)
+    following = command_line("sheaf ledger", *_unless_default(recipe))
+    if len(compare) > 2:
+        raise UsageError("two versions are compared, not more", where=" ".join(compare))
+    if compare:
+        return Outcome(api.compare(loaded, *compare), show.compared, following)
+    return Outcome({"versions": api.versions(loaded)}, show.versions, following)
+
+
+@app.command
 def doctor(
     *,
     workspace: Annotated[Path, Parameter(help="The folder whose disk is looked at.")] = Path("workspace"),

@@ -163,6 +163,60 @@ def refused(data: Json) -> Parts:
     return parts if any(data["count"].values()) else [*parts, _line("nothing was lost there")]
 
 
+def forgotten(data: Json) -> Parts:
+    """What would go or has gone, what takes its place, and who has seen it."""
+    parts: list[RenderableType] = []
+    if "gone" in data:
+        gone, promoted = data["gone"], data["promoted"]
+        verb = "are forgotten" if data["done"] else "would be forgotten"
+        head = f"{gone['records']:,} kept records ({gone['tokens']:,} tokens) {verb}"
+        parts.append(_line(f"{head}; {promoted['records']:,} others take their place", style="bold"))
+        rows = [
+            (name, f"{n['records']:,}", f"{n['tokens']:,}", f"{promoted['by_source'].get(name, 0):,}")
+            for name, n in gone["by_source"].items()
+        ]
+        parts.append(_table(["source", ">records", ">tokens", ">promoted"], rows))
+        for run in data["runs"]:
+            known = f"checkpoints that know it: {', '.join(run.get('checkpoints', [])) or 'none'}"
+            seen = f"{run.get('uses', 0):,} uses, steps {run.get('first_step')} to {run.get('last_step')}"
+            parts.append(_line(f"{run['run']}: {run['why'] if 'why' in run else f'{seen}; {known}'}"))
+    if "purged" in data:
+        purged = data["purged"]
+        what = f"{purged['versions']:,} older versions and {purged['shards']:,} shards"
+        parts.append(_line(f"{what} removed, {size(purged['bytes'])}"))
+    return parts
+
+
+def versions(data: Json) -> Parts:
+    rows = [
+        (
+            *(v["corpus"], "newest" if v["head"] else "", v["made"]),
+            *(f"{v['documents']:,}", f"{v['tokens']:,}", size(v["bytes"]), size(v["own_bytes"])),
+        )
+        for v in data["versions"]
+    ]
+    return [_table(["corpus", "", "made", ">documents", ">tokens", ">on disk", ">its alone"], rows)]
+
+
+def compared(data: Json) -> Parts:
+    """What changed from one version to another."""
+    rows = [
+        (
+            name,
+            *(f"{n[k]:,}" for k in ("stayed", "came", "went")),
+            ", ".join(f"{r}: {c:,}" for r, c in n["why"].items()),
+        )
+        for name, n in data["sources"].items()
+    ]
+    items, (before, after) = data["items"], data["tokens"]
+    return [
+        _line(f"{data['old']} → {data['new']}: {before:,} → {after:,} tokens", style="bold"),
+        _table(["source", ">stayed", ">came", ">went", "why they went"], rows),
+        _line(f"items: {items['came']:,} came, {items['went']:,} went, {items['changed']:,} changed"),
+        *(_line(f"{key}: {old} → {new}") for key, (old, new) in data["settings"].items()),
+    ]
+
+
 def trained(data: Json) -> Parts:
     """The contract of `train --json`."""
     shown = {

@@ -76,6 +76,17 @@ def add(workspace: Workspace, entry: Json) -> None:
     write_json(workspace.root / "forgotten.json", [*entries(workspace), entry])
 
 
+def records_in(workspace: Workspace, shard: str, forgotten: Forgotten) -> set[bytes]:
+    """Ids of the shard's records that have an origin in a forgotten item."""
+    gone = _gone(shards.read(workspace.shard(shard), "items", ["source", "path"]), forgotten)
+    if not gone.any():
+        return set()
+    table = shards.read(workspace.shard(shard), "records", ["id", "origins"])
+    parent = pc.list_parent_indices(table["origins"]).combine_chunks().to_numpy()
+    item = table["origins"].combine_chunks().flatten().field("item").to_numpy()
+    return set(table["id"].take(pa.array(np.unique(parent[gone[item]]))).to_pylist())
+
+
 def write_anew(workspace: Workspace, shard: str, forgotten: Forgotten) -> str:
     """Write the shard without what is forgotten; the new one's name, or the old one if it holds nothing of it."""
     tables = shards.ShardTables(*(shards.read(workspace.shard(shard), n) for n in ("records", "items", "quarantine")))
