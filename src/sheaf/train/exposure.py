@@ -1,0 +1,54 @@
+"""Which runs have seen certain records: at which steps, and which of their checkpoints know them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.workspace import Workspace
+from sheaf.errors import SheafError
+from sheaf.runs import runs_of
+from sheaf.train.checkpoint import list_checkpoints, step_of
+from sheaf.train.journal import read as read_journal
+from sheaf.train.run import Run
+from sheaf.train.setup import order_of
+
+Json = dict[str, Any]
+
+
+def runs_that_saw(workspace: Workspace, ids_in: Callable[[CorpusVersion], np.ndarray]) -> list[Json]:
+    """[{"run", "uses", "first_step", "last_step", "checkpoints"}] of each run that trained on one of the records.
+
+    ids_in: S16, the ids meant, for the version that a run was trained on. A run whose version cannot be opened any
+    more has "why" instead: nobody can say what it saw. A checkpoint counts when it was written after the first use.
+    """
+    found: list[Json] = []
+    for folder in runs_of(workspace.root):
+        try:
+            run = Run.open(folder)
+            told = _saw(run, run.corpus(), ids_in)
+        except SheafError as error:
+            told = {"run": folder.name, "why": error.what}
+        if told is not None:
+            found.append(told)
+    return found
+
+
+def _saw(run: Run, corpus: CorpusVersion, ids_in: Callable[[CorpusVersion], np.ndarray]) -> Json | None:
+    ids = np.ascontiguousarray(corpus.documents.id).view("S16").reshape(-1)
+    numbers = np.flatnonzero(np.isin(ids, ids_in(corpus)))
+    done = len(read_journal(run.folder))
+    uses = order_of(run.recipe, corpus, "train").steps_of(numbers, done) if len(numbers) and done else []
+    if not uses:
+        return None
+    first = min(use.step for use in uses)
+    return {
+        "run": run.folder.name,
+        "uses": len(uses),
+        "first_step": first,
+        "last_step": max(use.step for use in uses),
+        "checkpoints": sorted(c.name for c in list_checkpoints(run.folder) if step_of(c) > first),
+    }
