@@ -179,7 +179,7 @@ def forgotten(data: Json) -> Parts:
         for run in data["runs"]:
             known = f"checkpoints that know it: {', '.join(run.get('checkpoints', [])) or 'none'}"
             seen = f"{run.get('uses', 0):,} uses, steps {run.get('first_step')} to {run.get('last_step')}"
-            parts.append(_line(f"{run['run']}: {run['why'] if 'why' in run else f'{seen}; {known}'}"))
+            parts.append(_line(f"{run['run']}: {run.get('why', f'{seen}; {known}')}"))
     if "purged" in data:
         purged = data["purged"]
         what = f"{purged['versions']:,} older versions and {purged['shards']:,} shards"
