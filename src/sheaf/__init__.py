@@ -14,12 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sheaf.api import Corpus, Run, load, open_run, prepare, resume, scan, trace, train
+    from sheaf.api import Corpus, Run, load, open_run, prepare, register_scorer, resume, scan, trace, train
     from sheaf.recipe import Recipe
 
 __version__ = "0.1.0"
 
-__all__ = ["Corpus", "Recipe", "Run", "__version__", "load", "open_run", "prepare", "resume", "scan", "trace", "train"]
+__all__ = [
+    *("Corpus", "Recipe", "Run", "__version__", "load", "open_run", "prepare", "register_scorer", "resume", "scan"),
+    *("trace", "train"),
+]
 
 
 def __getattr__(name: str) -> object:

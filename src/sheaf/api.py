@@ -23,6 +23,7 @@ from sheaf.runs import find_run, read_record
 
 if TYPE_CHECKING:
     from sheaf.order.loader import Loader
+    from sheaf.prepare.scorers import ScoreFunction
 
 Json = dict[str, Any]
 
@@ -75,6 +76,17 @@ def folder_recipe(folder: Path) -> Recipe:
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-._") or "data"
     source = SourceSpec(name=name, uri=str(folder.resolve()), exclude=("**/.*", "**/.*/**"))
     return Recipe(name=name, sources=(source,), workspace=str(folder.resolve() / "workspace"))
+
+
+def register_scorer(name: str, function: ScoreFunction, version: str = "1") -> None:
+    """Make `score.NAME` of what a function of yours gives: one finite number for each text of an Arrow array.
+
+    Register before `load` or `prepare`. It runs in workers, which import it by module and name. version: change it when
+    the function would give other numbers. Raises UsageError for a name or a function that cannot be.
+    """
+    from sheaf.prepare import scorers
+
+    scorers.register(name, function, version)
 
 
 def prepare(
