@@ -20,8 +20,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    *("Corpus", "Recipe", "Run", "__version__", "load", "open_run", "prepare", "register_scorer", "resume", "scan"),
-    *("trace", "train"),
+    "Corpus",
+    "Recipe",
+    "Run",
+    "__version__",
+    "load",
+    "open_run",
+    "prepare",
+    "register_scorer",
+    "resume",
+    "scan",
+    "trace",
+    "train",
 ]
 
 
