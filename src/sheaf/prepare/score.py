@@ -1,24 +1,33 @@
-"""The scoring stage: numbers per record, beside the shard and row-aligned with it.
+"""The scoring stage: what `corpus.signals` lists, computed for every record and stored beside its shard, row by row.
 
-Scores are facts (how many characters); what follows from them is decided in `select`, so a changed threshold reads and
-scores nothing again. Arrow's kernels do the counting; no Python object per record.
+Scores are facts (how many characters, what share of them repeats); what follows from them is decided in `select`, so a
+changed threshold reads and scores nothing again. One pass over a text's bytes counts everything (`measure`), the words
+it leaves give the repetitions (`repetition`), a few kilobytes of it the language (`language`); here integers become
+shares. No Python object per record. Memory: a row group of the shard, and about 15 bytes a byte of the longest text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sheaf.corpus import shards
 from sheaf.corpus.schema import SCORES
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
+from sheaf.prepare import language
+from sheaf.prepare import measure as m
+from sheaf.prepare import repetition as r
+from sheaf.prepare.characters import classes
 
-STAGE = "length-2"  # name and version: part of the folder's name
+STAGE = "signals-1"  # name and version: part of the folder's name
+BLOCK_BYTES = 4 << 20  # of text that the kernels see at a time: their arrays stay small whatever a row group holds
 
 
 def task(workspace: Workspace, shard: str) -> Task:
@@ -29,22 +38,102 @@ def task(workspace: Workspace, shard: str) -> Task:
 def score_shard(workspace: str, shard: str) -> Json:
     store = Workspace(Path(workspace))
     table = shards.read(store.shard(shard), "records", ["id", "kind", "text"])
-    text = table["text"]
-    scores = pa.table(
-        {
-            "id": table["id"],
-            "kind": table["kind"],
-            "characters": pc.utf8_length(text),
-            "bytes": pc.binary_length(text),
-            "words": pc.count_substring_regex(text, r"[^\s]+"),
-            "lines": pc.add(pc.count_substring(text, "\n"), 1),
-        }
-    )
-    scores = scores.cast(pa.schema([SCORES.field(name) for name in scores.column_names]))
-    with task_folder(store.scores(shard, STAGE), stage="score") as out:
-        pq.write_table(scores, out / "scores.parquet", compression="zstd")
-    return {"records": len(scores)}
+    with (
+        task_folder(store.scores(shard, STAGE), stage="score") as out,
+        pq.ParquetWriter(out / "scores.parquet", SCORES, compression="zstd") as writer,
+    ):
+        for batch in table.to_batches(shards.ROW_GROUP):
+            columns = {"id": batch["id"], "kind": batch["kind"]} | signals(batch["text"])
+            writer.write_table(pa.table(columns).select(SCORES.names).cast(SCORES))
+    return {"records": len(table)}
 
 
-def read(workspace: Workspace, shard: str) -> pa.Table:
-    return pq.read_table(checked(workspace.scores(shard, STAGE) / "scores.parquet"))
+def read(workspace: Workspace, shard: str, columns: list[str] | None = None) -> pa.Table:
+    """The scores of a shard, or some columns of them. Raises CorruptStore."""
+    return pq.read_table(checked(workspace.scores(shard, STAGE) / "scores.parquet"), columns=columns)
+
+
+def signals(texts: pa.LargeStringArray) -> dict[str, NDArray[np.generic] | pa.Array]:
+    """Every signal of each text, by name; those of a null are those of an empty text."""
+    data, offsets = _bytes_of(texts)
+    counts = np.zeros((len(texts), m.COLUMNS), np.int64)
+    repeats = np.zeros((len(texts), r.COLUMNS), np.int64)
+    for first, last in _blocks(offsets):
+        _count(data, offsets[first : last + 1], counts[first:last], repeats[first:last])
+    codes, confidence = language.classify(data, offsets)
+    said = {"bytes": np.diff(offsets), "language": codes, "language_confidence": confidence}
+    return said | _columns(counts.T, repeats.T)
+
+
+def _bytes_of(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes that the texts share, and int64 (rows + 1,) into them, without a copy."""
+    if texts.null_count:
+        texts = texts.fill_null("")
+    if len(texts) == 0:
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    _, offsets, data = texts.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8)
+    return np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), starts
+
+
+def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of about BLOCK_BYTES each, at least one row."""
+    first, rows = 0, len(offsets) - 1
+    while first < rows:
+        last = int(np.searchsorted(offsets, offsets[first] + BLOCK_BYTES, side="right")) - 1
+        last = min(max(last, first + 1), rows)
+        yield first, last
+        first = last
+
+
+def _count(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], counts: NDArray[np.int64], repeats: NDArray[np.int64]
+) -> None:
+    rows = len(offsets) - 1
+    room = (
+        int(offsets[-1] - offsets[0]) // 2 + rows
+    )  # a word takes a byte and the blank behind it; pages unused stay unreal
+    word_hash, word_length = np.empty(room, np.uint64), np.empty(room, np.int32)
+    line_end, line_opens = np.empty(room, np.int64), np.empty(room, np.bool_)
+    ends = np.zeros((rows, 2), np.int64)
+    phrases, marks = m.phrase_automaton()
+    m.measure(data, offsets, classes(), phrases, marks, counts, word_hash, word_length, line_end, line_opens, ends)
+    r.repetition(word_hash, word_length, line_end, line_opens, ends, repeats)
+
+
+def _columns(count: NDArray[np.int64], repeat: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
+    """count: int64 (measure.COLUMNS, rows); repeat: int64 (repetition.COLUMNS, rows)."""
+    words, lines, solid = count[m.WORDS], count[m.LINES], count[m.SOLID]
+    return {
+        "characters": count[m.CHARACTERS],
+        "words": words,
+        "lines": count[m.LINE_FEEDS] + 1,
+        "spaceless": _share(count[m.SPACELESS_LETTERS], count[m.LETTERS]),
+        "mean_word_length": _share(solid, words),
+        "hash_word_ratio": _share(count[m.HASH_SIGNS], words),
+        "ellipsis_word_ratio": _share(count[m.ELLIPSES], words),
+        "bullet_lines": _share(count[m.BULLET_LINES], lines),
+        "ellipsis_lines": _share(count[m.ELLIPSIS_LINES], lines),
+        "alpha_words": _share(count[m.ALPHA_WORDS], words),
+        "stop_words": count[m.STOP_WORDS],
+        "duplicate_lines": _share(repeat[r.DUPLICATE_LINES], lines),
+        "duplicate_paragraphs": _share(repeat[r.DUPLICATE_PARAGRAPHS], repeat[r.PARAGRAPHS]),
+        "duplicate_line_characters": _share(repeat[r.DUPLICATE_LINE_CHARACTERS], solid),
+        "duplicate_paragraph_characters": _share(repeat[r.DUPLICATE_PARAGRAPH_CHARACTERS], solid),
+        **{f"top_{n}gram": _share(repeat[r.TOP + k], solid) for k, n in enumerate(r.TOP_SIZES)},
+        **{f"duplicate_{n}gram": _share(repeat[r.DUPLICATE + k], solid) for k, n in enumerate(r.DUPLICATE_SIZES)},
+        "terminal_lines": _share(count[m.TERMINAL_LINES], lines),
+        "short_lines": _share(count[m.SHORT_LINES], lines),
+        "newline_word_ratio": _share(count[m.LINE_FEEDS], words),
+        "c4_lines": count[m.C4_LINES],
+        "c4_sentences": count[m.C4_SENTENCES],
+        "lorem_ipsum": count[m.LOREM_IPSUM],
+        "curly_brackets": count[m.CURLY_BRACKETS],
+        "javascript_lines": count[m.JAVASCRIPT_LINES],
+        "policy_lines": count[m.POLICY_LINES],
+    }
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """part / whole; of nothing, 0."""
+    return part / np.maximum(whole, 1)
