@@ -7,7 +7,7 @@ work. Rooms are imported when they are called, so that asking for a ledger never
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
-from sheaf.errors import EnvironmentProblem, UsageError
+from sheaf.errors import EnvironmentProblem, RecipeError, UsageError
 from sheaf.recipe import MixtureEntry, Recipe, SourceSpec
 from sheaf.runs import find_run, read_record
 
@@ -32,7 +32,16 @@ def load(recipe: Recipe | str | Path = "sheaf.yaml", overrides: Sequence[str] = 
     """Read a recipe file. overrides: `key=value` words, as on the command line. Raises RecipeError with file:line."""
     from sheaf.recipe_file import load as load_file
 
-    return recipe if isinstance(recipe, Recipe) else load_file(Path(recipe), list(overrides))
+    return recipe if isinstance(recipe, Recipe) else load_file(Path(recipe), list(overrides), _judge)
+
+
+def _judge(recipe: Recipe) -> Iterable[tuple[tuple[str | int, ...], RecipeError]]:
+    """What the rooms know to be wrong with a recipe; a recipe that asks nothing of them does not wait for them."""
+    if not recipe.prepare.filters:
+        return ()
+    from sheaf.prepare.rules import problems
+
+    return problems(recipe.prepare)
 
 
 def scan(
@@ -259,6 +268,7 @@ class Corpus(CorpusVersion):
             mixture=entries,
             held_out=held_out,
             cache=self.workspace.packs,
+            losses=self.loss_files(),
         )
         return Loader(order, self.token_files(), rank=rank, world=world, start=start)
 

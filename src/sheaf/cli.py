@@ -387,9 +387,9 @@ def schema(*, common: Common = DEFAULT) -> Outcome:
 
 
 def _load(recipe: str, words: Sequence[str]) -> Recipe:
-    from sheaf.recipe_file import load
+    from sheaf import api
 
-    return load(Path(recipe), list(words))
+    return api.load(recipe, words)
 
 
 def _split(recipe: str, overrides: Sequence[str]) -> tuple[str, list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,18 +36,29 @@ EITHER: dict[KeyPath, tuple[str, ...]] = {
 }
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file. overrides: "train.seed=8", "sources.wiki.uri=./x". Raises RecipeError."""
+# What is wrong with a recipe whose keys are right: the key path and the error of each mistake.
+Judge = Callable[[Recipe], Iterable[tuple[KeyPath, RecipeError]]]
+
+
+def load(path: Path, overrides: Sequence[str] = (), judge: Judge | None = None) -> Recipe:
+    """Read a recipe file. overrides: "train.seed=8", "sources.wiki.uri=./x". judge: of a room that knows more than the
+    keys; what it finds is told with file:line like the rest. Raises RecipeError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise _no_recipe(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError("the recipe cannot be read", where=str(path), why=str(error)) from None
-    return loads(text, path.absolute().parent, str(path), overrides)
+    return loads(text, path.absolute().parent, str(path), overrides, judge)
 
 
-def loads(text: str, base: Path, name: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
+def loads(
+    text: str,
+    base: Path,
+    name: str = "<recipe>",
+    overrides: Sequence[str] = (),
+    judge: Judge | None = None,
+) -> Recipe:
     """Read a recipe from text. base: the folder that relative paths start at. name: what errors call the file."""
     tree = recipe_yaml.read(text, name)
     if not isinstance(tree.value, dict):
@@ -68,6 +79,8 @@ def loads(text: str, base: Path, name: str = "<recipe>", overrides: Sequence[str
         recipe = Recipe.model_validate(tree.value)
     except ValidationError as error:
         problems += [p for p in explain(error, tree) if p.place not in told and "two sources are named" not in p.why]
+    if recipe is not None and judge is not None:
+        problems += [Problem(tree.place(path), e.what, e.why, e.fix) for path, e in judge(recipe)]
     if recipe is None or problems:  # raised out here: pydantic's error quotes values, and would be its context
         refuse(problems, name)
     return _absolute(recipe, base)
@@ -166,6 +179,8 @@ def _put(tree: Tree, path: KeyPath, value: Any, place: str) -> list[Problem]:
             parent = parent[key]
         else:
             parent = below
+    for below in [p for p in tree.places if p[: len(path)] == path]:
+        del tree.places[below]  # lines of what was there before
     tree.places[path] = place
     return []
 

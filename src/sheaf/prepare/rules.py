@@ -30,6 +30,7 @@ from sheaf.prepare.expression import Expression, ExpressionError, Kind, parse
 from sheaf.prepare.rule_sets import ENGLISH, OTHER, RULE_SETS, SPACELESS, Bound, SignalRule
 from sheaf.prepare.scorers import Scorer
 from sheaf.recipe import Length, Prepare
+from sheaf.recipe_yaml import KeyPath
 
 Truths = NDArray[np.bool_]
 _SET_NAME = re.compile(r"[A-Za-z0-9_@.-]+")
@@ -133,7 +134,7 @@ class Rules:
 
     def read(self, workspace: Workspace, shard: str) -> pa.Table:
         """A shard's scores as `apply` wants them, row-aligned with its records."""
-        table = score.read(workspace, shard).select(self.columns)
+        table = score.read(workspace, shard, self.columns)
         for scorer in self.used:
             table = table.append_column(scorer.name, scorers.read(workspace, shard, scorer))
         return table
@@ -147,13 +148,23 @@ class Rules:
         return codes
 
     def _filters(self) -> Iterator[Rule]:
+        for _, error in problems(self.prepare, self.scorers):
+            raise error
         kinds = score_kinds(self.scorers)
-        for number, text in enumerate(self.prepare.filters):
-            try:
-                yield from filter_rules(text, kinds)
-            except RecipeError as error:
-                place = f"prepare.filters, entry {number + 1}"
-                raise type(error)(error.what, where=place, why=error.why, fix=error.fix) from error
+        for text in self.prepare.filters:
+            yield from filter_rules(text, kinds)
+
+
+def problems(prepare: Prepare, known: Mapping[str, Scorer] | None = None) -> Iterator[tuple[KeyPath, RecipeError]]:
+    """What is wrong with the filters, each with its place in a recipe. known: scorers; default: those registered."""
+    kinds = score_kinds(scorers.registered() if known is None else known)
+    for number, text in enumerate(prepare.filters):
+        try:
+            filter_rules(text, kinds)
+        except RecipeError as error:
+            path: KeyPath = ("prepare", "filters", number)
+            place = f"prepare.filters, entry {number + 1}"
+            yield path, type(error)(error.what, where=place, why=error.why, fix=error.fix)
 
 
 def filter_rules(text: str, kinds: Mapping[str, Kind]) -> list[Rule]:
@@ -280,4 +291,4 @@ def _turner(rule_set: str, rule: SignalRule, side: str, first: float) -> Callabl
     return changed
 
 
-__all__ = ["ExpressionError", "Rule", "Rules", "Scored", "Threshold", "filter_rules", "score_kinds"]
+__all__ = ["ExpressionError", "Rule", "Rules", "Scored", "Threshold", "filter_rules", "problems", "score_kinds"]
