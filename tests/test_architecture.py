@@ -17,6 +17,7 @@ BESIDE = {
     "recipe_yaml",
     "recipe_errors",
     "console",
+    "privacy",
     "engine",
     "rooms",
     "runs",

@@ -232,7 +232,7 @@ class TokenizerSpec(Strict):
         return self
 
 
-Kind = Literal["email", "phone", "ip", "card", "iban", "national-id", "secret"]  # of prepare.privacy.KINDS
+Kind = Literal["email", "phone", "ip", "card", "iban", "national-id", "secret"]  # of privacy.KINDS
 
 
 class Prepare(Strict):

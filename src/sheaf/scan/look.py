@@ -2,7 +2,7 @@
 
 What comes back is one small object an item: type, encoding, records, letters, languages, kinds of personal data by
 number, licences, digests of records and of the item's ends, and why parts of it were refused. Cost: parsing `look`
-bytes of text an item, and some 3 MB/s for personal data in at most `PRIVATE_CHARACTERS` of it.
+bytes of text an item.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import zstandard
 
+from sheaf import privacy
 from sheaf.corpus.reading import parse_options
 from sheaf.engine.base import Json, Task
 from sheaf.errors import TryAgain
 from sheaf.formats.sandbox import ItemInput, kept_sandbox
-from sheaf.prepare import privacy
 from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.scan.licences import licences
 from sheaf.sources.ahead import Ahead

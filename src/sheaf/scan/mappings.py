@@ -12,7 +12,7 @@ from sheaf.errors import TryAgain
 from sheaf.formats.propose import Row, propose_files
 from sheaf.formats.row_samples import sample_rows
 from sheaf.formats.sandbox import ItemInput, Sandbox
-from sheaf.prepare import privacy
+from sheaf import privacy
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source
@@ -43,7 +43,7 @@ def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], sandbox: San
 
 def _shown(text: str) -> str:
     """A preview is data: what is private in it stays out of what we write."""
-    return "".join(privacy.masked(text[:PREVIEW], frozenset(privacy.KINDS)))
+    return privacy.hidden(text[:PREVIEW])
 
 
 def _rows(spec: SourceSpec, items: Sequence[Item], sandbox: Sandbox) -> dict[str, list[Row]]:

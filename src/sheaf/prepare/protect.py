@@ -1,0 +1,127 @@
+"""The privacy stage: where personal data lies in a shard's texts, and how much of which kind each record has.
+
+What follows from it (mask, drop, keep) is decided later, so a changed recipe searches nothing again. Findings are
+places, never texts. Of conversations the messages are searched as well, string by string, because they are what trains;
+a record's counts are those of its messages there. Cost: see `sheaf.privacy.find`.
+
+  findings.parquet  a row a finding: row, kind, start, end in UTF-8 bytes of the record's text
+  counts.parquet    row-aligned with the shard: an int32 column a kind
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sheaf.corpus import shards
+from sheaf.corpus.workspace import Workspace
+from sheaf.engine.base import Json, Task
+from sheaf.files import checked, task_folder
+from sheaf.privacy import KINDS, counts_by_row, find, masked, masked_text
+
+__all__ = ["STAGE", "counts", "findings", "masked", "masked_messages", "masked_text", "masks", "task"]
+
+STAGE = "privacy-1"  # name and version: part of the folder's name
+# Strings of a message that say who speaks, not what is said.
+_NOT_SAID = frozenset({"role", "type", "id", "tool_call_id"})
+
+
+def task(workspace: Workspace, shard: str) -> Task:
+    arguments = {"workspace": str(workspace.root), "shard": shard}
+    return Task("sheaf.prepare.protect:protect_shard", arguments, label=f"privacy {shard[:8]}")
+
+
+def protect_shard(workspace: str, shard: str) -> Json:
+    store = Workspace(Path(workspace))
+    table = shards.read(store.shard(shard), "records", ["text", "messages"])
+    texts, messages = (_one(table[name]) for name in ("text", "messages"))
+    found = find(texts)
+    numbers = counts_by_row(found, len(table))
+    numbers = _with_messages(numbers, messages)
+    with task_folder(store.scores(shard, STAGE), stage="privacy") as out:
+        pq.write_table(found, out / "findings.parquet", compression="zstd")
+        pq.write_table(numbers, out / "counts.parquet", compression="zstd")
+    return {"records": len(table), "findings": len(found)}
+
+
+def findings(workspace: Workspace, shard: str) -> pa.Table:
+    """privacy.FINDINGS of the shard's texts, by row and place."""
+    return pq.read_table(checked(workspace.scores(shard, STAGE) / "findings.parquet"))
+
+
+def counts(workspace: Workspace, shard: str) -> pa.Table:
+    """int32, a column a kind of personal data, row-aligned with the shard's records."""
+    return pq.read_table(checked(workspace.scores(shard, STAGE) / "counts.parquet"))
+
+
+def masks(privacy: dict[str, str]) -> list[str]:
+    """The kinds that the recipe's `prepare.privacy` masks, sorted: what the digest of tokens is made with."""
+    return sorted(kind for kind, action in privacy.items() if action == "mask")
+
+
+def masked_messages(messages: pa.LargeStringArray, kinds: Collection[str]) -> pa.LargeStringArray:
+    """Conversations as JSON ("" where there is none) with the findings of these kinds in what is said replaced."""
+    if not kinds:
+        return messages
+    trees = [orjson.loads(text) if text else None for text in messages.to_pylist()]
+    said = _said(trees)
+    texts = pa.array(said, pa.large_string())
+    changed = iter(masked(texts, find(texts), kinds).to_pylist())
+    filled = (_walk(tree, lambda _: next(changed)) for tree in trees)
+    return pa.array(["" if tree is None else orjson.dumps(tree).decode() for tree in filled], pa.large_string())
+
+
+def _with_messages(numbers: pa.Table, messages: pa.LargeStringArray) -> pa.Table:
+    """The counts, those of conversations taken from their messages."""
+    rows = [row for row, text in enumerate(messages.to_pylist()) if text]
+    if not rows:
+        return numbers
+    said: list[str] = []
+    owner: list[int] = []
+    for row in rows:
+        more = _said([orjson.loads(messages[row].as_py())])
+        said += more
+        owner += [row] * len(more)
+    found = find(pa.array(said, pa.large_string()))
+    moved = found.set_column(0, "row", pa.array(np.array(owner, np.int32)[found["row"].to_numpy()]))
+    of_messages = counts_by_row(moved, len(numbers))
+    columns: dict[str, Any] = {}
+    for kind in KINDS:
+        column = numbers[kind].to_numpy().copy()
+        column[rows] = of_messages[kind].to_numpy()[rows]
+        columns[kind] = column
+    return pa.table(columns)
+
+
+def _said(trees: list[Any]) -> list[str]:
+    """Every string of conversations that trains, in one order."""
+    found: list[str] = []
+
+    def note(text: str) -> str:
+        found.append(text)
+        return text
+
+    for tree in trees:
+        _walk(tree, note)
+    return found
+
+
+def _walk(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with its strings changed, always in the same order."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_walk(one, change) for one in value]
+    if isinstance(value, dict):
+        return {name: one if name in _NOT_SAID else _walk(one, change) for name, one in value.items()}
+    return value
+
+
+def _one(column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

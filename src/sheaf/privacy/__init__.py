@@ -1,0 +1,12 @@
+"""Personal data and secrets in texts: find them, count them, put marks in their place.
+
+Stands beside the flow, because whatever shows a piece of the data (reports, refusals, surveys) must hide them.
+"""
+
+from __future__ import annotations
+
+from sheaf.privacy.find import FINDINGS, find
+from sheaf.privacy.mask import Masked, counts, counts_by_row, hidden, masked, masked_text
+from sheaf.privacy.rules import KINDS
+
+__all__ = ["FINDINGS", "KINDS", "Masked", "counts", "counts_by_row", "find", "hidden", "masked", "masked_text"]
