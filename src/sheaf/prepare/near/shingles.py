@@ -1,8 +1,8 @@
 """Shingles: what near duplicates have in common. A text's shingles are all runs of five successive words, each as one
 64-bit hash; a text of one to four words has a single shingle of all of them, a text without words has none.
 
-Two texts are as similar as their sets of shingles: J = |A ∩ B| / |A ∪ B| (Jaccard; for texts Broder, "On the resemblance
-and containment of documents", 1997). Cost: one multiplication a word of the window; 8 bytes a shingle.
+Two texts are as similar as their sets of shingles: J = |A ∩ B| / |A ∪ B| (Jaccard; for texts Broder, "On the
+resemblance and containment of documents", 1997). Cost: a multiplication for each word of the window; 8 bytes a shingle.
 """
 
 from __future__ import annotations
