@@ -2,6 +2,10 @@
 
 Everything the workspace holds is written under a temporary name in the same folder, synced, and renamed; so a crash at
 any moment leaves either nothing under the final name or the complete thing. Cost: one fsync a file and one a folder.
+
+A workspace in an object store has a folder here that mirrors it (`Mirror`, added by corpus/store.py). What is written
+there goes to the store before it gets its final name here, DONE last; what is read and not here yet is fetched. So a
+file of a task's folder is opened by `checked` or `present`, and one that changes (HEAD) is read after `refreshed`.
 """
 
 from __future__ import annotations
@@ -10,14 +14,68 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Generator
+import socket
+from collections.abc import Generator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from sheaf.errors import CorruptStore, EnvironmentProblem
+
+DONE = "DONE"
+
+
+class Mirror(Protocol):
+    """A folder here that stands for a place elsewhere. Raises TryAgain while that place does not answer."""
+
+    def fetch(self, path: Path) -> bool:
+        """Bring a file here, whatever is here now. False if there is none."""
+        ...
+
+    def upload(self, folder: Path, final: Path, names: Sequence[str]) -> None:
+        """Put files of a folder where `final` stands for, in this order."""
+        ...
+
+    def put(self, path: Path, data: bytes) -> None: ...
+
+    def remove(self, folder: Path) -> None: ...
+
+
+_mirrors: dict[Path, Mirror] = {}
+PRIVATE = frozenset({"runs", "packs", "spool"})  # of a workspace: what stays on the machine that made it
+
+
+def add_mirror(root: Path, mirror: Mirror) -> None:
+    """From now on what lies under the root is also elsewhere, but PRIVATE and names that begin with a dot."""
+    _mirrors[root] = mirror
+
+
+def _mirror_of(path: Path) -> Mirror | None:
+    for root, mirror in _mirrors.items():
+        if path.is_relative_to(root):
+            top = path.relative_to(root).parts[:1]
+            return None if not top or top[0] in PRIVATE or top[0].startswith(".") else mirror
+    return None
+
+
+def is_url(where: str) -> bool:
+    return "://" in where
+
+
+def folder_of(where: str) -> Path:
+    """The folder of a workspace: itself, or for a URL the one here that mirrors it.
+
+    Not among the caches: the runs that were trained on it lie there too.
+    """
+    if not is_url(where):
+        return Path(where)
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    words = re.sub(r"[^A-Za-z0-9]+", "-", where.partition("://")[2]).strip("-")[:60]
+    return Path(base).resolve() / "sheaf" / "workspaces" / f"{words}-{digest_of(where.rstrip('/'))[:8]}"
 
 
 def digest_of(*parts: bytes | str | int | float | None) -> str:
@@ -72,16 +130,34 @@ def disk_errors(path: Path) -> Generator[None]:
 
 
 def sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path, os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
+def temporary_name(path: Path) -> Path:
+    """Beside the path, and this process' own: several machines may share the disk, and process numbers repeat."""
+    return path.with_name(f".{path.name}.tmp-{this_machine()}-{os.getpid()}")
+
+
+@cache
+def this_machine() -> str:
+    """8 hex characters, other ones on every machine, after every boot, and in every container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return digest_of(socket.gethostname(), boot, str(Path("/proc/self/ns/pid").readlink()))[:8]
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a whole file atomically and durably."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary, mirror = temporary_name(path), _mirror_of(path)
+    if mirror is not None:
+        mirror.put(path, data)
     with disk_errors(path):
         try:
             with temporary.open("wb") as f:
@@ -96,7 +172,11 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_file(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+    write_file(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
 
 
 @contextlib.contextmanager
@@ -105,7 +185,7 @@ def task_folder(final: Path, **done: Any) -> Generator[Path]:
 
     If another process finished the same task first, its folder stays and ours goes: tasks are idempotent.
     """
-    temporary = final.with_name(f".{final.name}.tmp-{os.getpid()}")
+    temporary, mirror = temporary_name(final), _mirror_of(final)
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -114,13 +194,12 @@ def task_folder(final: Path, **done: Any) -> Generator[Path]:
             yield temporary
             files = sorted(p for p in temporary.rglob("*") if p.is_file())
             for path in files:
-                fd = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                _sync(path)
             digests = {str(p.relative_to(temporary)): digest_file(p) for p in files}
-            write_json(temporary / "DONE", {**done, "files": digests})
+            (temporary / DONE).write_bytes(_json({**done, "files": digests}))
+            _sync(temporary / DONE)
+            if mirror is not None:
+                mirror.upload(temporary, final, [*digests, DONE])
             try:
                 temporary.rename(final)
             except OSError as error:
@@ -134,9 +213,33 @@ def task_folder(final: Path, **done: Any) -> Generator[Path]:
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The DONE of a finished task folder, or None if it is not there."""
     try:
-        return orjson.loads((folder / "DONE").read_bytes())
+        return orjson.loads(present(folder / DONE).read_bytes())
     except FileNotFoundError:
         return None
+
+
+def present(path: Path) -> Path:
+    """The path; if it is not here and its folder mirrors another place, it is fetched."""
+    if _mirrors and not path.exists() and (mirror := _mirror_of(path)) is not None:
+        mirror.fetch(path)
+    return path
+
+
+def refreshed(path: Path) -> Path:
+    """The path of a file that may change elsewhere: the newest of it is fetched, if its folder mirrors that place."""
+    mirror = _mirror_of(path)
+    if mirror is not None and not mirror.fetch(path):
+        path.unlink(missing_ok=True)
+    return path
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a task's folder, here and where it is mirrored. What is removed first is DONE."""
+    mirror = _mirror_of(folder)
+    if mirror is not None:
+        mirror.remove(folder)
+    (folder / DONE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 _checked: set[tuple[Path, int, int, int]] = set()
@@ -145,7 +248,7 @@ _checked: set[tuple[Path, int, int, int]] = set()
 def checked(path: Path) -> Path:
     """The path, after comparing the file's digest with its folder's DONE (once a process). Raises CorruptStore."""
     try:
-        stat = path.stat()
+        stat = present(path).stat()
     except FileNotFoundError:
         stat = None
     if stat is not None and (path, stat.st_ino, stat.st_size, stat.st_mtime_ns) in _checked:

@@ -1,4 +1,8 @@
-"""Where things lie in a workspace. Nothing else knows these names."""
+"""Where things lie in a workspace. Nothing else knows these names.
+
+A workspace is a folder, or a prefix in an object store with a folder here that mirrors it (`store.py`). Every file is
+read and written in the folder, by the functions of `files.py`; what the folders hold is asked here.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,40 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sheaf.console import Console
+from sheaf.corpus import lease, store
 from sheaf.errors import EnvironmentProblem
-from sheaf.files import disk_errors, read_done
+from sheaf.files import disk_errors, is_url, read_done, refreshed, this_machine
 
-_TEMPORARY = re.compile(r"^\..*\.tmp-(\d+)$")
+_TEMPORARY = re.compile(r"^\..*\.tmp-(?:([0-9a-f]{8})-)?(\d+)$")
+FOREIGN_SECONDS = 24 * 3600  # after which what another machine left half-written is nobody's
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
     root: Path
+
+    def __post_init__(self) -> None:
+        mirrored = store.store_of(self.root)  # from now on its files are fetched
+        if mirrored is not None:
+            object.__setattr__(self, "root", mirrored.root)  # as files.py knows it
+
+    @staticmethod
+    def at(where: str | Path) -> Workspace:
+        """The workspace of a recipe: a folder or a URL. Raises RecipeError for another kind of URL."""
+        return Workspace(store.opened(where) if isinstance(where, str) and is_url(where) else Path(where))
+
+    @property
+    def where(self) -> str:
+        """What `at` finds it by, on any machine."""
+        mirrored = store.store_of(self.root)
+        return str(self.root) if mirrored is None else mirrored.url
 
     def shard(self, digest: str) -> Path:
         return self.root / "shards" / digest
@@ -39,7 +62,8 @@ class Workspace:
 
     @property
     def head(self) -> Path:
-        return self.root / "HEAD"
+        """The file that names the newest version. Asked for anew, as another machine may have made one."""
+        return refreshed(self.root / "HEAD")
 
     @property
     def packs(self) -> Path:
@@ -74,12 +98,34 @@ class Workspace:
 
     def finished_shards(self) -> list[str]:
         """Names of all complete shards, sorted."""
-        found = (p for p in (self.root / "shards").iterdir() if not p.name.startswith("."))
-        return sorted(p.name for p in found if read_done(p) is not None)
+        return self.finished("shards")
+
+    def versions(self) -> list[str]:
+        """Names of all complete versions of the corpus, sorted; `corpus(name)` is the folder."""
+        return self.finished("corpora")
+
+    def finished(self, folder: str) -> list[str]:
+        """Names of the complete task folders in a folder of the workspace, sorted."""
+        place, mirrored = self.root / folder, store.store_of(self.root)
+        if mirrored is not None:
+            names = mirrored.names(place)
+        else:
+            names = [p.name for p in place.iterdir()] if place.is_dir() else []
+        return sorted(name for name in names if not name.startswith(".") and read_done(place / name) is not None)
 
     @contextmanager
     def locked(self, console: Console) -> Generator[None]:
         """Hold the workspace for preparing: two at once would do everything twice. Ends with its process."""
+        mirrored = store.store_of(self.root)
+        if mirrored is None:
+            with self._locked_here(console):
+                yield
+            return
+        with self._locked_here(console), lease.held(mirrored, self.root / "LEASE", console):
+            yield
+
+    @contextmanager
+    def _locked_here(self, console: Console) -> Generator[None]:
         with disk_errors(self.root):
             fd = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -96,11 +142,20 @@ class Workspace:
 def _remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir():
         match = _TEMPORARY.match(path.name)
-        if match and not _alive(int(match.group(1))):
+        if match and not _in_use(path, match[1], int(match[2])):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _in_use(path: Path, machine: str | None, pid: int) -> bool:
+    if machine in (None, this_machine()):
+        return _alive(pid)
+    try:
+        return time.time() - path.stat().st_mtime < FOREIGN_SECONDS
+    except FileNotFoundError:
+        return True  # it has just been renamed
 
 
 def _alive(pid: int) -> bool:
