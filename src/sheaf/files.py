@@ -46,7 +46,7 @@ class Mirror(Protocol):
 
 
 _mirrors: dict[Path, Mirror] = {}
-PRIVATE = frozenset({"runs", "packs", "spool"})  # of a workspace: what stays on the machine that made it
+PRIVATE = frozenset({"near", "runs", "packs", "spool"})  # of a workspace: what stays on the machine that made it
 
 
 def add_mirror(root: Path, mirror: Mirror) -> None:

@@ -70,6 +70,11 @@ class Workspace:
         return self.root / "packs"
 
     @property
+    def near(self) -> Path:
+        """Candidates for near duplicates, a cache."""
+        return self.root / "near"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 

@@ -23,7 +23,7 @@ from sheaf.corpus import shards
 from sheaf.corpus.columns import Appended
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore
-from sheaf.files import checked, digest_of, read_done, task_folder
+from sheaf.files import checked, digest_of, present, read_done, task_folder
 from sheaf.prepare.near import buckets, minhash, shingles
 
 VERSION = 1
@@ -54,7 +54,7 @@ def find(
 ) -> Candidates:
     """shard (index into live_shards) and row of each distinct record, by rank. The minhash stage must be done."""
     stage = minhash.stage(threshold)
-    folder = workspace.root / "near" / _digest(stage, live_shards, shard, row)
+    folder = workspace.near / _digest(stage, live_shards, shard, row)
     if read_done(folder) is None:
         with task_folder(folder, task="near") as out:
             buckets.write(out, workspace, live_shards, shard, row, stage)
@@ -112,7 +112,7 @@ def _texts(
     """Slots and their texts, row group by row group. rows: ascending."""
     if not len(slots):
         return
-    path = shard / "records.parquet"
+    path = present(shard / "records.parquet")
     try:  # pages have checksums: what is not read need not be digested
         file = pq.ParquetFile(path, page_checksum_verification=True)
         group = rows // shards.ROW_GROUP

@@ -16,7 +16,6 @@ shard,), how many shingles a record has, repeats included. A record of none (no 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -53,12 +52,12 @@ def stage(threshold: float) -> str:
 
 
 def task(workspace: Workspace, shard: str, threshold: float) -> Task:
-    arguments = {"workspace": str(workspace.root), "shard": shard, "threshold": threshold}
+    arguments = {"workspace": workspace.where, "shard": shard, "threshold": threshold}
     return Task("sheaf.prepare.near.minhash:hash_shard", arguments, label=f"minhash {shard[:8]}")
 
 
 def hash_shard(workspace: str, shard: str, threshold: float) -> Json:
-    store = Workspace(Path(workspace))
+    store = Workspace.at(workspace)
     records = pq.ParquetFile(checked(store.shard(shard) / "records.parquet"))
     bands, rows = shape(threshold)
     keys = np.zeros((bands, records.metadata.num_rows), np.uint64)
