@@ -5,11 +5,11 @@ character by character; a character of a script written without spaces (Han, kan
 is a word by itself. So five words of Chinese are five characters. Final and other sigma are one letter, as one
 upper-case letter stands for both.
 
-A word's hash is a multiplicative hash of its code points, mixed by the finaliser of MurmurHash3 (Appleby, public domain).
-It is not keyed: who writes texts to collide can do so. By chance two of a billion distinct words collide with
+A word's hash is a multiplicative hash of its code points, mixed by the finaliser of MurmurHash3 (Appleby, public
+domain). It is not keyed: who writes texts to collide can do so. By chance two of a billion distinct words collide with
 probability 0.03.
 
-Cost: one pass over the UTF-8 bytes, no Python object a record or a word; some 200 MB/s a core (`bench/near.py`).
+Cost: one pass over the UTF-8 bytes, no Python object a record or a word; some 300 MB/s a core (`bench/near.py`).
 Memory: 8 bytes a word, so texts are given in batches.
 """
 
