@@ -116,7 +116,7 @@ def prepare(
     result = run_pipeline(
         recipe, workers=workers, engine=engine, console=console or Silent(), new_tokenizer=new_tokenizer
     )
-    return Corpus.open(Path(recipe.workspace), result["corpus"])
+    return Corpus.open(recipe.workspace, result["corpus"])
 
 
 def train(
@@ -187,7 +187,7 @@ def forget(
 
     recipe = load(recipe)
     wanted = room.Wanted(source, license, item, tuple(records), matching)
-    corpus = CorpusVersion.open(Path(recipe.workspace))
+    corpus = CorpusVersion.open(recipe.workspace)
     told: Json = {"done": False}
     if wanted:
         found = room.find(corpus, wanted)
@@ -208,14 +208,14 @@ def versions(recipe: Recipe | str | Path = "sheaf.yaml") -> list[Json]:
     """The versions of a recipe's workspace, newest last: digest, when it was made, sizes."""
     from sheaf.corpus.versions import list_versions
 
-    return list_versions(Workspace(Path(load(recipe).workspace)))
+    return list_versions(Workspace.at(load(recipe).workspace))
 
 
 def compare(recipe: Recipe | str | Path, old: str, new: str | None = None) -> Json:
     """What changed between two versions, by their digests; new: default the newest."""
     from sheaf.corpus.versions import compare as compare_versions
 
-    workspace = Path(load(recipe).workspace)
+    workspace = load(recipe).workspace
     return compare_versions(CorpusVersion.open(workspace, old), CorpusVersion.open(workspace, new))
 
 
@@ -223,8 +223,8 @@ class Corpus(CorpusVersion):
     """An immutable version of the prepared data. Documents, texts, ledger, origins: see CorpusVersion."""
 
     @staticmethod
-    def open(workspace: Path | str | Any, digest: str | None = None) -> Corpus:
-        version = CorpusVersion.open(Path(workspace) if isinstance(workspace, str) else workspace, digest)
+    def open(workspace: Path | str | Workspace, digest: str | None = None) -> Corpus:
+        version = CorpusVersion.open(workspace, digest)
         return Corpus(version.workspace, version.root, version.manifest)
 
     def report(self, path: Path | str) -> Path:

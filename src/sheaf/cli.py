@@ -147,7 +147,7 @@ def train(
     # Only now: torch takes seconds to load, and a mistake in the recipe should be told at once.
     from sheaf.train.launch import train as launch
 
-    corpus = CorpusVersion.open(Path(loaded.workspace), prepared["corpus"])
+    corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
     trained = launch(loaded, corpus, nproc=nproc, console=console)
     following = command_line("sheaf generate", trained["run"])
     return Outcome({**trained, "prepare": prepared}, show.trained, following, _strictly(strict, prepared))
@@ -282,7 +282,7 @@ def ledger(
     from sheaf.corpus.version import CorpusVersion
 
     recipe, words = _split(recipe, overrides)
-    version = CorpusVersion.open(Path(_load(recipe, words).workspace), corpus)
+    version = CorpusVersion.open(_load(recipe, words).workspace, corpus)
     if reason is not None or source is not None or contents:
         from sheaf.corpus.refused import refused
 

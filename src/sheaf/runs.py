@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from sheaf.errors import CorruptStore, RecipeError, UsageError
+from sheaf.files import folder_of
 
 KEYS = frozenset({"format", "name", "started", "recipe", "corpus", "order", "settings", "ranks", "result"})
 DEFAULT_RECIPE = Path("sheaf.yaml")
@@ -40,7 +41,7 @@ def current_workspace(recipe: Path = DEFAULT_RECIPE) -> Path:
     from sheaf.recipe_file import load
 
     try:
-        return Path(load(recipe, []).workspace) if recipe.exists() else Path("workspace")
+        return folder_of(load(recipe, []).workspace) if recipe.exists() else Path("workspace")
     except RecipeError:
         # A recipe that is being edited must not hide the runs that were made before.
         return Path("workspace")

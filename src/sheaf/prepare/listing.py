@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import RecipeError
+from sheaf.files import folder_of
 from sheaf.formats.labels import MEDIA as LABELS
 from sheaf.prepare import labels
 from sheaf.recipe import Recipe, SourceSpec
@@ -18,7 +19,7 @@ from sheaf.sources.splits import split_of
 
 def found_in(spec: SourceSpec, recipe: Recipe) -> Iterable[Item | Refusal]:
     """Items and refusals of one source. Raises what its place raises, and RecipeError if it is the workspace itself."""
-    workspace = Path(recipe.workspace)
+    workspace = folder_of(recipe.workspace)
     source = open_source(_without_workspace(spec, workspace), Workspace(workspace).spool)
     found = source.list_items()
     if spec.label is not None:  # before splits are told apart: a table may lie above them

@@ -11,7 +11,6 @@ a record's counts are those of its messages there. Cost: see `sheaf.privacy.find
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,12 @@ _NOT_SAID = frozenset({"role", "type", "id", "tool_call_id"})
 
 
 def task(workspace: Workspace, shard: str) -> Task:
-    arguments = {"workspace": str(workspace.root), "shard": shard}
+    arguments = {"workspace": workspace.where, "shard": shard}
     return Task("sheaf.prepare.protect:protect_shard", arguments, label=f"privacy {shard[:8]}")
 
 
 def protect_shard(workspace: str, shard: str) -> Json:
-    store = Workspace(Path(workspace))
+    store = Workspace.at(workspace)
     table = shards.read(store.shard(shard), "records", ["text", "messages"])
     texts, messages = (_one(table[name]) for name in ("text", "messages"))
     found = find(texts)

@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -102,7 +101,7 @@ def task(workspace: Workspace, recipe: Recipe, spec: SourceSpec, batch: Sequence
     return Task(
         function="sheaf.prepare.read:read_batch",
         arguments={
-            "workspace": str(workspace.root),
+            "workspace": workspace.where,
             "source": spec.model_dump(mode="json", by_alias=True),
             "limits": (batch[0].manner.limits or recipe.prepare.limits).model_dump(mode="json"),
             "mojibake": recipe.prepare.mojibake,
@@ -133,7 +132,7 @@ def read_batch(
     """
     spec = SourceSpec.model_validate(source)
     batch = [Listed(Item(spec.name, *fields), bytes.fromhex(key)) for fields, key in zip(items, keys, strict=True)]
-    store = Workspace(Path(workspace))
+    store = Workspace.at(workspace)
     ahead = Ahead(open_source(spec, store.spool), [x.item for x in batch])
     options = parse_options(spec, mojibake=mojibake, manner=Manner.from_json(manner))
     reader = _Reader(ahead, options, store)

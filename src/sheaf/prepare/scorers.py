@@ -93,7 +93,7 @@ def registered() -> Mapping[str, Scorer]:
 
 
 def task(workspace: Workspace, shard: str, scorer: Scorer) -> Task:
-    arguments = {"workspace": str(workspace.root), "shard": shard, **scorer.about()}
+    arguments = {"workspace": workspace.where, "shard": shard, **scorer.about()}
     return Task("sheaf.prepare.scorers:score_shard", arguments, label=f"{scorer.name} {shard[:8]}")
 
 
@@ -104,7 +104,7 @@ def read(workspace: Workspace, shard: str, scorer: Scorer) -> pa.ChunkedArray:
 
 def score_shard(workspace: str, shard: str, name: str, function: str, version: str) -> Json:
     """The task: all rows of a shard. Raises ScorerFailed, and UsageError if the function is not there."""
-    store, scorer = Workspace(Path(workspace)), Scorer(name, function, version)
+    store, scorer = Workspace.at(workspace), Scorer(name, function, version)
     found = _find(scorer)
     parts = [_scored(scorer, found, kind, text) for kind, text in _batches(store.shard(shard) / "records.parquet")]
     column = pa.chunked_array(parts, pa.float64())

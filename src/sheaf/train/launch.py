@@ -14,7 +14,7 @@ from sheaf import errors
 from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import EnvironmentProblem, Interrupted, SheafError, UsageError
-from sheaf.files import write_file
+from sheaf.files import folder_of, write_file
 from sheaf.model.memory import keep_memory
 from sheaf.order.balance import check_ranks
 from sheaf.parallel.launch import Ended, run_ranks
@@ -85,7 +85,7 @@ def resume(run: Path, *, nproc: int | None = None, console: Console) -> dict[str
 
 def new_run_folder(recipe: Recipe, runs: Path | None = None) -> Path:
     """Claim workspace/runs/<name>-001, or the next free number."""
-    return claim_folder(runs or Path(recipe.workspace) / "runs", recipe.name)
+    return claim_folder(runs or folder_of(recipe.workspace) / "runs", recipe.name)
 
 
 def _ranks(recipe: Recipe, nproc: int) -> int:
