@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-COLUMNS = ("id", "source", "shard", "offset", "length")
+DTYPES: dict[str, DTypeLike] = {
+    "id": np.uint8,
+    "source": np.int32,
+    "shard": np.int32,
+    "offset": np.int64,
+    "length": np.int64,
+}
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,4 @@ class Documents:
 
     @staticmethod
     def open(folder: Path) -> Documents:
-        return Documents(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in COLUMNS))
-
-    def save(self, folder: Path) -> None:
-        for name in COLUMNS:
-            save_array(folder / f"{name}.npy", getattr(self, name))
-
-
-def save_array(path: Path, array: NDArray[Any]) -> None:
-    """A .npy file. numpy's own `save` tells nobody why a write failed; a full disk must be known as one."""
-    array = np.ascontiguousarray(array)
-    with path.open("wb") as f:
-        np.lib.format.write_array_header_1_0(f, np.lib.format.header_data_from_array_1_0(array))
-        if array.size:  # a view of nothing cannot be cast
-            f.write(array.data.cast("B"))
+        return Documents(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in DTYPES))

@@ -7,8 +7,6 @@ length of the kept documents, plus the tokenizer), on which the order of trainin
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,10 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sheaf.corpus import shards
-from sheaf.corpus.documents import COLUMNS, Documents, save_array
+from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused, UsageError
-from sheaf.files import checked, digest_json, digest_of, task_folder, write_file
+from sheaf.files import checked
 from sheaf.formats.schema import KINDS
 
 FORMAT = 1
@@ -41,9 +39,9 @@ class CorpusVersion:
     manifest: dict[str, Any]
 
     @staticmethod
-    def open(workspace: Path | Workspace, digest: str | None = None) -> CorpusVersion:
+    def open(workspace: Path | str | Workspace, digest: str | None = None) -> CorpusVersion:
         """The newest version, or the newest one with this corpus digest. Raises DataRefused if there is none."""
-        store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+        store = workspace if isinstance(workspace, Workspace) else Workspace.at(workspace)
         name = _find(store, digest)
         root = store.corpus(name)
         manifest: dict[str, Any] = orjson.loads(checked(root / "manifest.json").read_bytes())
@@ -66,6 +64,11 @@ class CorpusVersion:
         return self.manifest["shards"]
 
     @property
+    def rendering(self) -> str:
+        """Digest of what the tokens were made by (tokenizer, template, masks): the name of their folder."""
+        return self.manifest["rendering"]["digest"]
+
+    @property
     def tokenizer_path(self) -> Path:
         return checked(self.workspace.tokenizer(self.manifest["tokenizer"]) / "tokenizer.json")
 
@@ -79,13 +82,13 @@ class CorpusVersion:
 
     @cached_property
     def documents(self) -> Documents:
-        for name in COLUMNS:
+        for name in DTYPES:
             checked(self.root / f"{name}.npy")
         return Documents.open(self.root)
 
     def token_files(self) -> list[NDArray[np.unsignedinteger]]:
         """One read-only map per shard, in the order of `documents.shard`."""
-        folders = [self.workspace.tokens(self.manifest["tokenizer"], shard) for shard in self.shard_names]
+        folders = [self.workspace.tokens(self.rendering, shard) for shard in self.shard_names]
         return [_map_tokens(checked(folder / "tokens.bin"), self.manifest["token_dtype"]) for folder in folders]
 
     def tokens_by_source(self) -> dict[str, int]:
@@ -120,13 +123,15 @@ class CorpusVersion:
         "messages", "payload": bytes, "meta": {…}, "origins": [of the shard that speaks for it]}.
 
         Shard by shard, sorted by id in each: which shard holds what is no part of the corpus' promise. Memory: one
-        shard's records, some 64 MB. Raises UsageError for a kind that does not exist.
+        shard's records, some 64 MB, and 12 bytes a record. Raises UsageError for a kind that does not exist.
         """
         if kind not in KINDS:
             raise UsageError(f"no kind of record is called '{kind}'", fix=f"the kinds are {', '.join(KINDS)}")
-        decisions = self.decisions()
-        kept = decisions.filter(decisions["kept"])
-        shard, row, source = (kept[name].to_numpy() for name in ("shard", "row", "source"))
+        pieces: list[list[NDArray[np.int32]]] = []
+        for batch in self.decision_batches(["shard", "row", "source", "kept"]):
+            kept = batch.filter(batch["kept"])
+            pieces.append([kept[name].to_numpy() for name in ("shard", "row", "source")])
+        shard, row, source = (np.concatenate(column) for column in zip(*pieces, strict=True))
         for number in np.unique(shard):
             kinds = shards.read(self.shard_path(int(number)), "records", ["kind"])["kind"]
             here = np.flatnonzero(shard == number)
@@ -146,7 +151,12 @@ class CorpusVersion:
         return pq.read_table(checked(self.root / "quarantine.parquet"))
 
     def decisions(self) -> pa.Table:
+        """All at once: some 60 bytes a record. `decision_batches` needs no more memory than a piece."""
         return pq.read_table(checked(self.root / "decisions.parquet"))
+
+    def decision_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The decisions piece by piece, sorted by (source, id)."""
+        yield from pq.ParquetFile(checked(self.root / "decisions.parquet")).iter_batches(columns=columns)
 
     def _column(self, name: str) -> NDArray[np.integer]:
         return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)
@@ -194,7 +204,7 @@ def _find(store: Workspace, digest: str | None) -> str:
         raise DataRefused("there is no corpus yet", where=str(store.root), fix="run `sheaf prepare` first")
     if head.startswith(f"{digest}."):
         return head
-    versions = sorted(store.root.glob("corpora/*.*"), key=lambda p: p.stat().st_mtime_ns)
+    versions = sorted((store.corpus(name) for name in store.versions()), key=lambda p: (p / "DONE").stat().st_mtime_ns)
     names = [p.name for p in versions if len(digest) >= SHORTEST_DIGEST and p.name.startswith(digest)]
     if len({name.partition(".")[0] for name in names}) == 1:
         return names[-1]
@@ -206,81 +216,3 @@ def _find(store: Workspace, digest: str | None) -> str:
         why=f"{found} the digest {digest}; the newest are {', '.join(list(there)[:5])}",
         fix="run `sheaf prepare` with the recipe and the data of that time: it gives the same digest",
     )
-
-
-def commit(
-    workspace: Workspace,
-    *,
-    sources: list[dict[str, Any]],
-    prepare: dict[str, Any],
-    live_shards: list[str],
-    key: str,
-    tokenizer: str,
-    encoder: dict[str, Any],
-    content: str,
-    decisions: pa.Table,
-    text_bytes: NDArray[np.int64],
-    ledger: pa.Table,
-    quarantine: pa.Table,
-    exact: bool,
-) -> CorpusVersion:
-    """Write a version and make it HEAD. encoder: vocab_size, end_of_text, token_dtype of the tokenizer."""
-    documents, row, size = _documents(workspace, live_shards, tokenizer, decisions, text_bytes, exact)
-    names = [s["name"] for s in sources]
-    manifest = {
-        "format": FORMAT,
-        "corpus": digest_of(FORMAT, content, tokenizer),
-        "fingerprint": _fingerprint(names, documents, tokenizer),
-        "key": key,
-        "sources": sources,
-        "prepare": prepare,
-        "shards": live_shards,
-        "tokenizer": tokenizer,
-        **encoder,
-        "documents": len(documents),
-        "tokens": int(documents.length.sum()),
-        "tool": f"sheaf {importlib.metadata.version('sheaf')}",
-    }
-    name = f"{manifest['corpus']}.{digest_json(manifest)[:8]}"
-    if not (workspace.corpus(name) / "DONE").exists():
-        with task_folder(workspace.corpus(name), stage="commit") as out:
-            documents.save(out)
-            save_array(out / "row.npy", row)
-            save_array(out / "bytes.npy", size)
-            for table, file in ((decisions, "decisions"), (ledger, "ledger"), (quarantine, "quarantine")):
-                pq.write_table(table, out / f"{file}.parquet", compression="zstd")
-            (out / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-    write_file(workspace.head, f"{name}\n".encode())
-    return CorpusVersion.open(workspace)
-
-
-def _documents(
-    workspace: Workspace,
-    live_shards: list[str],
-    tokenizer: str,
-    decisions: pa.Table,
-    text_bytes: NDArray[np.int64],
-    exact: bool,
-) -> tuple[Documents, NDArray[np.int32], NDArray[np.int64]]:
-    """The kept records as documents (sorted by source, id, like decisions), with their rows and text bytes."""
-    kept = np.flatnonzero(decisions["kept"].to_numpy() & (text_bytes > 0))  # pictures and sounds have no tokens
-    if not exact:  # every occurrence trains
-        kept = np.repeat(kept, decisions["occurrences"].to_numpy()[kept])
-    chosen = decisions.take(pa.array(kept)).combine_chunks()
-    shard, row = chosen["shard"].to_numpy(), chosen["row"].to_numpy()
-    offset, length = np.zeros(len(kept), np.int64), np.zeros(len(kept), np.int64)
-    for number in np.unique(shard):
-        here = shard == number
-        bounds = np.load(checked(workspace.tokens(tokenizer, live_shards[number]) / "offsets.npy"), allow_pickle=False)
-        offset[here] = bounds[row[here]]
-        length[here] = bounds[row[here] + 1] - bounds[row[here]]
-    ids = shards.id_bytes(chosen["id"]).view(np.uint8).reshape(-1, 16)
-    documents = Documents(id=ids, source=chosen["source"].to_numpy(), shard=shard, offset=offset, length=length)
-    return documents, row, text_bytes[kept]
-
-
-def _fingerprint(names: list[str], documents: Documents, tokenizer: str) -> str:
-    h = hashlib.blake2b(repr((names, tokenizer)).encode(), digest_size=16)
-    for column in (documents.source, documents.id, documents.length):
-        h.update(np.ascontiguousarray(column).tobytes())
-    return h.hexdigest()

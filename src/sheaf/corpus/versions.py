@@ -60,7 +60,7 @@ def folders_of(corpus: CorpusVersion) -> Iterable[Path]:
     yield corpus.root
     for number, shard in enumerate(corpus.shard_names):
         yield corpus.shard_path(number)
-        yield corpus.workspace.tokens(corpus.manifest["tokenizer"], shard)
+        yield corpus.workspace.tokens(corpus.rendering, shard)
         yield from (corpus.workspace.root / "scores").glob(f"{shard}.*")
 
 

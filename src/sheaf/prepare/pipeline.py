@@ -1,42 +1,45 @@
 """`prepare`: from the sources of a recipe to a version of the corpus, doing only what is not done yet.
 
-list → read → score → select → tokenise → commit. Each stage asks the workspace which of its tasks' outputs are there
-and gives the engine the others; so a second run does nothing, one new file costs one file, and a killed run goes on
-where it was. Only listing and selecting see everything at once, and they see names and numbers, not texts.
+list → read → score, and what else the recipe asks for (`stages.py`) → select → tokenise → commit. Each stage asks the
+workspace which of its tasks' outputs are there and gives the engine the others; so a second run does nothing, one new
+file costs one file, a changed threshold only selects anew, and a killed run goes on where it was. Only listing and
+selecting see everything at once, and they see names and numbers, not texts.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sheaf import engine as engines
 from sheaf.console import Console, Silent
-from sheaf.corpus import version
+from sheaf.corpus.commit import commit
 from sheaf.corpus.ledger import by_source, sums
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
-from sheaf.engine.base import Engine, Json, Task
+from sheaf.engine.base import Engine
 from sheaf.errors import CorruptStore, DataRefused, TryAgain
 from sheaf.files import checked, digest_json, read_done
+from sheaf.formats import READER_VERSION
 from sheaf.formats.reasons import explain
-from sheaf.prepare import encode, score, select, tokenizer
+from sheaf.prepare import encode, rendering, select, stages, tokenizer
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.gather import Listing, gather
 from sheaf.prepare.known import known
+from sheaf.prepare.read import READ_VERSION
+from sheaf.prepare.rendering import CHATS, Rendering, find_template
+from sheaf.prepare.stages import Asked
 from sheaf.recipe import Recipe
 from sheaf.sources.base import Refusal
 from sheaf.sources.reasons import DEFERRED
 
-SELECT_VERSION = 1
+SELECT_VERSION = 2
 
 
 def prepare(
@@ -56,30 +59,32 @@ def prepare(
     started = time.monotonic()
     console = console or Silent()
     select.check_admit(recipe.prepare.admit, [s.name for s in recipe.sources])
-    workspace = Workspace(Path(recipe.workspace))
+    asked = stages.asked(recipe)
+    workspace = Workspace.at(recipe.workspace)
     workspace.create()
     with workspace.locked(console), closing(engines.make(engine, workers)) as pool:
         listing, read_now = gather(workspace, recipe, pool, console)
         for rule in select.idle_rules(recipe.prepare.admit, [(x.item.source, x.item.path) for x in listing.items]):
             console.note(f"prepare.admit: no item matches the path {rule.path}")
         live = list(known(workspace, listing.keys).rows)
-        corpus = _unchanged(workspace, recipe, live, listing, new_tokenizer)
+        corpus = _unchanged(workspace, recipe, asked, live, listing, new_tokenizer)
         if corpus is None:
-            corpus = _derive(workspace, recipe, live, listing, pool, console, new_tokenizer)
+            corpus = derive(workspace, recipe, asked, live, listing, pool, console, new_tokenizer)
     return summary(corpus, read_now=read_now, seconds=time.monotonic() - started)
 
 
-def _select_key(recipe: Recipe, live: Sequence[str], listing: Listing) -> str:
+def _select_key(recipe: Recipe, asked: Asked, live: Sequence[str], listing: Listing) -> str:
     """Digest of all that selecting and what follows depend on."""
     refused = [[r.source, r.path, r.uri, r.size, r.reason, r.detail] for r in listing.refusals]
     settings = recipe.prepare.model_dump(mode="json", by_alias=True)
     names = [s.name for s in recipe.sources]
     keys = sorted(x.key.hex() for x in listing.items)
-    return digest_json([SELECT_VERSION, score.STAGE, tokenizer.VERSION, names, settings, list(live), keys, refused])
+    made = [_tokenizer(recipe, "").key, *_template(recipe)]
+    return digest_json([_stages(asked), made, names, settings, list(live), keys, refused])
 
 
 def _unchanged(
-    workspace: Workspace, recipe: Recipe, live: Sequence[str], listing: Listing, new_tokenizer: bool
+    workspace: Workspace, recipe: Recipe, asked: Asked, live: Sequence[str], listing: Listing, new_tokenizer: bool
 ) -> CorpusVersion | None:
     """HEAD, if it was made from exactly this."""
     if new_tokenizer or not workspace.head.exists():
@@ -88,83 +93,120 @@ def _unchanged(
         corpus = CorpusVersion.open(workspace)
     except CorruptStore:  # it is made again
         return None
-    tokens = [workspace.tokens(corpus.manifest["tokenizer"], shard) for shard in corpus.shard_names]
+    tokens = [workspace.tokens(corpus.rendering, shard) for shard in corpus.shard_names]
     whole = all(read_done(folder) is not None for folder in tokens)
     own_tokenizer = recipe.prepare.tokenizer.from_ is None  # a given file may have changed: look at it
-    same = corpus.manifest["key"] == _select_key(recipe, live, listing)
+    same = corpus.manifest["key"] == _select_key(recipe, asked, live, listing)
     return corpus if whole and own_tokenizer and same else None
 
 
-def _derive(
+def derive(
     workspace: Workspace,
     recipe: Recipe,
+    asked: Asked,
     live: list[str],
     listing: Listing,
     pool: Engine,
     console: Console,
-    new_tokenizer: bool,
+    new_tokenizer: bool = False,
 ) -> CorpusVersion:
     """Score, select, tokenise, commit."""
-    deferred = [r for r in listing.refusals if r.reason == DEFERRED]
-    if not live and deferred:
-        raise nothing_yet(deferred[0])
     if not live:
-        counts = Counter(r.reason for r in listing.refusals)
-        first = listing.refusals[0] if listing.refusals else None
-        raise DataRefused(
-            "none of the sources' items could be had",
-            where=f"{first.uri} is the first" if first else "",
-            why="; ".join(f"{reason}: {n}" for reason, n in sorted(counts.items())) or "there are no items",
-            fix=f"{explain(first.reason)} Correct the sources." if first else "correct the sources",
-        )
-    missing = [s for s in live if read_done(workspace.scores(s, score.STAGE)) is None]
-    _run(pool, console, "score", [score.task(workspace, s) for s in missing])
-    selection = select.select(workspace, live, listing.keys, listing.refusals, recipe)
-    _refuse_if_too_much(recipe, selection)
+        raise _nothing(listing)
+    stages.run(workspace, asked, live, pool, console)
+    with select.select(workspace, live, listing.keys, listing.refusals, recipe, asked.rules) as selection:
+        _refuse_if_too_much(recipe, selection)
+        return _tokenise_and_commit(workspace, recipe, asked, live, listing, selection, pool, console, new_tokenizer)
+
+
+def _tokenise_and_commit(
+    workspace: Workspace,
+    recipe: Recipe,
+    asked: Asked,
+    live: list[str],
+    listing: Listing,
+    selection: select.Selection,
+    pool: Engine,
+    console: Console,
+    new_tokenizer: bool,
+) -> CorpusVersion:
+    template, variables = _template(recipe) if selection.kinds & set(CHATS) else ("", {})
     with console.stage("tokenizer", None, "tokens") as advance:
         chosen = tokenizer.ensure(
             workspace,
-            recipe.prepare.tokenizer,
+            _tokenizer(recipe, template),
             live,
-            selection,
+            selection.decided,
+            selection.content,
             new=new_tokenizer,
-            provisional=bool(deferred),
+            provisional=any(r.reason == DEFERRED for r in listing.refusals),
             note=console.note,
         )
-        encoder = Encoder(checked(workspace.tokenizer(chosen) / "tokenizer.json"))
+        encoder = Encoder(checked(workspace.tokenizer(chosen.digest) / "tokenizer.json"))
         advance(encoder.vocab_size)
-    missing = [s for s in live if read_done(workspace.tokens(chosen, s)) is None]
-    _run(pool, console, "encode", [encode.task(workspace, chosen, s) for s in missing])
-    return version.commit(
+    how = Rendering(chosen.digest, template, variables, asked.masked)
+    rendering.check(how, encoder, console.note)
+    missing = [s for s in live if read_done(workspace.tokens(how.digest, s)) is None]
+    stages.run_tasks(pool, console, "encode", [encode.task(workspace, how, s) for s in missing])
+    unwritten = encode.settle(workspace, how, live, selection.decided, console.note)
+    return commit(
         workspace,
         sources=[s.model_dump(mode="json", by_alias=True) for s in recipe.sources],
         prepare=recipe.prepare.model_dump(mode="json", by_alias=True),
         live_shards=live,
-        key=_select_key(recipe, live, listing),
-        tokenizer=chosen,
+        key=_select_key(recipe, asked, live, listing),
+        tokenizer=chosen.digest,
+        rendering={"digest": how.digest, **how.to_json()},
         encoder={
             "vocab_size": encoder.vocab_size,
             "end_of_text": encoder.end_of_text,
             "token_dtype": encoder.dtype.__name__,
         },
         content=selection.content,
-        decisions=selection.decisions,
-        text_bytes=selection.text_bytes,
+        decided=selection.decided,
         ledger=selection.ledger,
         quarantine=selection.quarantine,
-        exact=recipe.prepare.dedup.exact,
+        about={
+            "stages": _stages(asked),
+            "recipe": _recipe_digest(recipe),
+            "sample": dict(chosen.sample),
+            "unwritten": unwritten,  # kept conversations that the template does not take
+            "counts": selection.counts,
+        },
     )
 
 
-def _run(pool: Engine, console: Console, title: str, tasks: Sequence[Task]) -> None:
-    if tasks:
-        with console.stage(title, sum(t.weight for t in tasks), "shards") as advance:
-            _drain(pool.run(tasks, advance))
+def _template(recipe: Recipe) -> tuple[str, dict[str, str]]:
+    return find_template(recipe.prepare.template, recipe.prepare.tokenizer.from_)
 
 
-def _drain(results: Iterable[tuple[Task, Json]]) -> None:
-    for _ in results:
-        pass
+def _tokenizer(recipe: Recipe, template: str) -> tokenizer.Wanted:
+    names = [s.name for s in recipe.sources]
+    return tokenizer.Wanted(recipe.prepare.tokenizer, names, recipe.mixture, stages.masked(recipe), template)
+
+
+def _stages(asked: Asked) -> dict[str, Any]:
+    """For the manifest: what made this version, with versions and parameters."""
+    read = {"read": READ_VERSION, "formats": READER_VERSION}
+    return {**read, **asked.about(), "select": SELECT_VERSION, "tokenizer": tokenizer.VERSION}
+
+
+def _recipe_digest(recipe: Recipe) -> str:
+    return digest_json(recipe.model_dump(mode="json", by_alias=True, exclude={"workspace"}))
+
+
+def _nothing(listing: Listing) -> TryAgain | DataRefused:
+    deferred = [r for r in listing.refusals if r.reason == DEFERRED]
+    if deferred:
+        return nothing_yet(deferred[0])
+    counts = Counter(r.reason for r in listing.refusals)
+    first = listing.refusals[0] if listing.refusals else None
+    return DataRefused(
+        "none of the sources' items could be had",
+        where=f"{first.uri} is the first" if first else "",
+        why="; ".join(f"{reason}: {n}" for reason, n in sorted(counts.items())) or "there are no items",
+        fix=f"{explain(first.reason)} Correct the sources." if first else "correct the sources",
+    )
 
 
 def nothing_yet(first: Refusal) -> TryAgain:
@@ -192,15 +234,16 @@ def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
     total, quarantine = sums(selection.ledger), _by_reason(selection.quarantine)
     lost = ", ".join(f"{reason}: {n['regions']}" for reason, n in quarantine.items())
     deferred = quarantine.get(DEFERRED, {"regions": 0, "bytes": 0})
-    if not pc.any(selection.decisions["kept"]).as_py():
-        dropped = ", ".join(f"{reason}: {n}" for reason, n in _dropped(selection.decisions).items())
+    records = selection.counts["records"]
+    if not records["kept"]:
+        dropped = ", ".join(f"{reason}: {n}" for reason, n in records["dropped"].items())
         first = selection.quarantine.slice(0, 1).to_pylist()
         example = f"for example {first[0]['uri']}: {first[0]['detail'] or explain(first[0]['reason'])}" if first else ""
         raise DataRefused(
             "no record is left to train on",
             where=example,
             why="; ".join(x for x in (dropped and f"dropped {dropped}", lost and f"quarantined {lost}") if x),
-            fix=f"{'relax prepare.length, or ' if dropped else ''}mend the sources, or how the recipe reads them",
+            fix=f"{'relax these rules, or ' if dropped else ''}mend the sources, or how the recipe reads them",
         )
     share = (total["quarantined"] - deferred["bytes"]) / max(total["in"], 1)
     if share > recipe.prepare.refuse_above:
@@ -215,7 +258,7 @@ def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
 
 def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str, Any]:
     """What became of everything: the contract of `prepare --json`, and the same per source."""
-    ledger, decisions, quarantine = corpus.ledger(), corpus.decisions(), _by_reason(corpus.quarantine())
+    ledger, quarantine = corpus.ledger(), _by_reason(corpus.quarantine())
     total = sums(ledger)
     deferred = quarantine.get(DEFERRED, {"regions": 0})["regions"]
     return {
@@ -228,13 +271,7 @@ def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str
             "deferred": deferred,
         },
         "bytes": {name: total[name] for name in ("in", "kept", "dropped", "quarantined")},
-        "records": {
-            "read": total["records"] + total["regions"],
-            "kept": total["records_kept"],
-            "duplicate": total["duplicate"],
-            "quarantined": total["regions"],
-            "dropped": _dropped(decisions),
-        },
+        "records": corpus.manifest["counts"]["records"],
         "tokens": corpus.manifest["tokens"],
         "seconds": round(seconds, 3),
         "documents": len(corpus.documents),
@@ -250,13 +287,6 @@ def _readable(ledger: pa.Table) -> int:
 
 def _wholly_quarantined(ledger: pa.Table) -> int:
     return int(np.sum((ledger["records"].to_numpy() == 0) & (ledger["quarantined"].to_numpy() > 0)))
-
-
-def _dropped(decisions: pa.Table) -> dict[str, int]:
-    """Occurrences dropped, by reason."""
-    dropped = decisions.filter(pc.invert(decisions["kept"]))
-    counts = dropped.group_by("reason").aggregate([("occurrences", "sum")]).to_pylist()
-    return {c["reason"]: c["occurrences_sum"] for c in sorted(counts, key=lambda c: c["reason"])}
 
 
 def _by_reason(quarantine: pa.Table) -> dict[str, dict[str, int]]:
