@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from sheaf.corpus.schema import ITEMS, ORIGIN, QUARANTINE, RECORDS
 from sheaf.errors import CorruptStore
-from sheaf.files import checked
+from sheaf.files import checked, present
 from sheaf.sources.base import Item
 
 ROW_GROUP = 1024  # rows: reading one record decompresses at most this many
@@ -66,13 +66,14 @@ def read(folder: Path, name: str, columns: list[str] | None = None) -> pa.Table:
     """One table of a shard. Raises CorruptStore.
 
     A whole table is checked by its file's digest; some columns of it by the checksums of their pages, so that reading
-    ids does not cost a pass over all texts.
+    ids does not cost a pass over all texts. A column may be a part: "origins.list.element.item".
     """
-    path = folder / f"{name}.parquet"
+    path = present(folder / f"{name}.parquet")
     if columns is None:
         return pq.read_table(checked(path))
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStore(
             "a file of the workspace cannot be read",
@@ -93,7 +94,7 @@ def _fold(records: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
     ids, item = _one(records["id"]).take(order), _one(records["item"]).take(order)
     first = _run_starts(ids)
     columns = {"item": item} | {name: column.take(item) for name, column in listed.items()}
-    columns |= {n: _one(records[n].take(order)) for n in ("member", "locator", "bytes", "media", "encoding", "repairs")}
+    columns |= {field.name: _one(records[field.name].take(order)) for field in ORIGIN if field.name not in columns}
     origins = pa.StructArray.from_arrays([columns[f.name] for f in ORIGIN], fields=list(ORIGIN))
     offsets = pa.array(np.append(first, len(ids)), pa.int32())
     head = order.take(pa.array(first))  # texts are moved once: they are nearly all of the memory that this takes
