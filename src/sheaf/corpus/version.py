@@ -91,6 +91,12 @@ class CorpusVersion:
         folders = [self.workspace.tokens(self.rendering, shard) for shard in self.shard_names]
         return [_map_tokens(checked(folder / "tokens.bin"), self.manifest["token_dtype"]) for folder in folders]
 
+    def loss_files(self) -> list[NDArray[np.uint8] | None]:
+        """By shard, which of its tokens are to be predicted, 0 or 1 a token; None: all of them."""
+        folders = [self.workspace.tokens(self.rendering, shard) for shard in self.shard_names]
+        paths = [folder / "loss.bin" for folder in folders]
+        return [_map_tokens(checked(path), "uint8") if path.exists() else None for path in paths]
+
     def tokens_by_source(self) -> dict[str, int]:
         total = np.zeros(len(self.source_names), np.int64)
         np.add.at(total, self.documents.source, self.documents.length)

@@ -2,7 +2,7 @@
 
 The kernel reads all files through their base addresses, so that a batch is one call however many files there are.
 Every run is checked against its file's size first: a damaged index is an error, never a wrong token or a crash. Cost:
-it writes 28 bytes a token and reads two or four, scattered by document; bench/loader.py prints the rate.
+it writes 28 bytes a token and reads two to five, scattered by document; bench/loader.py prints the rate.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sheaf.errors import CorruptStore
 from sheaf.kernel import kernel
+from sheaf.order.losses import as_bytes
 from sheaf.order.order import Order
 
 PADDING_TOKEN, PADDING_LABEL, PADDING_DOCUMENT = 0, -100, -1
@@ -43,6 +44,18 @@ class Gatherer:
         self._files = [np.asarray(f) for f in token_files]  # kept alive: the kernel holds only their addresses
         self._address = np.array([f.ctypes.data for f in self._files], np.uint64)
         self._size = np.array([len(f) for f in self._files], np.int64)
+        self._losses = [as_bytes(np.zeros(0, np.uint8) if x is None else x) for x in order.losses]
+        for number, loss in enumerate(self._losses):
+            if len(loss) not in (0, self._size[number]) or loss.dtype != np.uint8 or not loss.flags.c_contiguous:
+                raise CorruptStore(
+                    "what is predicted does not fit its token file",
+                    where=f"token file {number}",
+                    why=f"{len(loss)} of {self._size[number]} tokens",
+                    fix="prepare again",
+                )
+        self._loss_address = np.zeros(len(self._files), np.uint64)  # 0: everything is predicted
+        for number, loss in enumerate(self._losses):
+            self._loss_address[number] = loss.ctypes.data if len(loss) else 0
         self._like = np.empty(0, next(iter(kinds), np.dtype(np.uint16)))
         pack, documents = order.pack, order.documents
         self._columns = tuple(
@@ -68,7 +81,7 @@ class Gatherer:
             np.empty(shape, np.int64),
             np.empty(shape, np.int32),
         )
-        bad = _gather(rows, *self._columns, self._address, self._size, self._like, *out)
+        bad = _gather(rows, *self._columns, self._address, self._size, self._loss_address, self._like, *out)
         if bad >= 0:
             document = int(self._order.pack.run_document[bad])
             raise CorruptStore(
@@ -125,6 +138,7 @@ def _gather(
     document_offset: NDArray[np.int64],
     file_address: NDArray[np.uint64],
     file_size: NDArray[np.int64],
+    loss_address: NDArray[np.uint64],
     like: NDArray[Any],
     input_ids: NDArray[np.int64],
     labels: NDArray[np.int64],
@@ -149,6 +163,12 @@ def _gather(
                 inputs[j] = tokens[j]
             for j in range(length):
                 following[j] = tokens[j + 1]
+            if loss_address[file] != 0:
+                predicted = _carray(_pointer(loss_address[file]), (file_size[file],), np.uint8)
+                flags = predicted[begin + 1 : begin + length + 1]
+                for j in range(length):
+                    if flags[j] == 0:
+                        following[j] = PADDING_LABEL
             for j in range(length):
                 positions[j] = j
             for j in range(length):

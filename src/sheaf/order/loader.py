@@ -37,9 +37,10 @@ class Batch:
     input_ids, labels, position_ids: int64 (n, T). document_ids: int32 (n, T), numbered from 0 inside a sample;
     attention stays inside equal numbers. Positions restart at 0 with every document. Padding: token 0, label -100,
     document -1, positions counted as if it were one more document. labels[i] is the token after input_ids[i]: already
-    shifted. samples: int64 (n,), the slots of these samples in the step. valid_tokens: predictions of the *global*
-    step, by which its loss is divided. largest: samples of the fullest rank, so that all ranks make equally many
-    micro-batches.
+    shifted; -100 too where the corpus says that it is not to be predicted (what a user said to an assistant). samples:
+    int64 (n,), the slots of these samples in the step. valid_tokens: predictions of the *global* step, by which its
+    loss is divided; inputs: its tokens, of which perhaps not all are predicted. largest: samples of the fullest rank,
+    so that all ranks make equally many micro-batches.
     """
 
     step: int
@@ -49,6 +50,7 @@ class Batch:
     document_ids: NDArray[np.int32]
     samples: NDArray[np.int64]
     valid_tokens: int
+    inputs: int
     largest: int
     order: Order = field(repr=False)
 
@@ -154,14 +156,15 @@ class Loader:
         while self.stop is None or step < self.stop:
             end = step + together if self.stop is None else min(step + together, self.stop)
             rows = order.rows(order.samples_of_slots(*order.slot_range(step, end)))
-            tokens = order.pack.sample_tokens[rows]
+            valid, inputs = order.pack.sample_valid[rows], order.pack.sample_tokens[rows]
             for first in range(0, len(rows), order.batch):
                 part = slice(first, first + order.batch)
-                yield self._batch(step, rows[part], int(tokens[part].sum(dtype=np.int64)))
+                sums = (int(x[part].sum(dtype=np.int64)) for x in (valid, inputs))
+                yield self._batch(step, rows[part], *sums)
                 step += 1
 
-    def _batch(self, step: int, rows: NDArray[np.int64], valid_tokens: int) -> Batch:
+    def _batch(self, step: int, rows: NDArray[np.int64], valid_tokens: int, inputs: int) -> Batch:
         slots = self.order.split_rows(rows, self.world)[self.rank]
         arrays = self._gatherer.gather(rows[slots])
         largest = -(-len(rows) // self.world)
-        return Batch(step, *arrays, slots, valid_tokens, largest, self.order)
+        return Batch(step, *arrays, slots, valid_tokens, inputs, largest, self.order)

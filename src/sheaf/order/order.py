@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sheaf.corpus.documents import Documents
 from sheaf.errors import DataRefused, UsageError
 from sheaf.order.balance import check_ranks, sample_cost, split_by_cost
+from sheaf.order.losses import Loss, predicted
 from sheaf.order.mix import Mixture, resolve_mixture
 from sheaf.order.pack import Pack, packed
 from sheaf.order.shuffle import permute, shuffle_key, unpermute
@@ -84,6 +85,7 @@ class Order:
     split: Split
     pack: Pack
     mixture: Mixture
+    losses: tuple[Loss, ...] = ()
 
     @staticmethod
     def build(
@@ -98,23 +100,36 @@ class Order:
         held_out: float,
         split: Split = "train",
         cache: Path | None,
+        losses: Sequence[Loss] = (),
     ) -> Order:
         """Pack (or find the pack in the folder `cache`) and resolve the mixture.
 
-        batch: samples of a global step. held_out: share of the documents, by id. Raises DataRefused if there is nothing
-        to train on or not enough for one step; an empty held-out split is an order of 0 steps.
+        batch: samples of a global step. held_out: share of the documents, by id. losses: by number of shard, which
+        tokens are to be predicted; none: all. Raises DataRefused if there is nothing to train on or not enough for one
+        step; an empty held-out split is an order of 0 steps.
         """
         if sequence_length < 1 or batch < 1:
             raise UsageError(f"a step needs samples and tokens, not {batch} samples of {sequence_length} tokens")
         names = tuple(source_names)
-        pack = packed(documents, len(names), fingerprint, sequence_length, held_out, split, cache)
+        pack = packed(documents, len(names), fingerprint, sequence_length, held_out, split, cache, losses)
         if split == "held_out":
             samples_s = pack.source_samples
             mixed = Mixture(pack.source_tokens.astype(np.float64), pack.source_tokens, samples_s, samples_s)
         else:
             mixed = _training_mixture(names, mixture, pack, batch)
         return Order(
-            documents, names, fingerprint, sequence_length, batch, seed, dict(mixture), held_out, split, pack, mixed
+            documents,
+            names,
+            fingerprint,
+            sequence_length,
+            batch,
+            seed,
+            dict(mixture),
+            held_out,
+            split,
+            pack,
+            mixed,
+            tuple(losses),
         )
 
     @property
@@ -169,7 +184,12 @@ class Order:
 
     def valid_tokens(self, step: int) -> int:
         """Predictions in the global step: what its loss is divided by."""
-        return int(self.pack.sample_tokens[self.rows(self.samples(step))].sum(dtype=np.int64))
+        return int(self.pack.sample_valid[self.rows(self.samples(step))].sum(dtype=np.int64))
+
+    def predictions(self, runs: Runs) -> NDArray[np.int64]:
+        """How many tokens each run predicts: int64 (runs,); its length, unless the corpus says otherwise."""
+        shard, offset = self.documents.shard[runs.document], self.documents.offset[runs.document]
+        return predicted(self.losses, shard, offset + runs.start + 1, runs.length)
 
     def digest(self, step: int) -> str:
         """blake2b-128 of what the step holds: the set of its samples, each the set of its (record id, start, length).

@@ -16,8 +16,8 @@ Deterministic: a function of the documents' ids, lengths, T and the held-out fra
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,9 @@ from sheaf.corpus.documents import Documents
 from sheaf.files import checked, digest_of, read_done, task_folder
 from sheaf.kernel import kernel
 from sheaf.order.held_out import held_out
+from sheaf.order.losses import Loss, predicted
 
-VERSION = 1  # raise it whenever the same input would be packed otherwise
+VERSION = 2  # raise it whenever the same input would be packed otherwise
 WINDOW = 4096  # pieces; on lognormal lengths 256 waste 0.14% of the positions, 4,096 0.02%, all at once 0.01%
 
 
@@ -37,8 +38,9 @@ class Pack:
     """Samples of all sources as rows, those of source s in [source_first_sample[s], source_first_sample[s + 1]).
 
     Run i: inputs [run_start[i], run_start[i] + run_length[i]) of document run_document[i] (a row of Documents).
-    Sample j: runs [sample_first_run[j], sample_first_run[j + 1]), by document, then start; sample_tokens[j]
-    predictions; sample_squares[j], the sum of its runs' squared lengths, is what attention costs.
+    Sample j: runs [sample_first_run[j], sample_first_run[j + 1]), by document, then start; sample_tokens[j] inputs;
+    sample_valid[j] predictions, fewer than inputs where only some tokens are to be predicted; sample_squares[j], the
+    sum of its runs' squared lengths, is what attention costs.
     """
 
     run_document: NDArray[np.int64]
@@ -46,6 +48,7 @@ class Pack:
     run_length: NDArray[np.int32]
     sample_first_run: NDArray[np.int64]
     sample_tokens: NDArray[np.int32]
+    sample_valid: NDArray[np.int32]
     sample_squares: NDArray[np.int64]
     source_first_sample: NDArray[np.int64]
     source_tokens: NDArray[np.int64]
@@ -63,12 +66,17 @@ def packed(
     fraction: float,
     split: str,
     cache: Path | None,
+    losses: Sequence[Loss] = (),
 ) -> Pack:
-    """The pack of one split ("train" or "held_out"): from the cache folder if it is there, else made and kept there."""
+    """The pack of one split ("train" or "held_out"): from the cache folder if it is there, else made and kept there.
+
+    losses: by number of shard; they follow from what the fingerprint says.
+    """
 
     def make() -> Pack:
         held = held_out(documents.id, fraction)
-        return pack_documents(documents, held if split == "held_out" else ~held, sources, sequence_length)
+        pack = pack_documents(documents, held if split == "held_out" else ~held, sources, sequence_length)
+        return _with_losses(pack, documents, losses)
 
     if cache is None:
         return make()
@@ -91,10 +99,21 @@ def pack_documents(documents: Documents, chosen: NDArray[np.bool_], sources: int
         run_length=np.concatenate([p.run_length for p in parts]),
         sample_first_run=np.concatenate([*first_run, [sum(runs)]]).astype(np.int64),
         sample_tokens=np.concatenate([p.sample_tokens for p in parts]),
+        sample_valid=np.concatenate([p.sample_tokens for p in parts]),
         sample_squares=np.concatenate([p.sample_squares for p in parts]),
         source_first_sample=np.cumsum([0, *(len(p.sample_tokens) for p in parts)]).astype(np.int64),
         source_tokens=np.array([p.sample_tokens.sum(dtype=np.int64) for p in parts], np.int64),
     )
+
+
+def _with_losses(pack: Pack, documents: Documents, losses: Sequence[Loss]) -> Pack:
+    if all(loss is None for loss in losses):
+        return pack
+    shard = documents.shard[pack.run_document]
+    first = documents.offset[pack.run_document] + pack.run_start + 1  # labels are one further than inputs
+    counts = predicted(losses, shard, first, pack.run_length.astype(np.int64))
+    total = np.concatenate([[0], np.cumsum(counts)])[pack.sample_first_run]
+    return replace(pack, sample_valid=np.diff(total).astype(np.int32))
 
 
 def _cached(folder: Path, make: Callable[[], Pack]) -> Pack:
@@ -122,6 +141,7 @@ def _pack_source(document: NDArray[np.int64], length: NDArray[np.int64], capacit
         run_length=piece_length[by_sample],
         sample_first_run=first_run,
         sample_tokens=tokens,
+        sample_valid=tokens,
         sample_squares=squares,
         source_first_sample=np.array([0, samples], np.int64),
         source_tokens=tokens.sum(dtype=np.int64, keepdims=True),

@@ -1,50 +1,165 @@
-"""The encoding stage: a shard's texts become one flat token file with row offsets.
+"""The encoding stage: a shard's records become one flat token file with row offsets.
 
 Every row of a shard is encoded, also those not kept now: decisions change in seconds, encoding is the dear part. A
 document's last token is the end-of-text token. tokens.bin: uint16 or uint32, little-endian. offsets.npy: int64,
-(rows + 1,).
+(rows + 1,). bytes.npy: int64, (rows,), UTF-8 bytes of what is predicted. Where a shard has conversations also loss.bin:
+uint8, one a token, 1 where the token is to be predicted. refused.json: [row, reason] of the conversations that the
+template does not take; they have no tokens.
+
+Texts go to the encoder a batch at a time, without a Python object each; conversations one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from sheaf.corpus.documents import save_array
+from sheaf.corpus.columns import save_array
+from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
+from sheaf.prepare import protect
 from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.rendering import CHATS, Chats, Rendering, messages_of, tools_of
+from sheaf.prepare.template import Refused, limited
 
+VERSION = 2
 ROWS = 1024
+_NONE = np.zeros(0, np.int64)
 
 
-def task(workspace: Workspace, tokenizer: str, shard: str) -> Task:
-    arguments = {"workspace": str(workspace.root), "tokenizer": tokenizer, "shard": shard}
+def task(workspace: Workspace, rendering: Rendering, shard: str) -> Task:
+    arguments = {"workspace": workspace.where, "rendering": rendering.to_json(), "shard": shard}
     return Task("sheaf.prepare.encode:encode_shard", arguments, label=f"encode {shard[:8]}")
 
 
-def encode_shard(workspace: str, tokenizer: str, shard: str) -> Json:
-    store = Workspace(Path(workspace))
-    encoder = _encoder(checked(store.tokenizer(tokenizer) / "tokenizer.json"))
+def encode_shard(workspace: str, rendering: Mapping[str, Any], shard: str) -> Json:
+    store, how = Workspace.at(workspace), Rendering.from_json(rendering)
+    encoder = _encoder(checked(store.tokenizer(how.tokenizer) / "tokenizer.json"))
     records = pq.ParquetFile(checked(store.shard(shard) / "records.parquet"))
-    offsets = np.zeros(records.metadata.num_rows + 1, np.int64)
-    end = np.array([encoder.end_of_text], encoder.dtype)
-    row = 0
-    with task_folder(store.tokens(tokenizer, shard), stage="encode", dtype=encoder.dtype.__name__) as out:
-        with (out / "tokens.bin").open("wb") as f:
-            for batch in records.iter_batches(ROWS, columns=["text"]):
-                ids = [encoder.encode(text.as_py()) for text in batch["text"]]
-                lengths = [len(i) + 1 for i in ids]
-                offsets[row + 1 : row + 1 + len(ids)] = lengths
-                row += len(ids)
-                f.write(np.concatenate([part.astype(encoder.dtype) for i in ids for part in (i, end)]).tobytes())
-        np.cumsum(offsets, out=offsets)
+    kinds = records.read(columns=["kind"])["kind"]
+    has_chats = bool(pc.any(pc.is_in(kinds, pa.array(CHATS))).as_py()) and how.template != ""
+    chats = Chats(how, encoder) if has_chats else None
+    found = protect.findings(store, shard) if how.masked else None
+    refused: list[tuple[int, str]] = []
+    lengths, sizes, row = [_NONE], [_NONE], 0
+    with (
+        task_folder(store.tokens(how.digest, shard), stage="encode", dtype=encoder.dtype.__name__) as out,
+        ExitStack() as stack,
+    ):
+        tokens = stack.enter_context((out / "tokens.bin").open("wb"))
+        loss = stack.enter_context((out / "loss.bin").open("wb")) if chats else None
+        for batch in records.iter_batches(ROWS, columns=["text", "kind", "messages", "meta"] if chats else ["text"]):
+            part = _texts(encoder, _as_trained(batch, found, row, how, without_chats=chats is not None))
+            if chats is not None:
+                part = _with_chats(part, chats, batch, how, refused, row)
+            tokens.write(part.ids.astype(encoder.dtype).tobytes())
+            if loss is not None:
+                loss.write(np.concatenate(part.loss).tobytes())
+            lengths.append(np.diff(part.bounds))
+            sizes.append(part.sizes)
+            row += len(batch)
+        offsets = np.append(0, np.cumsum(np.concatenate(lengths)))
         save_array(out / "offsets.npy", offsets)
-    return {"tokens": int(offsets[-1])}
+        save_array(out / "bytes.npy", np.concatenate(sizes))
+        (out / "refused.json").write_bytes(orjson.dumps(refused))
+    return {"tokens": int(offsets[-1]), "refused": len(refused)}
+
+
+def settle(
+    workspace: Workspace,
+    rendering: Rendering,
+    live_shards: Sequence[str],
+    decided: Decided,
+    note: Callable[[str], None],
+) -> int:
+    """Set the sizes of the texts to those of what is trained, and say how many kept conversations the template did not
+    take: they are kept, and give no tokens."""
+    unwritten = 0
+    first = ""
+    for number, shard in enumerate(live_shards):
+        folder = workspace.tokens(rendering.digest, shard)
+        rows, ranks = decided.rows_of(number)
+        decided.text_bytes[ranks] = np.load(checked(folder / "bytes.npy"), allow_pickle=False)[rows]
+        if not rendering.template:
+            continue
+        refused = dict(orjson.loads(checked(folder / "refused.json").read_bytes()))
+        kept = [int(r) for r, rank in zip(rows, ranks, strict=True) if r in refused and decided.reason[rank] == 0]
+        unwritten += len(kept)
+        first = first or (refused[kept[0]] if kept else "")
+    if unwritten:
+        note(f"{unwritten:,} conversations are not trained, for their template does not take them; the first: {first}")
+    return unwritten
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows: ids; loss, what of them is predicted, row by row (only where there are conversations); bounds, int64
+    (rows + 1,); sizes, int64 (rows,), UTF-8 bytes of what is predicted."""
+
+    ids: NDArray[np.uint32]
+    loss: list[NDArray[np.uint8]]
+    bounds: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def _as_trained(
+    batch: pa.RecordBatch, found: pa.Table | None, first: int, how: Rendering, *, without_chats: bool
+) -> pa.LargeStringArray:
+    """The texts, masked; empty for conversations, which are written out from their messages."""
+    texts = batch["text"]
+    if found is not None:
+        row = found["row"].to_numpy()
+        here = found.slice(*_range(row, first, first + len(batch)))
+        moved = here.set_column(0, "row", pa.array(here["row"].to_numpy() - first, here["row"].type))
+        texts = protect.masked(texts, moved, how.masked)
+    if without_chats:
+        texts = pc.if_else(pc.is_in(batch["kind"], pa.array(CHATS)), pa.scalar("", pa.large_string()), texts)
+    return texts
+
+
+def _range(row: NDArray[np.integer], start: int, stop: int) -> tuple[int, int]:
+    """Offset and number of the sorted rows in [start, stop)."""
+    a, b = np.searchsorted(row, [start, stop]).tolist()
+    return a, b - a
+
+
+def _texts(encoder: Encoder, texts: pa.LargeStringArray) -> _Part:
+    ids, bounds = encoder.encode_many(texts)
+    return _Part(ids, [], bounds, pc.binary_length(texts).to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def _with_chats(
+    part: _Part, chats: Chats, batch: pa.RecordBatch, how: Rendering, refused: list[tuple[int, str]], first: int
+) -> _Part:
+    """The same rows, with what the template makes of the conversations."""
+    ids = [part.ids[a:b] for a, b in zip(part.bounds[:-1], part.bounds[1:], strict=True)]
+    loss = [np.ones(len(x), np.uint8) for x in ids]
+    sizes = part.sizes.copy()
+    stored = protect.masked_messages(batch["messages"], how.masked) if how.masked else batch["messages"]
+    with limited() as wind_up:
+        for i in np.flatnonzero(pc.is_in(batch["kind"], pa.array(CHATS)).to_numpy(zero_copy_only=False)).tolist():
+            wind_up()
+            try:
+                messages = messages_of(batch["kind"][i].as_py(), stored[i].as_py())
+                encoded = chats.encode(messages, tools_of(batch["meta"][i].as_py()))
+                ids[i], loss[i], sizes[i] = encoded.ids, encoded.loss, encoded.spoken_bytes
+            except Refused as error:
+                refused.append((first + i, str(error)))
+                ids[i], loss[i], sizes[i] = ids[i][:0], loss[i][:0], 0
+    return _Part(np.concatenate(ids), loss, np.cumsum([0, *(len(x) for x in ids)]), sizes)
 
 
 @lru_cache(maxsize=1)

@@ -7,14 +7,19 @@ The merges of lower rank, applied to the text T alone, give the same cut X|Y (a 
 does not depend on what lies outside them), so the library does not encode T alone as [T]. Hence: *if every token that
 tiktoken is given encodes to itself alone, both give the same ids on every text.* Tokens that fail this can never be
 produced by the library in any context and are left out. `Encoder` checks each token once (a few ms per thousand);
-a tokenizer that is no plain byte-level BPE, and a text on which the regular expression gives up, take the library.
+a tokenizer that is no plain byte-level BPE, a text on which the regular expression gives up, and one that holds an
+added token which is no control token (Qwen3's "<think>") take the library.
 
-Measured on source code and manuals, one core: 10–12 MB/s against 3 MB/s of the library (`bench/encode.py`).
+The two cut texts with different engines for regular expressions, so only expressions that a test has found to cut
+alike at every code point take the fast path: PATTERNS.
+
+Many texts are encoded at once, joined by a separator that no text holds: no Python object per record. Measured on
+source code and manuals, one core: 10–12 MB/s against 3 MB/s of the library (`bench/encode.py`).
 """
 
 from __future__ import annotations
 
-import unicodedata
+import contextlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 import tiktoken
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -30,7 +37,22 @@ from sheaf.errors import RecipeError
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-END_OF_TEXT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>")
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Ours; words with a leading blank or sign, numbers in groups of three, signs, line ends, blanks.
+PATTERN = rf"'(?:[sdmtSDMT]|ll|LL|ve|VE|re|RE)|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+PATTERNS = frozenset(
+    {
+        PATTERN,
+        GPT2_PATTERN,
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",  # cl100k, Llama 3
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}|{_REST}",  # Qwen 2 to 3
+    }
+)
+SEPARATOR = "\U0010ff5a"  # private use: hardly any text holds it, and those that do are encoded one by one
+
+END_OF_TEXT = "<|endoftext|>"  # of the tokenizers that we train
+END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>")
 
 
 class Encoder:
@@ -44,7 +66,13 @@ class Encoder:
         self.vocab_size: int = max(self._library.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_text = self._find_end_of_text(tokenizer_json)
         description = orjson.loads(self._library.to_str())
-        self._nfc = (description.get("normalizer") or {}).get("type") == "NFC"
+        added: list[dict[str, Any]] = description["added_tokens"]
+        control = [t for t in added if t["special"]]
+        self.control_ids: dict[str, int] = {t["content"]: t["id"] for t in control}
+        self.blanks_before = frozenset(t["content"] for t in control if t["lstrip"])
+        self.blanks_after = frozenset(t["content"] for t in control if t["rstrip"])
+        self._found_in_texts: dict[str, int] = {t["content"]: t["id"] for t in added if not t["special"]}
+        self._normalizer = self._library.normalizer
         self._fast, self._id_of_rank = _fast_path(description)
 
     @property
@@ -57,16 +85,40 @@ class Encoder:
         return self._fast is not None
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Ids of one text, without any special token. uint32 (tokens,)."""
-        if self._fast is None:
+        """Ids of one text, without any control token. uint32 (tokens,)."""
+        ready = self._normal(text)
+        if self._fast is None or self._holds_added(ready):
             return self.encode_with_library(text)
-        if self._nfc and not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
         try:
-            ranks = self._fast.encode_to_numpy(text, disallowed_special=())
+            ranks = self._fast.encode_to_numpy(ready, disallowed_special=())
         except ValueError:  # the regular expression's stack: a run of about a million blanks
             return self.encode_with_library(text)
         return self._id_of_rank[ranks]
+
+    def encode_many(self, texts: pa.LargeStringArray) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Ids of some texts, each with the end-of-text token at its end: uint32 (tokens,), and where each begins and
+        the last one ends: int64 (texts + 1,)."""
+        if self._fast is not None and len(texts):
+            one = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+            joined = self._normal(pc.binary_join(one, pa.scalar(SEPARATOR, pa.large_string()))[0].as_py())
+            if not self._holds_added(joined) and joined.count(SEPARATOR) == len(texts) - 1:
+                with contextlib.suppress(ValueError):  # as in `encode`: one text by itself then
+                    return self._encode_joined(joined)
+        parts = [self.encode(text) for text in texts.to_pylist()]
+        end = np.array([self.end_of_text], np.uint32)
+        bounds = np.cumsum([0, *(len(part) + 1 for part in parts)])
+        return np.concatenate([x for part in parts for x in (part, end)] or [end[:0]]), bounds
+
+    def encode_placed(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+        """As `encode`, and where each token begins and ends in the text's UTF-8 bytes: int64 (tokens,) each."""
+        ids = self.encode(text)
+        ends = self.spans(ids)
+        if ends is not None and int(ends[-1] if len(ends) else 0) == len(text.encode()):
+            return ids, np.concatenate([[0], ends[:-1]]), ends
+        encoded = self._library.encode(text, add_special_tokens=False)
+        places = np.array(encoded.offsets, np.int64).reshape(-1, 2)
+        sizes = np.cumsum([0, *(len(c.encode()) for c in text)])
+        return np.array(encoded.ids, np.uint32), sizes[places[:, 0]], sizes[places[:, 1]]
 
     def encode_with_library(self, text: str) -> NDArray[np.uint32]:
         return np.array(self._library.encode(text, add_special_tokens=False).ids, np.uint32)
@@ -80,12 +132,30 @@ class Encoder:
             return None
         return np.cumsum(self._bytes_of_id[ids])
 
+    def _normal(self, text: str) -> str:
+        """The text as the tokenizer's own normalizer leaves it; it changes no ASCII (NFC)."""
+        if self._fast is None or self._normalizer is None or text.isascii():
+            return text
+        return self._normalizer.normalize_str(text)
+
+    def _holds_added(self, text: str) -> bool:
+        return any(literal in text for literal in self._found_in_texts)
+
+    def _encode_joined(self, joined: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        assert self._fast is not None
+        ranks = self._fast.encode_to_numpy(joined, allowed_special={SEPARATOR})
+        ids = np.append(self._id_of_rank, np.uint32(self.end_of_text))[ranks]
+        borders = np.flatnonzero(ranks == len(self._id_of_rank)) + 1
+        return np.append(ids, np.uint32(self.end_of_text)), np.concatenate([[0], borders, [len(ids) + 1]])
+
     @cached_property
     def _bytes_of_id(self) -> NDArray[np.int64]:
-        """Bytes of each token's text; special tokens stand for none."""
+        """Bytes of each token's text; control tokens have those of their names."""
         sizes = np.zeros(self.vocab_size, np.int64)
         assert self._fast is not None
         sizes[self._id_of_rank] = [len(self._fast.decode_single_token_bytes(r)) for r in range(len(self._id_of_rank))]
+        for literal, number in [*self.control_ids.items(), *self._found_in_texts.items()]:
+            sizes[number] = len(literal.encode())
         return sizes
 
     def _find_end_of_text(self, path: Path) -> int:
@@ -102,19 +172,27 @@ class Encoder:
 
 
 def _fast_path(description: dict[str, Any]) -> tuple[tiktoken.Encoding | None, NDArray[np.uint32]]:
-    """tiktoken's encoder over merge ranks, and the array that maps ranks to ids; None if it would not be exact."""
+    """tiktoken's encoder over merge ranks, and the array that maps ranks to ids; None if it would not be exact.
+
+    It has one control token, SEPARATOR, of the rank after the last.
+    """
     nothing = np.zeros(0, np.uint32)
     pattern = _pattern(description.get("pre_tokenizer"))
     model: dict[str, Any] = description["model"]
-    if pattern is None or not _plain_byte_level(description, model):
+    added: list[dict[str, Any]] = description["added_tokens"]
+    if pattern not in PATTERNS or not _plain_byte_level(description, model):
         return None, nothing
     vocab: dict[str, int] = model["vocab"]
     ordered = _tokens_by_rank(vocab, model["merges"])
     if ordered is None:
         return None, nothing
     reachable = _reachable(description, ordered, vocab)
+    if model.get("ignore_merges") and len(reachable) < len(vocab) - sum(t["content"] in vocab for t in added):
+        return None, nothing  # the library gives a word that is a token at once, whatever the merges say
     ranks = {_to_bytes(token): rank for rank, token in enumerate(reachable)}
-    fast = tiktoken.Encoding("sheaf", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    fast = tiktoken.Encoding(
+        "sheaf", pat_str=pattern, mergeable_ranks=ranks, special_tokens={SEPARATOR: len(reachable)}
+    )
     return fast, np.array([vocab[token] for token in reachable], np.uint32)
 
 
@@ -138,9 +216,8 @@ def _pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
 def _plain_byte_level(description: dict[str, Any], model: dict[str, Any]) -> bool:
     unusual = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk")
     plain_model = model.get("type") == "BPE" and not any(model.get(name) for name in unusual)
-    ordinary_additions = all(t["special"] for t in description["added_tokens"])
     normalizer = description.get("normalizer")
-    return plain_model and ordinary_additions and (normalizer is None or normalizer.get("type") == "NFC")
+    return plain_model and (normalizer is None or normalizer.get("type") == "NFC")
 
 
 def _tokens_by_rank(vocab: dict[str, int], merges: list[Any]) -> list[str] | None:
@@ -156,6 +233,7 @@ def _tokens_by_rank(vocab: dict[str, int], merges: list[Any]) -> list[str] | Non
 def _reachable(description: dict[str, Any], tokens: list[str], vocab: dict[str, int]) -> list[str]:
     """Tokens that the library, given them alone, encodes as themselves."""
     bare = {**description, "normalizer": None, "pre_tokenizer": None, "post_processor": None, "added_tokens": []}
+    bare["model"] = {**description["model"], "ignore_merges": False}
     library = Tokenizer.from_str(orjson.dumps(bare).decode())
     encoded = library.encode_batch_fast(tokens, add_special_tokens=False)
     return [token for token, e in zip(tokens, encoded, strict=True) if e.ids == [vocab[token]]]

@@ -1,92 +1,111 @@
-"""The tokenizer of a workspace: trained once on a sample chosen by record id, or taken as it is.
+"""The tokenizer of a workspace: trained once on a sample of the records (`sample.py`), or taken as it is.
 
-The sample is the kept records of lowest id, up to `sample_mb`; ids are hashes, so it is a random sample that depends on
-nothing but the set of records. A trained tokenizer stays: adding files later does not change the ids of what is
-there (models trained on them would be lost, and all text would be encoded again). `prepare --new-tokenizer` trains
-anew on what is there then, which gives what a fresh workspace would. One trained while items were deferred, or while
-there was no text at all, is provisional and does not stay: after an outage the corpus is what it would have been
-without.
+A trained tokenizer stays: adding files later does not change the ids of what is there (models trained on them would be
+lost, and all text would be encoded again). `prepare --new-tokenizer` trains anew on what is there then, which gives
+what a fresh workspace would. One trained while items were deferred, or while there was no text at all, is provisional
+and does not stay: after an outage the corpus is what it would have been without.
+
+Where the corpus has conversations, the control tokens of their template ("<|im_start|>") are tokens of their own, part
+of the stated vocabulary. If they come later, they are added behind it, so that no id changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sheaf.corpus.version import read_rows
+from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import RecipeError
-from sheaf.files import digest_json, digest_of, read_done, task_folder, write_json
-from sheaf.prepare.select import Selection
-from sheaf.recipe import TokenizerSpec
+from sheaf.files import checked, digest_json, digest_of, read_done, refreshed, task_folder, write_json
+from sheaf.prepare import sample
+from sheaf.prepare.encoder import END_OF_TEXT, PATTERN
+from sheaf.prepare.rendering import control_literals
+from sheaf.recipe import MixtureEntry, TokenizerSpec
 
-VERSION = 1
-END_OF_TEXT = "<|endoftext|>"
-# Words with a leading blank or sign, numbers in groups of three, signs, line ends, blanks. The expression gives the
-# same pieces in Oniguruma (tokenizers) and Rust's regex (tiktoken) at every code point: a test goes through them all.
-PATTERN = (
-    r"'(?:[sdmtSDMT]|ll|LL|ve|VE|re|RE)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """digest: its folder is `workspace.tokenizer(digest)`. sample: bytes of text it was trained on, by source; empty if
+    it was given."""
+
+    digest: str
+    sample: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a tokenizer depends on, beside the records. names: the sources. masked: kinds of personal data that are
+    masked. template: of the corpus' conversations, "" if it has none."""
+
+    spec: TokenizerSpec
+    names: Sequence[str]
+    mixture: Mapping[str, MixtureEntry]
+    masked: Sequence[str] = ()
+    template: str = ""
+
+    @property
+    def key(self) -> str:
+        """A trained tokenizer stays as long as this does."""
+        weights = [self.mixture.get(name, MixtureEntry()).weight for name in self.names] if self.mixture else []
+        spec = self.spec.model_dump(by_alias=True)
+        return digest_json([VERSION, spec, list(self.names) if weights else [], weights, list(self.masked)])
+
+    @property
+    def controls(self) -> list[str]:
+        return control_literals(self.template)
 
 
 def ensure(
     workspace: Workspace,
-    spec: TokenizerSpec,
+    want: Wanted,
     live_shards: list[str],
-    selection: Selection,
+    decided: Decided,
+    content: str,
     *,
     new: bool = False,
     provisional: bool = False,
     note: Callable[[str], None] = lambda _: None,
-) -> str:
-    """The digest of the tokenizer to use; its folder is `workspace.tokenizer(digest)`."""
+) -> Chosen:
+    """The tokenizer to use. content: digest of the records."""
+    spec = want.spec
     if spec.from_ is not None:
-        return _adopt(workspace, Path(spec.from_))
-    pointer = workspace.root / "tokenizers" / f"{digest_json([VERSION, spec.model_dump(by_alias=True)])}.json"
+        return Chosen(_adopt(workspace, Path(spec.from_)), {})
+    pointer = refreshed(workspace.root / "tokenizers" / f"{want.key}.json")
     if pointer.exists() and not new:
-        kept = orjson.loads(pointer.read_bytes())
-        if not kept.get("provisional") and read_done(workspace.tokenizer(kept["tokenizer"])) is not None:
-            if kept["records"] != selection.content:
+        kept: dict[str, Any] = orjson.loads(pointer.read_bytes())
+        if not kept["provisional"] and read_done(workspace.tokenizer(kept["tokenizer"])) is not None:
+            if kept["records"] != content:
                 note("the tokenizer stays the one trained on earlier records; --new-tokenizer trains it on these")
-            return kept["tokenizer"]
-    texts = sample(workspace, live_shards, selection, spec.sample_mb << 20)
-    digest = _train(workspace, spec, texts)
-    write_json(pointer, {"tokenizer": digest, "records": selection.content, "provisional": provisional or not texts})
-    return digest
+            digest = _with_controls(workspace, kept["tokenizer"], want.controls)
+            if digest != kept["tokenizer"]:
+                write_json(pointer, {**kept, "tokenizer": digest})
+            return Chosen(digest, kept["sample"])
+    plan = sample.plan(decided, want.names, want.mixture, spec.sample_mb << 20, want.masked)
+    by_source = dict(zip(want.names, plan.bytes, strict=True))
+    note(_told(by_source, spec.vocab_size))
+    digest = _train(workspace, want, plan.texts(workspace, live_shards, decided))
+    empty = not any(plan.bytes)
+    said = {"tokenizer": digest, "records": content, "provisional": provisional or empty, "sample": by_source}
+    write_json(pointer, said)
+    return Chosen(digest, by_source)
 
 
-def sample(workspace: Workspace, live_shards: list[str], selection: Selection, limit_bytes: int) -> list[str]:
-    """Texts of the kept records with the lowest ids, in id order, until limit_bytes are reached."""
-    decisions, text_bytes = selection.decisions, selection.text_bytes
-    kept = np.flatnonzero(decisions["kept"].to_numpy() & (text_bytes > 0))  # pictures and sounds teach it nothing
-    if not len(kept):
-        return []
-    ids = decisions["id"].take(pa.array(kept)).cast(pa.binary())
-    by_id = kept[pc.array_sort_indices(ids.combine_chunks()).to_numpy()]
-    ends = np.cumsum(text_bytes[by_id])
-    chosen = by_id[: int(np.searchsorted(ends, limit_bytes, side="left")) + 1]
-    shard = decisions["shard"].to_numpy()[chosen]
-    row = decisions["row"].to_numpy()[chosen]
-    texts: list[str] = [""] * len(chosen)
-    for number in np.unique(shard):
-        here = np.flatnonzero(shard == number)
-        rows = read_rows(workspace.shard(live_shards[number]), row[here], ["text"])
-        for at, record in zip(here, rows, strict=True):
-            texts[at] = record["text"]
-    over = int(ends[len(chosen) - 1]) - limit_bytes
-    if over > 0:  # the last one may be a book
-        texts[-1] = texts[-1].encode()[:-over].decode("utf-8", "ignore")
-    return texts
+def _told(by_source: Mapping[str, int], vocab_size: int) -> str:
+    parts = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in by_source.items() if size)
+    return (
+        f"training a tokenizer of {vocab_size:,} tokens on {sum(by_source.values()) / 1e6:.1f} MB ({parts or 'none'})"
+    )
 
 
-def _train(workspace: Workspace, spec: TokenizerSpec, texts: list[str]) -> str:
+def _train(workspace: Workspace, want: Wanted, texts: Iterable[list[str]]) -> str:
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -94,12 +113,22 @@ def _train(workspace: Workspace, spec: TokenizerSpec, texts: list[str]) -> str:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=spec.vocab_size,
-        special_tokens=[END_OF_TEXT],
+        vocab_size=want.spec.vocab_size,
+        special_tokens=list(dict.fromkeys([END_OF_TEXT, *want.controls])),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return _store(workspace, tokenizer)
+
+
+def _with_controls(workspace: Workspace, digest: str, controls: Sequence[str]) -> str:
+    """The tokenizer with these control tokens, behind its others if it lacks them."""
+    tokenizer = Tokenizer.from_file(str(checked(workspace.tokenizer(digest) / "tokenizer.json")))
+    lacking = [literal for literal in controls if tokenizer.token_to_id(literal) is None]
+    if not lacking:
+        return digest
+    tokenizer.add_special_tokens(lacking)
     return _store(workspace, tokenizer)
 
 

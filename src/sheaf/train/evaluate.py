@@ -3,7 +3,8 @@
 loss: mean nats over the predicted tokens. bits_per_byte: total nats / ln 2 / UTF-8 bytes of the texts, which compares
 models with different tokenizers, and with compressors. The code is a complete one: the end of a text is predicted like
 any token, and a document's first token, which has nothing before it, is charged ln(vocabulary), as by a uniform code.
-Of a document that was evaluated in part, the same part of its bytes counts. Cost: one forward pass over the tokens.
+Of a document that was evaluated in part, the same part of its bytes counts; of a conversation, what the assistant said
+(its bytes, its tokens and the ends of its turns). Cost: one forward pass over the tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused
 from sheaf.model.decoder import Decoder
+from sheaf.order import losses
 from sheaf.order.loader import Loader, micro
 from sheaf.order.order import Order
 from sheaf.parallel.ranks import Ranks, alone, threads_for
@@ -58,7 +60,7 @@ def evaluate(
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)
     return {
-        "loss": nats / predicted,
+        "loss": nats / max(predicted, 1),
         "bits_per_byte": total / math.log(2) / text_bytes if text_bytes else None,
         "tokens": predicted,
         "bytes": round(text_bytes),
@@ -88,15 +90,20 @@ def steps_within(order: Order, tokens: int | None) -> int:
 
 
 def _account(corpus: CorpusVersion, order: Order, steps: int) -> tuple[int, float, int, int]:
-    """(predictions, bytes, documents whose first token is among them, documents) of the first `steps` steps."""
+    """(predictions, bytes, documents whose first token is charged too, documents) of the first `steps` steps."""
     if steps == 0:
         return 0, 0.0, 0, 0
     runs = order.runs(order.samples_of_slots(*order.slot_range(0, steps)))
     numbers, place = np.unique(runs.document, return_inverse=True)
-    predicted = np.bincount(place, weights=runs.length)
-    possible = order.documents.length[numbers] - 1
-    whole = predicted == possible
+    predictions = order.predictions(runs)
+    predicted = np.bincount(place, weights=predictions)
+    shard, offset = order.documents.shard[numbers], order.documents.offset[numbers]
+    possible = losses.predicted(order.losses, shard, offset + 1, order.documents.length[numbers] - 1)
+    charged = losses.predicted(order.losses, shard, offset, np.ones(len(numbers), np.int64)) > 0
+    begun = np.isin(np.arange(len(numbers)), place[runs.start == 0])
+    whole = (predicted == possible) & (possible > 0)
     text_bytes = float(corpus.text_bytes(numbers[whole]))
-    for number, share in zip(numbers[~whole], predicted[~whole] / possible[~whole], strict=True):
+    partly = (predicted < possible) & (possible > 0)
+    for number, share in zip(numbers[partly], predicted[partly] / possible[partly], strict=True):
         text_bytes += float(share) * corpus.text_bytes(np.array([number]))
-    return int(runs.length.sum()), text_bytes, int((runs.start == 0).sum()), len(numbers)
+    return int(predictions.sum()), text_bytes, int((begun & charged).sum()), len(numbers)

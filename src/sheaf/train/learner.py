@@ -1,7 +1,7 @@
 """One step of training on one rank: a model, its gradients and its optimiser.
 
 The loss of a step is Σ token losses of the global batch / valid tokens of the global batch, whatever the split into
-ranks and micro-batches: each backward adds its share of ∇l, `Gradients` sums the shares over ranks, and every rank
+ranks and micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, `Gradients` sums the shares over ranks, and every rank
 makes the same update. Cost beyond forward and backward: one all-reduce of the gradients, one small message.
 """
 
@@ -52,17 +52,18 @@ class Learner:
         Raises TrainingFailed, before the update, if the loss or the gradient is not finite. Called by every rank.
         """
         parts = list(micro(batch, self.micro_samples))
+        predictions = max(batch.valid_tokens, 1)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for part in parts:
             loss = self.loss_sum(part)
             if part is parts[-1]:
                 self.gradients.expect()
-            (loss / batch.valid_tokens).backward()
+            (loss / predictions).backward()
             loss_sum += loss.detach()
         self.gradients.finish()
         positions = sum(part.input_ids.size for part in parts)
         total, positions, stops = self.ranks.sum([loss_sum.item(), float(positions), float(stop)])
-        loss, norm = total / batch.valid_tokens, self.gradients.norm().item()
+        loss, norm = total / predictions, self.gradients.norm().item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise _not_finite(batch, loss, norm)
         if norm > self.clip:

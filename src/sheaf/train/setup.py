@@ -45,6 +45,7 @@ def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "hel
         held_out=recipe.train.held_out,
         split=split,
         cache=corpus.workspace.packs,
+        losses=corpus.loss_files(),
     )
 
 
