@@ -1,9 +1,9 @@
 """The words of many texts as 64-bit hashes: what near-duplicate removal and decontamination compare texts by.
 
-A word is a maximal run of letters, marks and digits (Unicode categories L, M, N; all else separates), lower-cased
-character by character; a character of a script written without spaces (Han, kana, Thai, Lao, Khmer, Myanmar, Tibetan)
-is a word by itself. So five words of Chinese are five characters. Final and other sigma are one letter, as one
-upper-case letter stands for both.
+A word is a maximal run of letters, marks and digits (Unicode categories L, M, N), lower-cased character by character;
+all else separates, but underscores between two of them join (`snake_case` is one word, `_stress_` is `stress`). A
+character of a script written without spaces (Han, kana, Thai, Lao, Khmer, Myanmar, Tibetan) is a word by itself: five
+words of Chinese are five characters. Final and other sigma are one letter, as one upper-case letter stands for both.
 
 A word's hash is a multiplicative hash of its code points, mixed by the finaliser of MurmurHash3 (Appleby, public
 domain). It is not keyed: who writes texts to collide can do so. By chance two of a billion distinct words collide with
@@ -26,7 +26,8 @@ from sheaf.kernel import kernel
 from sheaf.prepare.characters import SPACELESS, WORD, classes
 
 _ALONE = 1 << 30  # flag of a folded code point: a word by itself
-_CODE = _ALONE - 1
+_JOINS = 1 << 29  # flag of the underscore
+_CODE = _JOINS - 1
 _PRIME = np.uint64(0x9E3779B97F4A7C15)  # odd, without structure: 2^64 / golden ratio
 _MIX_1, _MIX_2, _SHIFT = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 
@@ -56,12 +57,13 @@ def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.
 
 @cache
 def _folded() -> NDArray[np.int32]:
-    """int32 (0x200000,): the lower case of each code point, with `_ALONE` if it is a word by itself; 0: a separator."""
+    """int32 (0x200000,): the lower case of each code point, and flags; 0: a separator."""
     flags = classes()
     table = np.zeros(len(flags), np.int32)
     members = np.flatnonzero(flags & WORD)
     table[members] = [_lower(code) for code in members.tolist()]
     table[flags & SPACELESS != 0] |= _ALONE
+    table[ord("_")] = _JOINS
     return table
 
 
@@ -91,7 +93,7 @@ def _hash_words(
     for row in range(len(first) - 1):
         at, end = offsets[row], offsets[row + 1]
         h = np.uint64(0)
-        inside = False
+        inside, joins = False, 0
         while at < end:
             code = np.int64(data[at])
             at += 1
@@ -110,14 +112,19 @@ def _hash_words(
                     inside = False
                 found[count] = _mixed(np.uint64(letter & _CODE) * _PRIME)
                 count += 1
-                h = np.uint64(0)
+                h, joins = np.uint64(0), 0
+            elif letter & _JOINS:
+                joins += inside
             elif letter:
+                while joins > 0:
+                    h = (h ^ np.uint64(_JOINS)) * _PRIME
+                    joins -= 1
                 h = (h ^ np.uint64(letter)) * _PRIME
                 inside = True
             elif inside:
                 found[count] = _mixed(h)
                 count += 1
-                h = np.uint64(0)
+                h, joins = np.uint64(0), 0
                 inside = False
         if inside:
             found[count] = _mixed(h)

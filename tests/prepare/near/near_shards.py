@@ -1,4 +1,4 @@
-"""Records of given texts in the shards of a workspace, their MinHash stage done; and the plain twin of near duplicates."""
+"""Records of given texts in a workspace, their MinHash stage done; and the plain twin of near duplicates."""
 
 from __future__ import annotations
 
@@ -74,18 +74,21 @@ def write_shard(workspace: Workspace, records: Sequence[tuple[bytes, str]]) -> s
 def plain_words(text: str) -> list[str]:
     """The twin of `words.hashes`, in strings."""
     found: list[str] = []
-    inside = False
+    inside, joins = False, ""
     for character in text:
+        if character == "_" and inside:
+            joins += "_"
+            continue
         if unicodedata.category(character)[0] not in "LMN":
-            inside = False
+            inside, joins = False, ""
             continue
         low = character.lower()[0].replace("ς", "σ")
         alone = any(low_end <= ord(character) <= high for low_end, high in SPACELESS_RANGES)
         if inside and not alone:
-            found[-1] += low
+            found[-1] += joins + low
         else:
             found.append(low)
-        inside = not alone
+        inside, joins = not alone, ""
     return found
 
 
