@@ -263,7 +263,12 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         update={
             "workspace": _path(recipe.workspace, base),
             "sources": tuple(_absolute_source(s, base) for s in recipe.sources),
-            "prepare": recipe.prepare.model_copy(update={"tokenizer": tokenizer}),
+            "prepare": recipe.prepare.model_copy(
+                update={
+                    "tokenizer": tokenizer,
+                    "decontaminate": tuple(_path(glob, base) for glob in recipe.prepare.decontaminate),
+                }
+            ),
             "model": model,
         }
     )
