@@ -33,7 +33,7 @@ SOURCES = {"web": (6.2, 1.1, 0.6), "code": (6.8, 1.3, 0.3), "mail": (5.0, 0.9, 0
 
 
 def make(folder: Path, tokens: int) -> None:
-    from sheaf.corpus.documents import Documents
+    from sheaf.corpus.documents import DTYPES, Documents
 
     rng = np.random.default_rng(0)
     lengths = [
@@ -53,7 +53,9 @@ def make(folder: Path, tokens: int) -> None:
         mine = rng.permutation(np.flatnonzero(shard == s))  # a shard's order is not that of the ids
         offset[mine] = np.cumsum(length[mine]) - length[mine]
         rng.integers(1, 50_000, int(length[mine].sum()), dtype=np.uint16).tofile(folder / f"tokens-{s}.bin")
-    Documents(ids, source, shard, offset, length).save(folder)
+    documents = Documents(ids, source, shard, offset, length)
+    for name in DTYPES:
+        np.save(folder / f"{name}.npy", getattr(documents, name))
     rng.integers(1, 50_000, int(length.sum()), dtype=np.uint16).tofile(folder / "flat.bin")
 
 

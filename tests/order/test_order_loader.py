@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from order_corpora import Corpus, corpora, corpus, recipes
 
-from sheaf.corpus.documents import Documents
+from sheaf.corpus.columns import save_array
+from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.order.balance import EmptyStep
 from sheaf.order.gather import Gatherer
@@ -177,7 +178,8 @@ def test_an_index_that_points_outside_its_file_is_named_and_ends_the_iteration()
 
 def test_memory_mapped_files_and_a_kept_pack_give_the_same_batches(tmp_path: Path) -> None:
     made = corpus([[9] * 80, [40] * 20], shards=3)
-    made.documents.save(tmp_path)
+    for name in DTYPES:
+        save_array(tmp_path / f"{name}.npy", getattr(made.documents, name))
     for shard, tokens in enumerate(made.token_files):
         tokens.tofile(tmp_path / f"{shard}.bin")
     mapped = Corpus(

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from sheaf.corpus.documents import Documents
+from sheaf.corpus.columns import save_array
+from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.files import task_folder, write_file
@@ -42,12 +43,14 @@ def make_corpus(root: Path, documents: int = 400, seed: int = 0) -> CorpusVersio
         "sources": [{"name": "alpha"}, {"name": "beta"}],
         "shards": ["shard0", "shard1"],
         "tokenizer": "tok",
+        "rendering": {"digest": "tok"},
         "vocab_size": VOCABULARY,
         "end_of_text": END_OF_TEXT,
         "token_dtype": "uint16",
     }
     with task_folder(workspace.corpus(f"{digest}.0")) as out:
-        columns.save(out)
+        for name in DTYPES:
+            save_array(out / f"{name}.npy", getattr(columns, name))
         np.save(out / "bytes.npy", 2 * length[by], allow_pickle=False)
         (out / "manifest.json").write_bytes(orjson.dumps(manifest))
     write_file(workspace.head, f"{digest}.0\n".encode())

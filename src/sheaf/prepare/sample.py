@@ -105,7 +105,7 @@ def _read(
 ) -> list[str]:
     texts: list[str] = [""] * len(ranks)
     shard, row = decided.shard[ranks], decided.row[ranks]
-    for number in np.unique(shard):
+    for number in map(int, np.unique(shard)):
         here = np.flatnonzero(shard == number)
         here = here[np.argsort(row[here])]
         read = [r["text"] for r in read_rows(workspace.shard(live_shards[number]), row[here], ["text"])]

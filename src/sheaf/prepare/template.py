@@ -97,7 +97,7 @@ class Template:
         self._source, self._variables, self._controls = source, dict(variables), controls
         self._marked = _GENERATION.search(source) is not None
         try:
-            self._template = _environment().from_string(source)
+            self._template = _environment().from_string(source, globals={"raise_exception": _raise})
         except TemplateSyntaxError as error:
             raise RecipeError(
                 "the chat template cannot be read", where=f"line {error.lineno} of the template", why=str(error)
@@ -290,7 +290,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
     environment.globals.pop("lipsum", None)  # random words
     environment.filters.pop("random", None)
     return environment
