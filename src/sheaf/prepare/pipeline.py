@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from sheaf import engine as engines
 from sheaf.console import Console, Silent
+from sheaf.corpus import forgotten
 from sheaf.corpus.commit import commit
 from sheaf.corpus.ledger import by_source, sums
 from sheaf.corpus.version import CorpusVersion
@@ -63,6 +64,7 @@ def prepare(
     workspace = Workspace.at(recipe.workspace)
     workspace.create()
     with workspace.locked(console), closing(engines.make(engine, workers)) as pool:
+        asked = stages.with_exams(asked, workspace, recipe, console)
         listing, read_now = gather(workspace, recipe, pool, console)
         for rule in select.idle_rules(recipe.prepare.admit, [(x.item.source, x.item.path) for x in listing.items]):
             console.note(f"prepare.admit: no item matches the path {rule.path}")
@@ -114,7 +116,8 @@ def derive(
     if not live:
         raise _nothing(listing)
     stages.run(workspace, asked, live, pool, console)
-    with select.select(workspace, live, listing.keys, listing.refusals, recipe, asked.rules) as selection:
+    gone = forgotten.read(workspace).records
+    with select.select(workspace, live, listing.keys, listing.refusals, recipe, asked, forgotten=gone) as selection:
         _refuse_if_too_much(recipe, selection)
         return _tokenise_and_commit(workspace, recipe, asked, live, listing, selection, pool, console, new_tokenizer)
 

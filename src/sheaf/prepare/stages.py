@@ -7,14 +7,15 @@ changed threshold asks for nothing, and a stage that a recipe newly asks for run
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sheaf.console import Console
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.files import read_done
-from sheaf.prepare import near, score, scorers
+from sheaf.prepare import decontaminate, near, protect, score, scorers
 from sheaf.prepare.rules import Rules
+from sheaf.privacy import KINDS
 from sheaf.recipe import Recipe
 
 
@@ -23,26 +24,39 @@ class Asked:
     """What a recipe asks for between reading and selecting."""
 
     rules: Rules
-    masked: tuple[str, ...]  # kinds of personal data
+    private: bool  # whether personal data is looked for
+    masked: tuple[str, ...]  # kinds of it that are masked
+    refused: tuple[str, ...]  # kinds of it whose records are dropped
     near: float | None
+    exams: str | None = None  # digest of the evaluation files
 
     def about(self) -> Json:
         """Names, versions and parameters of the stages, for the manifest and for the digest of what selecting needs."""
-        return {
-            "score": score.STAGE,
-            "rules": self.rules.about(),
-            "near": near.minhash.stage(self.near) if self.near else None,
-        }
+        about: Json = {"score": score.STAGE, "rules": self.rules.about()}
+        if self.private:
+            about["privacy"] = {"stage": protect.STAGE, "masked": self.masked, "dropped": self.refused}
+        if self.exams is not None:
+            about["evaluation"] = {"stage": decontaminate.stage(self.exams), "files": self.exams}
+        if self.near is not None:
+            about["near"] = {"stage": near.minhash.stage(self.near), "threshold": self.near}
+        return about
 
 
 def asked(recipe: Recipe) -> Asked:
-    """Raises RecipeError for a filter that cannot be."""
-    return Asked(Rules(recipe.prepare), masked(recipe), recipe.prepare.dedup.near)
+    """Without the evaluation files, which need a workspace. Raises RecipeError for a filter that cannot be."""
+    privacy = recipe.prepare.privacy
+    refused = tuple(kind for kind in KINDS if privacy.get(kind) == "drop")
+    return Asked(Rules(recipe.prepare), bool(privacy), masked(recipe), refused, recipe.prepare.dedup.near)
+
+
+def with_exams(wanted: Asked, workspace: Workspace, recipe: Recipe, console: Console) -> Asked:
+    """With the table of the recipe's evaluation files, which is made if it is not there. Raises as its `build`."""
+    return replace(wanted, exams=decontaminate.build(workspace, recipe, console))
 
 
 def masked(recipe: Recipe) -> tuple[str, ...]:
     """The kinds of personal data that are masked, sorted."""
-    return tuple(sorted(kind for kind, action in recipe.prepare.privacy.items() if action == "mask"))
+    return tuple(protect.masks({**recipe.prepare.privacy}))
 
 
 def run(workspace: Workspace, wanted: Asked, shards: Sequence[str], pool: Engine, console: Console) -> None:
@@ -64,5 +78,9 @@ def _stages(workspace: Workspace, wanted: Asked) -> Iterator[tuple[str, str, Cal
     yield "score", score.STAGE, lambda shard: score.task(workspace, shard)
     for scorer in wanted.rules.used:
         yield f"score {scorer.name}", scorer.stage, lambda shard, s=scorer: scorers.task(workspace, shard, s)
+    if wanted.private:
+        yield "privacy", protect.STAGE, lambda shard: protect.task(workspace, shard)
+    if (exams := wanted.exams) is not None:
+        yield "evaluation", decontaminate.stage(exams), lambda shard: decontaminate.task(workspace, exams, shard)
     if (threshold := wanted.near) is not None:
         yield "minhash", near.minhash.stage(threshold), lambda shard: near.minhash.task(workspace, shard, threshold)

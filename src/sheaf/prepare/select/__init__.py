@@ -24,13 +24,14 @@ import pyarrow as pa
 from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.files import disk_errors
-from sheaf.prepare.rules import Rules
 from sheaf.prepare.select import account
 from sheaf.prepare.select.admit import Admission, check_admit, idle_rules
 from sheaf.prepare.select.fold import Records, fold
 from sheaf.prepare.select.items import live_items, quarantined
 from sheaf.prepare.select.occurrences import lay_down
 from sheaf.prepare.select.reasons import Reasons, reasons_of
+from sheaf.prepare.select.similar import drop_similar
+from sheaf.prepare.stages import Asked
 from sheaf.recipe import Recipe
 from sheaf.sources.base import Refusal
 
@@ -58,7 +59,7 @@ def select(
     live_keys: set[bytes],
     refusals: Sequence[Refusal],
     recipe: Recipe,
-    rules: Rules,
+    asked: Asked,
     *,
     forgotten: frozenset[bytes] = frozenset(),
     ranges: int | None = None,
@@ -72,7 +73,7 @@ def select(
     try:
         with disk_errors(folder):
             folder.mkdir()
-            yield _select(workspace, live_shards, live_keys, refusals, recipe, rules, forgotten, ranges, folder)
+            yield _select(workspace, live_shards, live_keys, refusals, recipe, asked, forgotten, ranges, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -83,7 +84,7 @@ def _select(
     live_keys: set[bytes],
     refusals: Sequence[Refusal],
     recipe: Recipe,
-    rules: Rules,
+    asked: Asked,
     forgotten: frozenset[bytes],
     ranges: int | None,
     folder: Path,
@@ -92,12 +93,16 @@ def _select(
     items = live_items(workspace, live_shards, live_keys, names)
     records = fold(lay_down(workspace, live_shards, items, folder, ranges), items, len(names), folder)
     admission = Admission(recipe.prepare.admit, items, records, folder)
-    reasons = reasons_of(workspace, live_shards, records, rules, admission, forgotten, folder)
-    decided = _decided(records, reasons, np.broadcast_to(np.int64(-1), len(records)), folder)
+    reasons = reasons_of(workspace, live_shards, records, asked, admission, forgotten, folder)
+    of, limited = np.broadcast_to(np.int64(-1), len(records)), 0
+    if recipe.prepare.dedup.near is not None:
+        near = drop_similar(workspace, live_shards, records, reasons, admission, recipe.prepare.dedup, names)
+        of, limited = near.of, near.limited
+    decided = _decided(records, reasons, of, folder)
     outcomes = account.outcomes(records, decided, items, recipe.prepare.dedup.exact)
     quarantine = quarantined(workspace, live_shards, items, refusals, names)
     ledger = account.ledger_of(items, outcomes, refusals, names)
-    counts = account.counts_of(ledger, outcomes, decided, names)
+    counts = account.counts_of(ledger, outcomes, decided, names) | {"near_limited": limited}
     account.check(ledger, counts)
     content = account.content_digest(names, records.seen, outcomes, quarantine)
     return Selection(decided, ledger, quarantine, counts, content, frozenset(reasons.kinds))
@@ -115,5 +120,5 @@ def _decided(records: Records, reasons: Reasons, of: Any, folder: Path) -> Decid
         first=records.first,
         folder=folder,
         reasons=reasons.names,
-        details=reasons.details,
+        details=list(reasons.details),
     )

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from sheaf.corpus.columns import Array
 from sheaf.corpus.decided import NEAR, Decided
+from sheaf.corpus.forgotten import REASON as FORGOTTEN
 from sheaf.corpus.schema import LEDGER
 from sheaf.errors import SheafError
 from sheaf.prepare.select.fold import HashedStrings, Records
@@ -67,7 +68,7 @@ def outcomes(records: Records, decided: Decided, items: LiveItems, exact: bool) 
 
 def ledger_of(items: LiveItems, outcomes: Outcomes, refusals: Sequence[Refusal], names: Sequence[str]) -> pa.Table:
     table, size, records = items.table, outcomes.size, outcomes.records
-    same = ("source", "path", "uri", "version", "about", "digest", "claimed", "media", "size")
+    same = ("key", "source", "path", "uri", "version", "about", "digest", "claimed", "media", "size")
     lines = pa.table(
         {
             **{name: table[name] for name in same},
@@ -86,9 +87,10 @@ def ledger_of(items: LiveItems, outcomes: Outcomes, refusals: Sequence[Refusal],
 
 
 def counts_of(ledger: pa.Table, outcomes: Outcomes, decided: Decided, names: Sequence[str]) -> Json:
-    """For the manifest: {"records": RECORDS, "sources": {NAME: {"records": RECORDS, "decisions": {REASON: distinct
-    records}}}, "overlap": [{"source", "of", "exact", "near"}]}. RECORDS: {"read", "kept", "duplicate", "quarantined",
-    "dropped": {REASON: n}}, occurrences; the reason of kept decisions is "kept".
+    """For the manifest: {"records": RECORDS, "sources": {NAME: {"records": RECORDS, "decisions": {REASON: n}}},
+    "overlap": [{"source", "of", "exact", "near"}]}, to which select adds "near_limited": records that stayed without
+    being compared with all that might be like them. RECORDS: {"read", "kept", "duplicate", "quarantined", "dropped":
+    {REASON: n}}, of occurrences; decisions are of distinct records, and those that are kept have the reason "kept".
     """
     source = np.array(ledger["source"].to_pylist(), object)
     per_source = [ledger.filter(pa.array(source == name)) for name in names]
@@ -180,14 +182,24 @@ def _unbalanced(where: str, inside: int, out: int, unit: str) -> SheafError:
     )
 
 
+def _lost(refusal: Refusal) -> Json:
+    """What was forgotten is dropped: nobody could mend it."""
+    forgotten = refusal.reason == FORGOTTEN
+    return {
+        "dropped_bytes": refusal.size if forgotten else 0,
+        "quarantined_bytes": 0 if forgotten else refusal.size,
+        "quarantined": int(not forgotten),
+    }
+
+
 def _refused(refusals: Sequence[Refusal]) -> pa.Table:
     nothing = {name: "" for name in ("version", "about", "digest", "claimed", "media")}
-    none = {name: 0 for name in ("kept_bytes", "dropped_bytes", "records", "kept", "duplicate", "dropped")}
+    none = {name: 0 for name in ("kept_bytes", "records", "kept", "duplicate", "dropped")}
     rows = [
         {
-            **{"source": r.source, "path": r.path, "uri": r.uri, "size": r.size, "notes": r.reason},
-            **{"quarantined_bytes": r.size, "quarantined": 1},
+            **{"key": None, "source": r.source, "path": r.path, "uri": r.uri, "size": r.size, "notes": r.reason},
             **(nothing | none),
+            **_lost(r),
         }
         for r in refusals
     ]

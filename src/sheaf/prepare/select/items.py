@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from sheaf.corpus import shards
 from sheaf.corpus.columns import Array
+from sheaf.corpus.forgotten import REASON as FORGOTTEN
 from sheaf.corpus.schema import QUARANTINE
 from sheaf.corpus.workspace import Workspace
 from sheaf.prepare.known import known
@@ -137,5 +138,6 @@ def _refused(refusals: Iterable[Refusal]) -> pa.Table:
             **{"bytes": r.size, "reason": r.reason, "detail": r.detail},
         }
         for r in refusals
+        if r.reason != FORGOTTEN
     ]
     return pa.Table.from_pylist(rows, schema=QUARANTINE)

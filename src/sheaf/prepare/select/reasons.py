@@ -1,13 +1,13 @@
 """Why each record is dropped, but for near duplicates: one pass over the shards' scores.
 
 The order of deciding: forgotten, the rules over scores (length, languages, filters), personal data, evaluation files;
-the first that drops a record names its reason. An exception of `prepare.admit` undoes its own reason only. Memory: one
-shard's scores.
+the first that drops a record names its reason. An exception of `prepare.admit` undoes its own reason only: what is too
+short and admitted may still hold a secret. Memory: one shard's scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from sheaf.corpus.columns import Array, new_array
 from sheaf.corpus.workspace import Workspace
-from sheaf.prepare import score
-from sheaf.prepare.rules import Rules
+from sheaf.prepare import decontaminate, protect, score
+from sheaf.prepare.rules import Scored
 from sheaf.prepare.select.admit import FORGOTTEN, Admission
 from sheaf.prepare.select.fold import Records
+from sheaf.prepare.stages import Asked
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Reasons:
     detail: Array
     text_bytes: Array
     names: list[str]
-    details: list[str] = field(default_factory=lambda: [""])
+    details: dict[str, int] = field(default_factory=lambda: {"": 0})
     kinds: set[str] = field(default_factory=set[str])  # of formats.schema.KINDS: of what is not dropped
 
     def number(self, name: str) -> int:
@@ -42,12 +43,25 @@ class Reasons:
             self.names.append(name)
         return self.names.index(name)
 
+    def details_of(self, texts: Sequence[str]) -> Array:
+        """Their numbers."""
+        return np.array([self.details.setdefault(text, len(self.details)) for text in texts], np.int32)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a shard that speak for records, and the ranks of these."""
+
+    shard: str
+    row: Array
+    rank: Array
+
 
 def reasons_of(
     workspace: Workspace,
     live_shards: Sequence[str],
     records: Records,
-    rules: Rules,
+    asked: Asked,
     admission: Admission,
     forgotten: frozenset[bytes],
     folder: Path,
@@ -57,24 +71,54 @@ def reasons_of(
         new_array(folder / "reason.npy", "u2", n),
         new_array(folder / "detail.npy", "i4", n),
         new_array(folder / "text-bytes.npy", "i8", n),
-        list(rules.reasons),
+        list(asked.rules.reasons),
     )
     gone = found.number(FORGOTTEN)
     for number, shard in enumerate(live_shards):
-        rows, ranks = records.rows_of(number)
-        if not len(rows):
+        rows = _Rows(shard, *records.rows_of(number))
+        if not len(rows.row):
             continue
-        found.text_bytes[ranks] = score.read(workspace, shard, ["bytes"])["bytes"].to_numpy()[rows]
-        scores = _rows(rules.read(workspace, shard), rows)
-        code = rules.apply(scores)
-        admission.apply(code, ranks, found.names)
-        code[_among(records.columns["id"][ranks], forgotten)] = gone
-        found.code[ranks] = code
+        found.text_bytes[rows.rank] = score.read(workspace, shard, ["bytes"])["bytes"].to_numpy()[rows.row]
+        scores = _taken(asked.rules.read(workspace, shard), rows.row)
+        code = np.where(_among(records.columns["id"][rows.rank], forgotten), gone, 0).astype(np.uint16)
+        for judged in _judged(workspace, rows, scores, asked, found, one_by_one=bool(admission)):
+            admission.apply(judged, rows.rank, found.names)
+            np.copyto(code, judged, where=code == 0)
+        found.code[rows.rank] = code
         found.kinds |= set(pc.unique(scores["kind"].filter(pa.array(code == 0))).to_pylist())
     return found
 
 
-def _rows(table: pa.Table, rows: Array) -> pa.Table:
+def _judged(
+    workspace: Workspace, rows: _Rows, scores: pa.Table, asked: Asked, found: Reasons, *, one_by_one: bool
+) -> Iterator[Array]:
+    """What each judge says, in their order: uint16 (rows,), codes. one_by_one: each rule of the scores for itself."""
+    if one_by_one:
+        scored = Scored(scores)
+        for rule in asked.rules.rules:
+            yield np.where(rule.drops(scored), found.number(rule.reason), 0).astype(np.uint16)
+    else:
+        yield asked.rules.apply(scores)
+    if asked.refused:
+        counts = protect.counts(workspace, rows.shard)
+        for kind in asked.refused:
+            holds = counts[kind].to_numpy()[rows.row] > 0
+            yield np.where(holds, found.number(f"privacy:{kind}"), 0).astype(np.uint16)
+    if asked.exams is not None:
+        yield _evaluated(workspace, rows, asked.exams, found)
+
+
+def _evaluated(workspace: Workspace, rows: _Rows, exams: str, found: Reasons) -> Array:
+    hits = decontaminate.hits(workspace, exams, rows.shard)
+    at = np.searchsorted(rows.row, hits["row"].to_numpy())
+    speaks = (at < len(rows.row)) & (rows.row[np.minimum(at, len(rows.row) - 1)] == hits["row"].to_numpy())
+    code = np.zeros(len(rows.row), np.uint16)
+    code[at[speaks]] = found.number("evaluation")
+    found.detail[rows.rank[at[speaks]]] = found.details_of(hits["detail"].filter(pa.array(speaks)).to_pylist())
+    return code
+
+
+def _taken(table: pa.Table, rows: Array) -> pa.Table:
     return table if len(rows) == len(table) else table.take(pa.array(rows))
 
 
