@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -96,3 +97,52 @@ def wait_for(path: str) -> dict[str, Any]:
     while not Path(path).exists():
         time.sleep(0.01)
     return {"seen": path}
+
+
+def meet(folder: str, name: str, others: list[str]) -> dict[str, Any]:
+    """Return only when all others are under way at the same time. node: who our parent's parent is."""
+    (Path(folder) / name).touch()
+    while not all((Path(folder) / other).exists() for other in others):
+        time.sleep(0.01)
+    return {"node": os.getppid()}
+
+
+def count_in(tally: str) -> dict[str, Any]:
+    with Path(tally).open("a") as f:
+        f.write("x")
+    return {}
+
+
+def announce_and_wait(tally: str, go: str) -> dict[str, Any]:
+    with Path(tally).open("a") as f:
+        f.write(f"{os.getpid()}\n")
+    return wait_for(go)
+
+
+def busy(started: str, cleaned: str) -> dict[str, Any]:
+    """Until it is told to leave; then clean up."""
+    Path(started).touch()
+    try:
+        while True:
+            time.sleep(0.01)
+    finally:
+        Path(cleaned).touch()
+
+
+def listening() -> dict[str, Any]:
+    """Where the processes of the node that we run on listen: 127.0.0.1, or everywhere."""
+    import psutil  # here: the local engine's workers start light, and a test says so
+
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if os.getppid() in (process.pid, process.ppid()):
+                found |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return {"where": sorted({"127.0.0.1" if ip.endswith("127.0.0.1") else "everywhere" for ip in found})}
+
+
+def confinement() -> dict[str, Any]:
+    """What a parser's process is kept from here."""
+    from sheaf.formats.sandbox import sandbox_level
+
+    return {"level": sandbox_level()}

@@ -21,6 +21,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections import deque
@@ -37,6 +38,7 @@ from sheaf.errors import EnvironmentProblem, MissingExtra, SheafError, UsageErro
 GRACE_SECONDS = 3.0  # for a cancelled task to clean up
 STORE_BYTES = 100 << 20  # of our own cluster: answers are small, and this is about the least that Ray takes
 HERE = "this machine"
+KNOCK_SECONDS = 10.0
 LONGEST_TEMPORARY = 40  # characters: Ray puts Unix sockets some 60 characters deeper, and 107 is the end
 
 
@@ -106,6 +108,7 @@ class _Cluster:
         _keep_off_stdout(ray)
         with _sigterm_kept(), _told(address or HERE):
             if address:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level="error")
                 return _Cluster(ray, ours=True)
             return _Cluster.start(ray, workers or len(os.sched_getaffinity(0)))
@@ -229,6 +232,13 @@ def _keep_to_ourselves() -> None:
     if not any(f"RAY_AUTH_{what}" in os.environ for what in ("MODE", "TOKEN", "TOKEN_PATH")):
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _token()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError if nobody listens there: Ray itself asks for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def _keep_off_stdout(ray: Any) -> None:
