@@ -2,21 +2,20 @@
 
 Scores are facts (how many characters, what share of them repeats); what follows from them is decided in `select`, so a
 changed threshold reads and scores nothing again. One pass over a text's bytes counts everything (`measure`), the words
-it leaves give the repetitions (`repetition`), a few kilobytes of it the language (`language`); here integers become
-shares. No Python object per record. Memory: a row group of the shard, and about 15 bytes a byte of the longest text.
+it leaves give the repetitions (`repetition`), a kilobyte of it the language (`language`); here integers become shares.
+No Python object per record. Memory: ROWS texts, some 15 bytes a byte of the longest one, and the language's model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sheaf.corpus import shards
 from sheaf.corpus.schema import SCORES
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
@@ -27,25 +26,29 @@ from sheaf.prepare import repetition as r
 from sheaf.prepare.characters import classes
 
 STAGE = "signals-1"  # name and version: part of the folder's name
-BLOCK_BYTES = 4 << 20  # of text that the kernels see at a time: their arrays stay small whatever a row group holds
+ROWS = 256  # texts in memory at once
+ROW_GROUP = 16384  # of scores
+BLOCK_BYTES = 4 << 20  # of text that the kernels see at once: their arrays stay small whatever the rows hold
 
 
 def task(workspace: Workspace, shard: str) -> Task:
-    arguments = {"workspace": str(workspace.root), "shard": shard}
+    arguments = {"workspace": workspace.where, "shard": shard}
     return Task("sheaf.prepare.score:score_shard", arguments, label=f"score {shard[:8]}")
 
 
 def score_shard(workspace: str, shard: str) -> Json:
-    store = Workspace(Path(workspace))
-    table = shards.read(store.shard(shard), "records", ["id", "kind", "text"])
+    store = Workspace.at(workspace)
+    rows = 0
     with (
         task_folder(store.scores(shard, STAGE), stage="score") as out,
+        pq.ParquetFile(checked(store.shard(shard) / "records.parquet"), page_checksum_verification=True) as records,
         pq.ParquetWriter(out / "scores.parquet", SCORES, compression="zstd") as writer,
     ):
-        for batch in table.to_batches(shards.ROW_GROUP):
-            columns = {"id": batch["id"], "kind": batch["kind"]} | signals(batch["text"])
-            writer.write_table(pa.table(columns).select(SCORES.names).cast(SCORES))
-    return {"records": len(table)}
+        batches = records.iter_batches(ROWS, columns=["id", "kind", "text"])
+        while several := [scored(batch) for batch in islice(batches, ROW_GROUP // ROWS)]:
+            writer.write_table(pa.concat_tables(several), row_group_size=ROW_GROUP)
+            rows += sum(map(len, several))
+    return {"records": rows}
 
 
 def read(workspace: Workspace, shard: str, columns: list[str] | None = None) -> pa.Table:
@@ -53,9 +56,15 @@ def read(workspace: Workspace, shard: str, columns: list[str] | None = None) -> 
     return pq.read_table(checked(workspace.scores(shard, STAGE) / "scores.parquet"), columns=columns)
 
 
+def scored(records: pa.RecordBatch) -> pa.Table:
+    """The scores of some rows of records.parquet: schema SCORES."""
+    columns = {"id": records["id"], "kind": records["kind"]} | signals(records["text"])
+    return pa.table(columns).select(SCORES.names).cast(SCORES)
+
+
 def signals(texts: pa.LargeStringArray) -> dict[str, NDArray[np.generic] | pa.Array]:
     """Every signal of each text, by name; those of a null are those of an empty text."""
-    data, offsets = _bytes_of(texts)
+    data, offsets = bytes_of(texts)
     counts = np.zeros((len(texts), m.COLUMNS), np.int64)
     repeats = np.zeros((len(texts), r.COLUMNS), np.int64)
     for first, last in _blocks(offsets):
@@ -65,7 +74,7 @@ def signals(texts: pa.LargeStringArray) -> dict[str, NDArray[np.generic] | pa.Ar
     return said | _columns(counts.T, repeats.T)
 
 
-def _bytes_of(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def bytes_of(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The bytes that the texts share, and int64 (rows + 1,) into them, without a copy."""
     if texts.null_count:
         texts = texts.fill_null("")
