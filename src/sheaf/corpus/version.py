@@ -25,6 +25,7 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused, UsageError
 from sheaf.files import checked
 from sheaf.formats.schema import KINDS
+from sheaf.privacy import masked_text
 
 FORMAT = 1
 SHORTEST_DIGEST = 6  # what of a digest names a version, if no other begins so
@@ -69,6 +70,11 @@ class CorpusVersion:
         return self.manifest["rendering"]["digest"]
 
     @property
+    def masked(self) -> frozenset[str]:
+        """The kinds of personal data that are masked where this corpus is trained."""
+        return frozenset(self.manifest["rendering"]["masked"])
+
+    @property
     def tokenizer_path(self) -> Path:
         return checked(self.workspace.tokenizer(self.manifest["tokenizer"]) / "tokenizer.json")
 
@@ -107,8 +113,9 @@ class CorpusVersion:
         return int(self._column("bytes")[numbers].sum())
 
     def texts(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """The normalised texts of these documents, in the order asked for."""
-        return [row["text"] for row in self.records(numbers)]
+        """The normalised texts of these documents, in the order asked for, with what the recipe masks masked: what is
+        trained, or of a conversation its plain form."""
+        return [masked_text(row["text"], self.masked).text for row in self.records(numbers)]
 
     def text(self, number: int) -> str:
         return self.texts([number])[0]

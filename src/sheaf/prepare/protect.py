@@ -10,7 +10,7 @@ a record's counts are those of its messages there. Cost: see `sheaf.privacy.find
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sheaf.corpus import shards
+from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
-from sheaf.privacy import KINDS, counts_by_row, find, masked, masked_text
+from sheaf.privacy import KINDS, counts_by_row, find, masked
 
-__all__ = ["STAGE", "counts", "findings", "masked", "masked_messages", "masked_text", "masks", "task"]
+__all__ = ["STAGE", "by_source", "counts", "findings", "masked", "masked_messages", "task"]
 
 STAGE = "privacy-1"  # name and version: part of the folder's name
 # Strings of a message that say who speaks, not what is said.
@@ -59,9 +60,34 @@ def counts(workspace: Workspace, shard: str) -> pa.Table:
     return pq.read_table(checked(workspace.scores(shard, STAGE) / "counts.parquet"))
 
 
-def masks(privacy: dict[str, str]) -> list[str]:
-    """The kinds that the recipe's `prepare.privacy` masks, sorted: what the digest of tokens is made with."""
+def masks(privacy: Mapping[str, str]) -> list[str]:
+    """The kinds that the recipe's `prepare.privacy` masks, sorted."""
     return sorted(kind for kind, action in privacy.items() if action == "mask")
+
+
+def by_source(workspace: Workspace, live_shards: Sequence[str], decided: Decided, names: Sequence[str]) -> Json:
+    """{SOURCE: {KIND: {"kept": findings in records that are kept, "all": in all its distinct records}}}.
+
+    Kinds that a source has none of are left out. Memory: one shard's counts.
+    """
+    total = np.zeros((2, len(names), len(KINDS)), np.int64)
+    for number, shard in enumerate(live_shards):
+        rows, ranks = decided.rows_of(number)
+        if not len(rows):
+            continue
+        table = counts(workspace, shard)
+        found = np.stack([table[kind].to_numpy()[rows] for kind in KINDS], axis=1)
+        source, kept = decided.source[ranks], decided.reason[ranks] == 0
+        np.add.at(total[0], source, found)
+        np.add.at(total[1], source[kept], found[kept])
+    return {
+        name: {
+            kind: {"kept": int(total[1, s, k]), "all": int(total[0, s, k])}
+            for k, kind in enumerate(KINDS)
+            if total[0, s, k]
+        }
+        for s, name in enumerate(names)
+    }
 
 
 def masked_messages(messages: pa.LargeStringArray, kinds: Collection[str]) -> pa.LargeStringArray:

@@ -27,9 +27,11 @@ _MARK_BOUNDS = np.cumsum([0, *map(len, _MARKS)]).astype(np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """A masked text, and its marks by place: (start, end) in the text's UTF-8 bytes, and in the masked's."""
+    """A masked text, what was masked, and the marks by place: (start, end) in the text's UTF-8 bytes and in its
+    own."""
 
     text: str
+    kinds: frozenset[str]
     marks: tuple[tuple[int, int, int, int], ...]
 
     def to_source(self, start: int, end: int) -> tuple[int, int]:
@@ -86,7 +88,7 @@ def masked_text(text: str, kinds: Collection[str]) -> Masked:
             parts += [raw[at:start], mark]
             marks.append((start, end, size, size + len(mark)))
             at, size = end, size + len(mark)
-    return Masked(b"".join([*parts, raw[at:]]).decode(), tuple(marks))
+    return Masked(b"".join([*parts, raw[at:]]).decode(), frozenset(kinds), tuple(marks))
 
 
 def hidden(text: str) -> str:
@@ -124,15 +126,15 @@ def _replace(
 ) -> None:
     n, written = 0, 0
     for r in range(len(bounds) - 1):
-        at = bounds[r]
-        while n < len(row) and row[n] == r:
-            until = bounds[r] + start[n]
-            out[written : written + until - at] = data[at:until]
-            written += until - at
-            first, last = mark_bounds[code[n]], mark_bounds[code[n] + 1]
-            out[written : written + last - first] = marks[first:last]
-            written += last - first
-            at = bounds[r] + end[n]
-            n += 1
-        out[written : written + bounds[r + 1] - at] = data[at : bounds[r + 1]]
-        written += bounds[r + 1] - at
+        i = bounds[r]
+        while i < bounds[r + 1]:
+            if n < len(row) and row[n] == r and i == bounds[r] + start[n]:
+                for k in range(mark_bounds[code[n]], mark_bounds[code[n] + 1]):
+                    out[written] = marks[k]
+                    written += 1
+                i = bounds[r] + end[n]
+                n += 1
+            else:
+                out[written] = data[i]
+                written += 1
+                i += 1

@@ -1,7 +1,9 @@
 """From a step of a run to source bytes, and from a source item to the steps that saw it. Recomputed, not logged.
 
 The order says which documents stood in the step, the corpus says where each was seen. A span of tokens is shown with
-its text; where a text file's bytes are the record's text unchanged, also with the very bytes of the span.
+its text, as it was trained: personal data masked as the recipe asks, a conversation as its template writes it. Where a
+text file's bytes are the record's text unchanged, also with the very bytes of the span; a mark's are those it hides.
+Verifying reads the origin again, normalises, masks, and compares with the text that was trained.
 """
 
 from __future__ import annotations
@@ -11,12 +13,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
 from sheaf.order.order import Order
 from sheaf.order.trace import TracedRun, TracedSample, trace_step
 from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.rendering import CHATS
+from sheaf.privacy import Masked, masked_text
 from sheaf.train.checkpoint import list_checkpoints
 from sheaf.train.journal import read as read_journal
 from sheaf.train.run import Run
@@ -104,14 +111,19 @@ def _samples(order: Order, run: Run, step: int, sample: int | None) -> list[Trac
 
 
 def _document(corpus: CorpusVersion, encoder: Encoder, run: TracedRun, again: lineage.Rereader | None) -> Json:
-    text = corpus.text(run.document)
+    record = corpus.records([run.document])[0]
+    masked = masked_text(record["text"], corpus.masked)
     length = int(corpus.documents.length[run.document])
     # inputs [start, end) predict up to token `end`; the last token of a document is its end, which has no text
     until = min(run.end + 1, length - 1)
-    span = _byte_span(corpus, encoder, run.document, run.start, until)
-    raw = text.encode()
-    shown = text if span is None else raw[span[0] : span[1]].decode("utf-8", "ignore")
-    origins = [_origin(o, text, span, again) for o in lineage.origins(corpus, run.document)]
+    span = None
+    if record["kind"] in CHATS:
+        shown = encoder.decode(_ids(corpus, run.document)[run.start : until].tolist())
+    else:
+        span = _byte_span(corpus, encoder, run.document, run.start, until)
+        raw = masked.text.encode()
+        shown = masked.text if span is None else raw[span[0] : span[1]].decode("utf-8", "ignore")
+    origins = [_origin(o, record["text"], masked, span, again) for o in lineage.origins(corpus, run.document)]
     return {
         "record": run.record,
         "tokens": [run.start, until],
@@ -123,22 +135,30 @@ def _document(corpus: CorpusVersion, encoder: Encoder, run: TracedRun, again: li
 
 def _byte_span(corpus: CorpusVersion, encoder: Encoder, document: int, start: int, end: int) -> tuple[int, int] | None:
     """Where the tokens [start, end) of a document lie in its text's UTF-8 bytes."""
-    documents = corpus.documents
-    offset, length = int(documents.offset[document]), int(documents.length[document])
-    ids = corpus.token_files()[int(documents.shard[document])][offset : offset + length - 1]
-    ends = encoder.spans(ids)
+    ends = encoder.spans(_ids(corpus, document)[:-1])
     if ends is None:
         return None
     return (int(ends[start - 1]) if start else 0, int(ends[end - 1]) if end else 0)
 
 
-def _origin(origin: Json, text: str, span: tuple[int, int] | None, again: lineage.Rereader | None) -> Json:
-    bytes_of = _source_bytes(origin, len(text.encode()), span)
+def _ids(corpus: CorpusVersion, document: int) -> NDArray[np.unsignedinteger]:
+    """The document's tokens; the last one is its end."""
+    documents = corpus.documents
+    offset, length = int(documents.offset[document]), int(documents.length[document])
+    return corpus.token_files()[int(documents.shard[document])][offset : offset + length]
+
+
+def _origin(
+    origin: Json, text: str, masked: Masked, span: tuple[int, int] | None, again: lineage.Rereader | None
+) -> Json:
+    """span: of the masked text."""
+    inside = None if span is None else masked.to_source(*span)
+    bytes_of = _source_bytes(origin, len(text.encode()), inside)
     shown = origin if bytes_of is None else {**origin, "span": bytes_of}
     if again is None:
         return shown
     try:
-        same = again.text(origin) == text
+        same = masked_text(again.text(origin), masked.kinds).text == masked.text
     except lineage.SourceChanged as error:
         return {**shown, "verified": False, "why": error.why or error.what}
     return {**shown, "verified": same}
