@@ -11,7 +11,7 @@ whose sizes rule out the threshold not counted. Both depend on nothing but ranks
 `Near.limited` says how many records stayed with candidates left to compare.
 
 Cost: two sorted runs are merged, about 2 ns a shingle, and given up as soon as they cannot reach the threshold. Memory:
-the files of `candidates.py`, mapped and given back every `_TOUCHED` bytes, plus 12 bytes a record.
+the files of `candidates.py`, mapped and given back every `TOUCHED` shingles, plus 12 bytes a record.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sheaf.prepare.near import candidates
 
 MEMBERS = 128
 PAIRS = 128
-_TOUCHED = 1 << 23  # shingles
+TOUCHED = 1 << 23  # shingles
 _SLOT_BITS = 40
 
 
@@ -108,6 +108,9 @@ def _over_slots(
                     of,
                     similarity,
                     told,
+                    MEMBERS,
+                    PAIRS,
+                    TOUCHED,
                 )
                 mapping.madvise(mmap.MADV_DONTNEED)  # resident pages of the file, not its contents
         finally:
@@ -164,21 +167,24 @@ def _greedy(
     of: NDArray[np.int64],
     similarity: NDArray[np.float32],
     told: NDArray[np.int64],
+    most_members: int,
+    most_pairs: int,
+    most_touched: int,
 ) -> int:
     """Decide from this slot on until many shingles were touched; returns the next slot.
 
-    member[room[q] + i], i < min(filled[q], MEMBERS): the kept slots of bucket q. shared: zeros between slots.
+    member[room[q] + i], i < min(filled[q], most_members): the kept slots of bucket q. shared: zeros between slots.
     """
     touched = 0
-    while slot < len(rank) and touched < _TOUCHED:
+    while slot < len(rank) and touched < most_touched:
         if not eligible[rank[slot]]:
             slot += 1
             continue
         n, limited = 0, False
         for e in range(first[slot], first[slot + 1]):
             q = bucket[e]
-            limited |= filled[q] > MEMBERS
-            for m in range(room[q], room[q] + min(filled[q], MEMBERS)):
+            limited |= filled[q] > most_members
+            for m in range(room[q], room[q] + min(filled[q], most_members)):
                 other = member[m]
                 if shared[other] == 0:
                     seen[n] = other
@@ -197,7 +203,7 @@ def _greedy(
             need = _needed(size, run_length[other], threshold)
             if need > min(size, run_length[other]):
                 continue
-            if compared == PAIRS:
+            if compared == most_pairs:
                 limited = True
                 break
             compared += 1
@@ -214,7 +220,7 @@ def _greedy(
             told[1] += limited
             for e in range(first[slot], first[slot + 1]):
                 q = bucket[e]
-                if filled[q] < MEMBERS:
+                if filled[q] < most_members:
                     member[room[q] + filled[q]] = slot
                 filled[q] += 1
         slot += 1

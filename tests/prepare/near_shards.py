@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,26 +103,41 @@ def jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
     return len(a & b) / len(a | b)
 
 
-def share_a_band(stored: Stored, threshold: float = 0.8) -> np.ndarray:
-    """bool (n, n): the candidates, from the keys of the records themselves."""
-    texts = pa.array(stored.texts, pa.large_string())
-    keys, counts = minhash.band_keys(texts, *minhash.shape(threshold))
-    same = np.zeros((len(texts), len(texts)), bool)
-    for band in keys:
-        same |= band[:, None] == band[None, :]
-    return same & (counts > 0)[:, None] & (counts > 0)[None, :]
+def band_keys(stored: Stored, threshold: float) -> np.ndarray:
+    """uint64 (bands, n); a record without words has a key of its own in each."""
+    keys, counts = minhash.band_keys(pa.array(stored.texts, pa.large_string()), *minhash.shape(threshold))
+    return np.where(counts > 0, keys, np.arange(len(counts), dtype=np.uint64))
 
 
-def plain_decisions(stored: Stored, threshold: float = 0.8, eligible: Sequence[bool] | None = None) -> list[int]:
-    """The twin of `near.decide`: whether each record goes (1) or not (0), by brute force over all candidate pairs."""
-    sets, candidate = [plain_set(t) for t in stored.texts], share_a_band(stored, threshold)
-    kept: list[int] = []
-    gone = [0] * len(sets)
+def plain_decide(
+    stored: Stored,
+    threshold: float = 0.8,
+    eligible: Sequence[bool] | None = None,
+    members: int = 10**9,
+    pairs: int = 10**9,
+) -> tuple[list[int], int]:
+    """The twin of `near.decide`: `of`, and how many records stayed with candidates left to compare."""
+    sets, keys = [plain_set(t) for t in stored.texts], band_keys(stored, threshold)
+    kept_with: dict[tuple[int, int], list[int]] = {}
+    of, limited = [-1] * len(sets), 0
     for i in range(len(sets)):
-        if eligible is not None and not eligible[i]:
+        if not sets[i] or (eligible is not None and not eligible[i]):
             continue
-        if any(candidate[i, k] and jaccard(sets[i], sets[k]) >= threshold for k in kept):
-            gone[i] = 1
-        else:
-            kept.append(i)
-    return gone
+        buckets = [kept_with.setdefault((band, int(key)), []) for band, key in enumerate(keys[:, i])]
+        shared = Counter(k for bucket in buckets for k in bucket[:members])
+        left, full = pairs, any(len(bucket) > members for bucket in buckets)
+        for k, _ in sorted(shared.items(), key=lambda item: (-item[1], item[0])):
+            if min(len(sets[i]), len(sets[k])) / max(len(sets[i]), len(sets[k])) < threshold:
+                continue
+            if left == 0:
+                full = True
+                break
+            left -= 1
+            if jaccard(sets[i], sets[k]) >= threshold:
+                of[i] = k
+                break
+        if of[i] < 0:
+            limited += full
+            for bucket in buckets:
+                bucket.append(i)
+    return of, limited
