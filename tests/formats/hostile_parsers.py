@@ -206,7 +206,7 @@ def _frame(batches: list[pa.RecordBatch], schema: pa.Schema, compression: str | 
 def _row(**values: object) -> pa.RecordBatch:
     row = {
         **{"item": _mine(), "id": ID, "kind": "text", "text": "taken over", "messages": "", "payload": b""},
-        **{"meta": "{}", "member": "", "locator": "{}", "media": "", "encoding": "", "repairs": ""},
+        **{"meta": "{}", "member": "", "locator": "{}", "media": "", "encoding": "", "confidence": 1.0, "repairs": ""},
         **{"stream": 0, "weight": 0},
         **values,
     }

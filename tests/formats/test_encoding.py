@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
+from conftest import Outcome
 
-from sheaf.formats.encoding import decode
+from sheaf.formats.encoding import PROVED, SURE, decode
+from sheaf.formats.guess import confidence
 from sheaf.formats.stream import Refused
 
 RUSSIAN = (
@@ -126,3 +129,75 @@ def test_damaged_utf8_is_not_taken_for_another_encoding() -> None:
 def test_the_same_bytes_always_decode_the_same() -> None:
     raw = GERMAN.encode("cp1252")
     assert decode(raw) == decode(bytes(raw))
+
+
+def test_what_is_said_or_proved_is_certain_and_what_is_guessed_is_not() -> None:
+    for raw, declared in ((b"plain", ""), ("é".encode(), ""), ("é".encode("utf-16"), ""), (b"caf\xe9", "latin-1")):
+        assert confidence(decode(raw, declared).encoding) == 1.0
+    assert confidence(decode(GERMAN.encode("utf-16-le")).encoding) == PROVED
+    assert SURE <= confidence(decode(GERMAN.encode("latin-1")).encoding) < 1.0
+
+
+def test_more_text_makes_a_guess_surer() -> None:
+    words = RUSSIAN.split()
+    sure = [confidence(decode(" ".join(words[:n]).encode("cp1251")).encoding) for n in (2, 30)]
+    assert sure[0] < 0.9 and sure[1] > 0.99
+
+
+SHORT_TEXTS = [
+    ("cp1250", "příští týden"), ("iso8859-2", "Kaldırım".replace("ı", "i") + " łąka źle święto"),
+    ("cp1251", "привет, мир"), ("koi8_r", "здравствуйте, товарищи"), ("cp1253", "Καλημέρα κόσμε"),
+    ("cp1254", "İyi akşamlar, nasılsınız"), ("cp1255", "שלום עולם"), ("cp1256", "مرحبا بالعالم"),
+    ("cp1257", "šiltos žinios ąžuolas"), ("cp850", "Später hören wir die Vögel über den Häusern"),
+    ("mac_roman", "crème brûlée à la carte"), ("cp874", "สวัสดีชาวโลก"), ("gb18030", "你好，世界"), ("big5", "歡迎光臨"),
+    ("shift_jis", "こんにちは世界"), ("euc_jp", "ありがとうございます"), ("cp949", "안녕하세요 여러분"),
+    ("iso8859-16", "știrile și cărțile"), ("iso8859-14", "dŷ"), ("cp852", "dź"), ("koi8_u", "і"), ("mac_cyrillic", "с"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "text"), SHORT_TEXTS, ids=[encoding for encoding, _ in SHORT_TEXTS])
+@pytest.mark.parametrize("around", ["{}", "In the year 2004 he wrote {} twice."])
+def test_a_few_words_come_out_right_or_are_refused_with_how_sure_a_guess_would_be(
+    encoding: str, text: str, around: str
+) -> None:
+    whole = around.format(text)
+    try:
+        assert decode(whole.encode(encoding)).text == whole
+    except Refused as refused:
+        assert refused.reason == "undecodable"
+        assert "confidence 0." in refused.detail or "no other" in refused.detail
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He said “yes” — to them.", "I don’t know what it is.", "It costs £5 at the door, or € 6.",
+        "© 2004 Some Company ®",
+        "José García wrote it.", "It was 20 °C outside.", "• first\n• second", "Gödel, Escher, Bach", "crème brûlée",
+    ],
+)  # fmt: skip
+def test_the_signs_and_names_of_western_texts_need_no_more_evidence(text: str) -> None:
+    assert decode(text.encode("cp1252")).text == text
+
+
+def test_romanian_is_read_with_the_commas_that_it_is_written_with() -> None:
+    text = "știrile și cărțile din orașul liniștit"
+    assert decode(text.encode("iso8859-16")).text == text
+    with_cedillas = text.translate(str.maketrans("șț", "şţ"))
+    assert decode(with_cedillas.encode("cp1250")).text == text
+
+
+def test_turkish_keeps_its_cedillas() -> None:
+    text = "Şehirde yaşayan şoförler işe gidiyor, akşam döner; güneş, gökyüzü ve ağaç"
+    assert decode(text.encode("cp1254")).text == text
+
+
+def test_a_record_and_the_ledger_say_how_sure_the_encoding_is(read: Callable[..., Outcome]) -> None:
+    outcome = read("letter.txt", RUSSIAN.encode("cp1251"))
+    (record,) = outcome.records
+    assert record["encoding"] == "cp1251" and 0.9 < record["confidence"] < 1.0
+    assert outcome.item["notes"] == f"cp1251 is a guess (confidence {record['confidence']:.2f})"
+    table = "n,text\n" + "".join(f'{n},"{RUSSIAN}"\n' for n in range(3))
+    rows = read("rows.csv", table.encode("koi8_r"))
+    assert {r["encoding"] for r in rows.records} == {"koi8-r"} and all(0.9 < r["confidence"] < 1 for r in rows.records)
+    assert [r["confidence"] for r in read("letter.txt", RUSSIAN.encode()).records] == [1.0]

@@ -191,6 +191,6 @@ def _spec(corpus: CorpusVersion, name: str) -> SourceSpec:
 
 def _public(origin: dict[str, Any], license: str | None) -> dict[str, Any]:
     """An origin as `trace` shows it: the contract's fields first, the locator as an object."""
-    names = ("source", "uri", "version", "member", "path", "bytes", "media", "encoding", "repairs")
+    names = ("source", "uri", "version", "member", "path", "bytes", "media", "encoding", "confidence", "repairs")
     shown = {name: origin[name] for name in names}
     return {**shown, "locator": orjson.loads(origin["locator"])} | ({"license": license} if license else {})

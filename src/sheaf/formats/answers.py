@@ -308,6 +308,9 @@ def _check_values(records: pa.Table) -> None:
     if not set(records.column("kind").unique().to_pylist()) <= _KINDS:
         raise BadAnswer("an unknown kind")
     _check_locators(records.column("locator"))
+    sure = records.column("confidence").to_numpy()
+    if not ((sure >= 0) & (sure <= 1)).all():
+        raise BadAnswer("a confidence that cannot be")
     for text in _but(records.column("meta"), "{}"):
         if not isinstance(_json(text), dict):
             raise BadAnswer("a meta that is no object")

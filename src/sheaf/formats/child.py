@@ -23,6 +23,7 @@ import pyarrow as pa
 from sheaf.formats import stream, wire
 from sheaf.formats.charge import Int64
 from sheaf.formats.confine import allow_cpu, confine
+from sheaf.formats.guess import confidence
 from sheaf.formats.item import ItemResult, read_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
 from sheaf.formats.run import Run, RunOf
@@ -74,8 +75,8 @@ class Outbox:
     ) -> None:  # fmt: skip
         self._end_run()
         row = (
-            self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding, repairs,
-            self._first_stream + stream, weight,
+            self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding,
+            confidence(encoding), repairs, self._first_stream + stream, weight,
         )  # fmt: skip
         for column, value in zip(self._records, row, strict=True):
             column.append(value)
@@ -85,7 +86,7 @@ class Outbox:
         self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
         member: str, media: str, encoding: str, stream: int,
     ) -> None:  # fmt: skip
-        about = RunOf(self.item, member, media, encoding, self._first_stream + stream)
+        about = RunOf(self.item, member, media, encoding, confidence(encoding), self._first_stream + stream)
         if self._run is None or self._run.about != about:
             self._end_run()
             self._end_rows()

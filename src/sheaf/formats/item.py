@@ -19,6 +19,7 @@ import orjson
 from sheaf.formats import encoding, labels
 from sheaf.formats.charge import Int64, Node, charge
 from sheaf.formats.detect import Kind, claims_text, detect
+from sheaf.formats.guess import Guess
 from sheaf.formats.member_path import join
 from sheaf.formats.normalise import normalise, normalise_all, record_id, text_ids
 from sheaf.formats.piece import Batch, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
@@ -193,8 +194,10 @@ class _Walk:
         for piece in kind.format.parser()(stream, context):
             _settle(opened, node)
             if isinstance(piece, Record):
+                self._guessed(piece.encoding, path)
                 self._record(piece, path, kind.media, node)
             elif isinstance(piece, Batch):
+                self._guessed(piece.encoding, path)
                 if not self._batch(piece, path, kind.media, node):
                     for record in piece.records():
                         self._record(record, path, kind.media, node)
@@ -213,6 +216,13 @@ class _Walk:
                     else:
                         share = max(0, stream.position - before)
                     raise _Enough(before + share) from None
+
+    def _guessed(self, codec: str, path: str) -> None:
+        if isinstance(codec, Guess) and len(self.notes) < NOTES:
+            note = f"{codec} is a guess (confidence {codec.confidence:.2f})"
+            note = f"{path}: {note}" if path else note
+            if note not in self.notes:
+                self.notes.append(note)
 
     def _record(self, piece: Record, path: str, media: str, node: Node) -> None:
         node.reached = max(node.reached, piece.end)

@@ -25,6 +25,7 @@ class RunOf:
     member: str
     media: str
     encoding: str
+    confidence: float
     stream: int
 
 
@@ -65,6 +66,7 @@ class Run:
             "locator": _locators(starts, ends),
             "media": _same(self.about.media, n),
             "encoding": _same(self.about.encoding, n),
+            "confidence": pa.repeat(pa.scalar(self.about.confidence), n),
             "repairs": pa.array(self.repairs, pa.string()),
             "stream": pa.repeat(pa.scalar(self.about.stream, pa.int32()), n),
             "weight": pa.array(ends - starts),

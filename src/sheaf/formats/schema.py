@@ -27,6 +27,7 @@ PARSED_RECORDS = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("media", pa.string()),
         pa.field("encoding", pa.string()),
+        pa.field("confidence", pa.float64()),  # in the encoding: 1 if it was said or is proved (`guess`)
         pa.field("repairs", pa.string()),
     ]
 )
