@@ -232,6 +232,7 @@ class TokenizerSpec(Strict):
         return self
 
 
+TEMPLATES = ("auto", "chatml")  # names of `prepare.template`; anything else is a file
 Kind = Literal["email", "phone", "ip", "card", "iban", "national-id", "secret"]  # of privacy.KINDS
 
 
@@ -255,8 +256,13 @@ class Prepare(Strict):
         Field(strict=False, description="globs of evaluation files: records that hold parts of them go"),
     ] = ()
     template: Annotated[
-        str, Field(min_length=1, description="how a chat is written out for the tokenizer: chatml, or a Jinja file")
-    ] = "chatml"
+        str,
+        Field(
+            min_length=1,
+            description="how a chat is written out for the tokenizer: chatml, a Jinja file, or auto: as the folder of"
+            " the given tokenizer says, else chatml",
+        ),
+    ] = "auto"
     limits: Limits = Limits()
     admit: Annotated[tuple[Admit, ...], Field(strict=False, description="exceptions, item by item")] = ()
     mojibake: Annotated[bool, Field(description="repair text that was decoded with the wrong encoding")] = True

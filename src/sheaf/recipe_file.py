@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from sheaf import recipe_yaml
 from sheaf.errors import EnvironmentProblem, RecipeError
-from sheaf.recipe import Recipe, Secret, SourceSpec
+from sheaf.recipe import TEMPLATES, Recipe, Secret, SourceSpec
 from sheaf.recipe_errors import Problem, dotted, explain, keys_at, literal_secrets, nearest, refuse
 from sheaf.recipe_yaml import KeyPath, Tree
 
@@ -266,12 +266,17 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
             "prepare": recipe.prepare.model_copy(
                 update={
                     "tokenizer": tokenizer,
+                    "template": _template(recipe.prepare.template, base),
                     "decontaminate": tuple(_path(glob, base) for glob in recipe.prepare.decontaminate),
                 }
             ),
             "model": model,
         }
     )
+
+
+def _template(name: str, base: Path) -> str:
+    return name if name in TEMPLATES else _path(name, base)
 
 
 def _absolute_source(spec: SourceSpec, base: Path) -> SourceSpec:
