@@ -36,7 +36,20 @@ LEFT_TO_RIGHT = [
     "scan",
     "demo",
 ]
-TOP = {"api", "cli", "init", "init_datasets", "init_tables", "doctor", "show", "shell", "__main__", "__init__"}
+TOP = {
+    "api",
+    "cli",
+    "init",
+    "init_datasets",
+    "init_tables",
+    "doctor",
+    "drawing",
+    "show",
+    "show_rules",
+    "shell",
+    "__main__",
+    "__init__",
+}
 ROOMS = sorted(
     p.name.removesuffix(".py") for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
 )

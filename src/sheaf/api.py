@@ -233,6 +233,24 @@ class Corpus(CorpusVersion):
 
         return write_corpus_report(self, Path(path))
 
+    def dropped(self) -> Json:
+        """How many distinct records of each source were kept, and dropped for each reason."""
+        from sheaf.prepare.examples import counts
+
+        return counts(self)
+
+    def examples(self, reason: str, *, source: str | None = None, limit: int = 5) -> Json:
+        """Real records that were dropped for a reason, personal data masked: `sheaf show --dropped`."""
+        from sheaf.prepare.examples import examples
+
+        return examples(self, reason, source=source, limit=limit)
+
+    def what_if(self) -> Json:
+        """What each source would gain or lose at other thresholds: `sheaf show --what-if`."""
+        from sheaf.prepare.whatif import what_if
+
+        return what_if(self)
+
     def loader(
         self,
         sequence_length: int = 2048,

@@ -345,6 +345,39 @@ def corpus(
 
 
 @app.command
+def show(
+    recipe: RecipeFile = RECIPE,
+    /,
+    *overrides: Overrides,
+    dropped: Annotated[str | None, Parameter(help="Examples of what this reason dropped: gopher, too-short, …")] = None,
+    source: Annotated[str | None, Parameter(help="Examples of this source alone.")] = None,
+    limit: Annotated[int, Parameter(validator=AtLeastOne, help="At most so many examples.")] = 5,
+    what_if: Annotated[
+        bool, Parameter(negative=(), help="What each source would gain or lose at other thresholds.")
+    ] = False,
+    corpus: Annotated[str | None, Parameter(help="Digest of an older version; default: the newest.")] = None,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Show what the rules did: examples with --dropped, other thresholds with --what-if; else a count by reason."""
+    from sheaf import api, show_rules
+
+    recipe, words = _split(recipe, overrides)
+    version = api.Corpus.open(_load(recipe, words).workspace, corpus)
+    file = _unless_default(recipe)
+    if dropped is not None:
+        found = version.examples(dropped, source=source, limit=limit)
+        return Outcome(found, show_rules.examples, command_line("sheaf show", *file, "--what-if"))
+    if what_if:
+        return Outcome(version.what_if(), show_rules.what_if, command_line("sheaf prepare", *file))
+    if source is not None:
+        raise UsageError("--source goes with --dropped", fix=command_line("sheaf show", "--dropped", "REASON"))
+    counts = version.dropped()
+    largest = show_rules.largest(counts)
+    following = command_line("sheaf show", *file, *(("--dropped", largest) if largest else ("--what-if",)))
+    return Outcome(counts, show_rules.counts, following)
+
+
+@app.command
 def doctor(
     *,
     workspace: Annotated[Path, Parameter(help="The folder whose disk is looked at.")] = Path("workspace"),

@@ -1,8 +1,8 @@
 """What a person sees of a verb's data: tables and lines for a terminal, the same as plain text elsewhere.
 
 Each function takes the object that `--json` prints and returns things that rich can draw. Every string of it goes
-through `_text`: names and texts of documents are hostile, so they are never read as markup and every control character
-is shown as an escape. Off a terminal lines are not folded: `grep` sees whole ones.
+through `drawing.text`: names and texts of documents are hostile, so they are never read as markup and every control
+character is shown as an escape. Off a terminal lines are not folded: `grep` sees whole ones.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sheaf.console import duration, is_terminal, printable, size
+from sheaf.console import duration, is_terminal, size
+from sheaf.drawing import line as _line
+from sheaf.drawing import origin as _origin
+from sheaf.drawing import place as _place
+from sheaf.drawing import table as _table
+from sheaf.drawing import text as _text
 
 Json = dict[str, Any]
 Parts = Sequence[RenderableType]
@@ -333,16 +337,6 @@ def _reasons(reasons: Mapping[str, object]) -> Table:
     )
 
 
-def _table(columns: list[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    """Columns whose name begins with > hold numbers, aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(cell) for cell in row))
-    return table
-
-
 def _pairs(shown: Mapping[str, object]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -352,29 +346,10 @@ def _pairs(shown: Mapping[str, object]) -> Table:
     return table
 
 
-def _origin(origin: Json) -> str:
-    member = f" ! {origin['member']}" if origin.get("member") else ""
-    place = _place(origin.get("locator") or {})
-    verdict = {None: "", True: " – verified", False: f" – NOT what it was: {origin.get('why', 'other text')}"}
-    where = f"{origin['source']}: {origin['uri']}{member}" + (f" {place}" if place else "")
-    return where + verdict[origin.get("verified")]
-
-
 def _shown(excerpt: str) -> str:
     """All of a text; of bytes that are none, enough to tell what they are."""
     odd = sum(not (c.isprintable() or c.isspace()) for c in excerpt) + 4 * excerpt.count("\\x")
     return excerpt if 10 * odd < len(excerpt) else excerpt[:FEW] + (" …" if len(excerpt) > FEW else "")
-
-
-def _place(locator: Json) -> str:
-    """(bytes 0 to 17), (sheet Q1, row 7), (key id=482, row 481)"""
-    return f"({', '.join(f'{name} {_value(value)}' for name, value in locator.items())})" if locator else ""
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{name}={part}" for name, part in value.items())
-    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _excerpt(text: str) -> str:
@@ -390,11 +365,3 @@ def _number(value: object) -> str:
     if not isinstance(value, (int, float)):
         return "not measured" if value is None else str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _text(value: object) -> Text:
-    return Text(printable(str(value)))
-
-
-def _line(value: str, style: str = "") -> Text:
-    return Text(printable(value).replace("\n", "\\n"), style=style)

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from sheaf.corpus.schema import SCORES
 from sheaf.corpus.signals import SIGNAL
+from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json
 from sheaf.errors import RecipeError
 from sheaf.formats.schema import TEXTUAL
 from sheaf.prepare import score, scorers
-from sheaf.prepare.expression import Expression, ExpressionError, Kind, parse
+from sheaf.prepare.expression import Expression, Kind, parse
 from sheaf.prepare.rule_sets import ENGLISH, OTHER, RULE_SETS, SPACELESS, Bound, SignalRule
 from sheaf.prepare.scorers import Scorer
 from sheaf.recipe import Length, Prepare
@@ -153,6 +154,12 @@ class Rules:
         kinds = score_kinds(self.scorers)
         for text in self.prepare.filters:
             yield from filter_rules(text, kinds)
+
+
+def rules_of(corpus: CorpusVersion) -> Rules:
+    """The rules that a version was made by. The user's scorers need not be registered: their scores are there."""
+    used = [Scorer(**about) for about in corpus.manifest["stages"]["rules"]["scorers"]]
+    return Rules(Prepare.model_validate(corpus.manifest["prepare"]), {scorer.name: scorer for scorer in used})
 
 
 def problems(prepare: Prepare, known: Mapping[str, Scorer] | None = None) -> Iterator[tuple[KeyPath, RecipeError]]:
@@ -289,6 +296,3 @@ def _turner(rule_set: str, rule: SignalRule, side: str, first: float) -> Callabl
         return _signal_rule(rule_set, SignalRule(rule.signal, bounds, rule.source, rule.note, rule.never))
 
     return changed
-
-
-__all__ = ["ExpressionError", "Rule", "Rules", "Scored", "Threshold", "filter_rules", "problems", "score_kinds"]

@@ -1,0 +1,188 @@
+"""What other thresholds would do: for each rule of a corpus, what every source would gain or lose, and its histogram.
+
+One rule is changed at a time, the others stay. A record comes back if the changed rule was all that dropped it, and
+goes if the changed rule drops it now; what was dropped for anything but a rule, or is kept by `prepare.admit`, stays as
+it is. What comes back could still be a near duplicate, and what goes could have been the kept one of several: those are
+not decided again, so the figures are of the rules alone. Cost: one pass over the score columns that the rules read, no
+text; memory: a shard's scores, and 14 bytes a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sheaf.corpus.signals import SIGNAL
+from sheaf.corpus.version import CorpusVersion
+from sheaf.files import checked
+from sheaf.prepare.rules import Rule, Rules, Scored, Threshold, rules_of
+
+Json = dict[str, Any]
+FACTORS = (0.5, 0.8, 1.25, 2.0)
+INSTEAD_OF_ZERO = (1.0, 2.0, 5.0, 10.0)
+BINS = 40
+_LARGEST = 40  # a count's histogram ends at 2^40
+
+
+def what_if(corpus: CorpusVersion) -> Json:
+    """{"corpus", "rules": [{"reason", "signal", "threshold", "least", "drops": records that the rule drops, whether or
+    not another does, "histogram": {"edges", "records", "drops"} or null, "alternatives": [{"threshold": number, or null
+    for no rule, "sources": {NAME: {"records", "tokens"}}, "records", "tokens"}]}]}. Losses are negative.
+
+    edges: one more than the bins; what lies outside counts in the outermost ones. A rule has an entry for each of its
+    thresholds; one without any (languages) has one, with threshold null.
+    """
+    rules = rules_of(corpus)
+    questions = [_Question.of(rule, t, len(corpus.source_names)) for rule in rules.rules for t in _thresholds(rule)]
+    for piece in _pieces(corpus, rules):
+        violated = {id(rule): rule.drops(piece.scored) for rule in rules.rules}
+        n_violated = np.zeros(len(piece), np.int32)
+        for drops in violated.values():
+            n_violated += drops
+        for question in questions:
+            question.ask(piece, violated[id(question.rule)], n_violated)
+    return {"corpus": corpus.digest, "rules": [q.answer(corpus.source_names) for q in questions]}
+
+
+def alternatives(threshold: Threshold) -> list[float]:
+    """Other values that a threshold could sensibly have."""
+    value = threshold.value
+    found = [value * factor for factor in FACTORS] if value else list(INSTEAD_OF_ZERO)
+    if threshold.signal in SIGNAL and pa.types.is_integer(SIGNAL[threshold.signal].type):
+        found = [float(round(v)) for v in found]
+    if threshold.share:
+        found = [v for v in found if v <= 1]
+    return sorted({float(f"{v:.6g}") for v in found} - {value})
+
+
+def edges_of(threshold: Threshold) -> NDArray[np.float64]:
+    """float64 (bins + 1,): where the bins of a histogram begin and end."""
+    signal = SIGNAL.get(threshold.signal)
+    if threshold.share:
+        return np.linspace(0, 1, BINS + 1)
+    if signal is not None and pa.types.is_integer(signal.type):
+        return np.append(0.0, 2.0 ** np.arange(_LARGEST + 1))
+    far = 4 * threshold.value or 1.0
+    return np.linspace(min(0.0, far), max(0.0, far), BINS + 1)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some decided records of one shard. by_rule: dropped by a rule. kept: and by no rule's exception."""
+
+    scored: Scored
+    source: NDArray[np.int32]
+    tokens: NDArray[np.int64]
+    kept: NDArray[np.bool_]
+    by_rule: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass
+class _Question:
+    """A threshold and its alternatives, and what has been counted. gains: int64 (alternatives, sources, 2)."""
+
+    rule: Rule
+    threshold: Threshold | None
+    values: list[float | None]  # None: without the rule
+    changed: list[Rule | None]
+    edges: NDArray[np.float64] | None
+    gains: NDArray[np.int64]
+    drops: int = 0
+    bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, 0), np.int64))  # records, and those dropped
+
+    @staticmethod
+    def of(rule: Rule, threshold: Threshold | None, sources: int) -> _Question:
+        others = [] if threshold is None else alternatives(threshold)
+        changed = [] if threshold is None else [threshold.changed(v) for v in others]
+        edges = None if threshold is None or not threshold.signal else edges_of(threshold)
+        gains = np.zeros((len(others) + 1, sources, 2), np.int64)
+        question = _Question(rule, threshold, [*others, None], [*changed, None], edges, gains)
+        if edges is not None:
+            question.bins = np.zeros((2, len(edges) - 1), np.int64)
+        return question
+
+    def ask(self, piece: _Piece, violated: NDArray[np.bool_], n_violated: NDArray[np.int32]) -> None:
+        """Count a piece. violated: by this rule as it is. n_violated: how many rules drop each record."""
+        others = n_violated - violated
+        self.drops += int(violated.sum())
+        for number, rule in enumerate(self.changed):
+            now = rule.drops(piece.scored) if rule is not None else np.zeros(len(piece), np.bool_)
+            back = piece.by_rule & (others == 0) & violated & ~now
+            gone = piece.kept & (n_violated == 0) & now
+            for sign, which in ((1, back), (-1, gone)):
+                np.add.at(self.gains[number, :, 0], piece.source[which], sign)
+                np.add.at(self.gains[number, :, 1], piece.source[which], sign * piece.tokens[which])
+        if self.edges is not None and self.threshold is not None:
+            values = piece.scored.numbers(self.threshold.signal)
+            judged = piece.scored.textual & np.isfinite(values)
+            place = np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self.edges) - 2)
+            self.bins[0] += np.bincount(place[judged], minlength=self.bins.shape[1])
+            self.bins[1] += np.bincount(place[judged & violated], minlength=self.bins.shape[1])
+
+    def answer(self, names: Sequence[str]) -> Json:
+        histogram = None
+        if self.edges is not None:
+            histogram = {"edges": self.edges.tolist(), "records": self.bins[0].tolist(), "drops": self.bins[1].tolist()}
+        return {
+            "reason": self.rule.reason,
+            "signal": self.threshold.signal if self.threshold else "",
+            "threshold": self.threshold.value if self.threshold else None,
+            "least": self.threshold.least if self.threshold else None,
+            "drops": self.drops,
+            "histogram": histogram,
+            "alternatives": [_alternative(v, g, names) for v, g in zip(self.values, self.gains, strict=True)],
+        }
+
+
+def _alternative(value: float | None, gains: NDArray[np.int64], names: Sequence[str]) -> Json:
+    sources = {name: {"records": r, "tokens": t} for name, (r, t) in zip(names, gains.tolist(), strict=True)}
+    records, tokens = gains.sum(axis=0).tolist()
+    return {"threshold": value, "sources": sources, "records": records, "tokens": tokens}
+
+
+def _thresholds(rule: Rule) -> Sequence[Threshold | None]:
+    return rule.thresholds or (None,)
+
+
+def _pieces(corpus: CorpusVersion, rules: Rules) -> Iterator[_Piece]:
+    shard, row, source, state = _decided(corpus, rules)
+    order = np.argsort(shard, kind="stable")
+    bounds = np.searchsorted(shard[order], np.arange(len(corpus.shard_names) + 1))
+    for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        here = order[start:stop]
+        if not len(here):
+            continue
+        name = corpus.shard_names[number]
+        scores = rules.read(corpus.workspace, name).take(pa.array(row[here])).combine_chunks()
+        folder = corpus.workspace.tokens(corpus.rendering, name)
+        bounds_of_tokens = np.load(checked(folder / "offsets.npy"), allow_pickle=False).astype(np.int64)
+        tokens = bounds_of_tokens[row[here] + 1] - bounds_of_tokens[row[here]]
+        yield _Piece(Scored(scores), source[here], tokens, state[here] == _KEPT, state[here] == _BY_RULE)
+
+
+_KEPT, _BY_RULE, _OTHERWISE = 0, 1, 2
+
+
+def _decided(
+    corpus: CorpusVersion, rules: Rules
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int8]]:
+    """shard, row, source and state of every decision."""
+    pieces: list[tuple[NDArray[Any], ...]] = [(np.zeros(0, np.int32),) * 3 + (np.zeros(0, np.int8),)]
+    by_rule = pa.array(rules.reasons[1:], pa.string())
+    for batch in corpus.decision_batches(["shard", "row", "source", "kept", "reason"]):
+        dropped = pc.is_in(batch["reason"], by_rule).to_numpy(zero_copy_only=False)
+        kept = np.asarray(batch["kept"].to_numpy(zero_copy_only=False), np.bool_)
+        state = np.where(kept, _KEPT, np.where(dropped, _BY_RULE, _OTHERWISE)).astype(np.int8)
+        pieces.append((*(batch[name].to_numpy() for name in ("shard", "row", "source")), state))
+    shard, row, source, state = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    return shard, row, source, state
