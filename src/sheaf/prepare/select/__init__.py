@@ -10,7 +10,6 @@ until the version is made.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import pyarrow as pa
 
 from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
-from sheaf.files import disk_errors
+from sheaf.files import disk_errors, temporary_name
 from sheaf.prepare.select import account
 from sheaf.prepare.select.admit import Admission, check_admit, idle_rules
 from sheaf.prepare.select.fold import Records, fold
@@ -68,7 +67,7 @@ def select(
 
     forgotten: ids of records that are taken out. ranges: how many ranges of ids, if not as many as memory asks for.
     """
-    folder = workspace.root / f".select.tmp-{os.getpid()}"
+    folder = temporary_name(workspace.root / "select")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with disk_errors(folder):
