@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from sheaf.corpus import shards
 from sheaf.corpus.schema import ITEMS, QUARANTINE, RECORDS
 from sheaf.corpus.workspace import Workspace
-from sheaf.files import digest_json, digest_of, read_done, task_folder, write_json
+from sheaf.files import digest_json, digest_of, read_done, refreshed, task_folder, write_json
 
 Json = dict[str, Any]
 REASON = "forgotten"
@@ -53,7 +53,7 @@ def item_digest(source: str, path: str) -> str:
 def entries(workspace: Workspace) -> list[Json]:
     """What `forgotten.json` holds, oldest first: {"sources", "items", "records", "replaced", …}."""
     try:
-        return orjson.loads((workspace.root / "forgotten.json").read_bytes())
+        return orjson.loads(refreshed(workspace.root / "forgotten.json").read_bytes())
     except FileNotFoundError:
         return []
 

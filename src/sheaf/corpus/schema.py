@@ -130,6 +130,7 @@ DECISIONS = pa.schema(
 
 LEDGER = pa.schema(
     [
+        pa.field("key", pa.binary(ID_BYTES)),  # of ITEMS; null for an item that was not read
         pa.field("source", pa.string()),
         pa.field("path", pa.string()),
         pa.field("uri", pa.string()),

@@ -15,7 +15,7 @@ import orjson
 from sheaf.corpus import shards
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
-from sheaf.files import checked, read_done
+from sheaf.files import checked
 
 Json = dict[str, Any]
 SHOWN = 1000  # items and settings that a comparison names; the counts are of all
@@ -27,7 +27,7 @@ def list_versions(workspace: Workspace) -> list[Json]:
     bytes: on the disk, with the shards and tokens that it reads; own_bytes: of those, what no other version needs.
     """
     head = workspace.head.read_text().strip() if workspace.head.exists() else ""
-    found = [_opened(workspace, name) for name in version_names(workspace)]
+    found = [_opened(workspace, name) for name in workspace.versions()]
     needed = {corpus.root.name: set(folders_of(corpus)) for corpus in found}
     users = Counter(folder for folders in needed.values() for folder in folders)
     sizes = {folder: _size(folder) for folder in users}
@@ -47,12 +47,6 @@ def list_versions(workspace: Workspace) -> list[Json]:
         for corpus in found
     ]
     return sorted(listed, key=lambda v: (v["made"], v["head"], v["name"]))
-
-
-def version_names(workspace: Workspace) -> list[str]:
-    """Folders of all finished versions, sorted."""
-    found = (p for p in (workspace.root / "corpora").iterdir() if not p.name.startswith("."))
-    return sorted(p.name for p in found if read_done(p) is not None)
 
 
 def folders_of(corpus: CorpusVersion) -> Iterable[Path]:

@@ -11,7 +11,6 @@ the touched shards.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,8 +31,8 @@ from sheaf.corpus.ledger import bad_pattern, matching
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import UsageError
-from sheaf.files import checked, write_json
-from sheaf.prepare import pipeline, select
+from sheaf.files import checked, remove_folder, write_json
+from sheaf.prepare import pipeline, select, stages
 from sheaf.prepare.gather import Listing, forgotten_refusal
 from sheaf.prepare.known import known
 from sheaf.prepare.read import Listed
@@ -110,10 +109,10 @@ def find(corpus: CorpusVersion, wanted: Wanted) -> Found:
 def preview(corpus: CorpusVersion, recipe: Recipe, found: Found) -> Change:
     """What `carry_out` would change; nothing is written."""
     new = found.forgotten()
-    listing, all_records = _without(_listing(corpus), new), new.records | store.read(corpus.workspace).records
+    listing, before = _without(_listing(corpus), new), _recipe_of(corpus, recipe)
     with select.select(
-        *(corpus.workspace, corpus.shard_names, listing.keys, listing.refusals, _recipe_of(corpus, recipe)),
-        forgotten=all_records,
+        *(corpus.workspace, corpus.shard_names, listing.keys, listing.refusals, before, stages.asked(before)),
+        forgotten=new.records | store.read(corpus.workspace).records,
     ) as selection:
         return _change(corpus, selection.decided.tables())
 
@@ -139,7 +138,8 @@ def carry_out(
         store.add(workspace, entry | {"records": sorted(r.hex() for r in new.records), "replaced": replaced})
         listing = _without(_listing(corpus), new)
         live = list(known(workspace, listing.keys).rows)
-        made = pipeline.derive(workspace, _recipe_of(corpus, recipe), live, listing, pool, console)
+        before = _recipe_of(corpus, recipe)
+        made = pipeline.derive(workspace, before, stages.asked(before), live, listing, pool, console)
     difference = versions.compare(corpus, made)
     del difference["items"]["examples"]  # names of what is forgotten
     write_json(_next_name(workspace), told | {"replaced": replaced, "difference": difference})
@@ -206,7 +206,7 @@ def purge(workspace: Workspace) -> Json:
         removed["bytes"] += sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         removed["versions"] += folder.parent.name == "corpora"
         removed["shards"] += folder.parent.name == "shards"
-        shutil.rmtree(folder)
+        remove_folder(folder)
     for report in workspace.runs.glob("*/report.html"):
         removed["bytes"] += report.stat().st_size
         report.unlink()
