@@ -103,20 +103,22 @@ def social_security(found: bytes) -> bool:
 
 
 def public_ip4(found: bytes) -> bool:
-    """One that the internet routes. Where each number has one digit it is a version or a section, hardly an address."""
-    return len(found) > 7 and _routed(found)
+    """One that the internet routes. Of less than seven digits it is a version or a section: of all addresses, not one
+    in 500 is so short."""
+    return len(found) > 9 and _routed(found)
 
 
 def public_ip6(found: bytes) -> bool:
-    """Of 2000::/3, which is all that is given out; so `abc::def` of a program is none."""
-    return found[:1] in (b"2", b"3") and found.find(b":") == 4 and _routed(found)
+    """Of 2000::/3, which is all that is given out; so `abc::def` of a program is none, nor is a network's name."""
+    return found[:1] in (b"2", b"3") and found.find(b":") == 4 and found[-1:] != b":" and _routed(found)
 
 
 def _routed(found: bytes) -> bool:
     try:
-        return ipaddress.ip_address(found.decode()).is_global
+        address = ipaddress.ip_address(found.decode())
     except ValueError:
         return False
+    return address.is_global and not address.is_multicast
 
 
 def international(found: bytes) -> bool:

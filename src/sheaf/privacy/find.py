@@ -184,7 +184,7 @@ def _mark(
         begin, stop = bounds[row], bounds[row + 1]
         number = mail = hexa = np.int64(-1)  # where the run began that we are in, or -1
         digits = streak = longest = dots = hyphens = colons = np.int64(0)
-        plus = zero = zeros = at = pair = False
+        plus = zero = area = zeros = three = four = at = pair = False
         for i in range(begin, stop + 1):
             b = data[i] if i < stop else np.uint8(10)
             c = classes[b]
@@ -192,16 +192,19 @@ def _mark(
                 if number < 0:
                     number = i
                     digits = streak = longest = dots = hyphens = np.int64(0)
-                    plus = zero = zeros = False
+                    plus = zero = area = zeros = three = four = False
                 if c & 2:
-                    if b == 48 and streak == 0:
-                        zero = True
-                    elif b == 48 and streak == 1 and data[i - 1] == 48:
+                    if streak == 0:
+                        zero = b == 48
+                    elif streak == 1 and zero and b == 48:
                         zeros = True
                     digits += 1
                     streak += 1
                     longest = max(longest, streak)
                 else:
+                    three = three or streak == 3
+                    four = four or streak == 4
+                    area = area or (zero and 3 <= streak <= 4)
                     streak = np.int64(0)
                     dots += b == 46
                     hyphens += b == 45
@@ -209,19 +212,20 @@ def _mark(
             elif number >= 0:
                 what = 0
                 if digits >= 9:
+                    four = four or streak == 4
                     if longest >= 17:
                         what |= RESIDENT
-                    if hyphens >= 2:
+                    if hyphens >= 2 and three and four:
                         what |= SOCIAL
-                    if digits >= 13:
+                    if digits >= 13 and (four or longest >= 10):
                         what |= CARD
                     if zeros:
                         what |= ZEROS
-                    if zero and digits >= 10:
+                    if area:
                         what |= LANDLINE
-                    if digits >= 11:
+                    if longest >= 11 or (four and digits >= 11):
                         what |= MOBILE
-                    if digits >= 10 and longest < digits:
+                    if three and four and digits >= 10:
                         what |= AMERICAN
                 if dots >= 3 and digits >= 4:
                     what |= IP4

@@ -125,6 +125,7 @@ _GAP = rb"(?:[ .-]|\xc2\xa0|\xe2\x80[\x90-\x95])"  # also no-break spaces and ty
 _CARD_GAP = rb"(?:[ -]|\xc2\xa0|\xe2\x80[\x90\x91])"
 _NOT_INSIDE = rb"(?<![\w.+])(?<!\w-)"  # of a word, a number, or a name with hyphens
 _NOT_GOING_ON = rb"(?!\w|[.-]\d|-\w)"
+_APART, _NO_MORE = rb"(?<!\d )", rb"(?! \d)"  # no number of a table's row
 _VERSION = rb"(?<![Vv]ersion )(?<![Rr]elease )(?<!\w/)"
 
 
@@ -136,8 +137,12 @@ def _ibans() -> bytes:
     return rb"(?<![A-Za-z0-9])(?:" + rb"|".join(each) + rb")(?![A-Za-z0-9])"
 
 
+def _either(*forms: bytes) -> bytes:
+    return rb"|".join(_NOT_INSIDE + form + _NOT_GOING_ON for form in forms)
+
+
 _E164 = rb"(?:" + _GAP + rb"?(?:\(0\)|\(\d{1,4}\)|\d{1,5}(?!\d)|\d{9,14}(?!\d)|\d{6,8}(?!\d))){1,7}"
-_MOBILE = rb"1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9])"
+_MOBILE = rb"(?:\(?86\)?[ -]?)?1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9])"
 
 # First comes what is surest: a card is not a phone number, and an id not a card.
 RULES: tuple[Rule, ...] = (
@@ -182,32 +187,37 @@ RULES: tuple[Rule, ...] = (
     Rule("phone", re.compile(rb"(?<![\w.+-])\+[1-9]\d{0,2}" + _E164 + _NOT_GOING_ON), international, PLUS),
     Rule(
         "phone",
-        re.compile(rb"(?<![\w.+-])(?<!\d )00[1-9]\d{0,2}(?=" + _GAP + rb")" + _E164 + _NOT_GOING_ON),
+        re.compile(rb"(?<![\w.+-])" + _APART + rb"00[1-9]\d{0,2}(?=" + _GAP + rb")" + _E164 + _NOT_GOING_ON),
         international,
         ZEROS,
     ),
     Rule(  # mainland China, mobile
         "phone",
-        re.compile(_NOT_INSIDE + rb"(?:\(?86\)?[ -]?)?" + _MOBILE + rb"(?:\d{8}|[ -]\d{4}[ -]\d{4})" + _NOT_GOING_ON),
+        re.compile(
+            _either(
+                _MOBILE + rb"(?:\d{8}|-\d{4}-\d{4})",
+                _APART + _MOBILE + rb" \d{4} \d{4}" + _NO_MORE,
+            )
+        ),
         shape=MOBILE,
     ),
     Rule(  # mainland China, landline with its area's code
         "phone",
         re.compile(
-            _NOT_INSIDE
-            + rb"(?:\(0(?:10|2\d)\) ?|0(?:10|2\d)[ -])[2-8]\d{3}[ -]?\d{4}(?:-\d{1,5})?"
-            + _NOT_GOING_ON
-            + rb"|"
-            + _NOT_INSIDE
-            + rb"(?:\(0[3-9]\d\d\) ?|0[3-9]\d\d[ -])[2-8]\d{6,7}(?:-\d{1,5})?"
-            + _NOT_GOING_ON
+            _either(
+                _APART + rb"(?:\(0(?:10|2\d)\) ?|0(?:10|2\d)[ -])[2-8]\d{3}[ -]?\d{4}(?:-\d{1,5})?",
+                _APART + rb"(?:\(0[3-9]\d\d\) ?|0[3-9]\d\d[ -])[2-8]\d{6,7}(?:-\d{1,5})?",
+            )
         ),
         shape=LANDLINE,
     ),
     Rule(  # North America
         "phone",
         re.compile(
-            _NOT_INSIDE + rb"(?:1[ .-])?(?:\([2-9][0-8]\d\) ?|[2-9][0-8]\d[ .-])[2-9]\d{2}[ .-]\d{4}" + _NOT_GOING_ON
+            _either(
+                rb"(?:1[ .-])?(?:\([2-9][0-8]\d\) ?|[2-9][0-8]\d[.-])[2-9]\d{2}[ .-]\d{4}",
+                _APART + rb"(?:1 )?[2-9][0-8]\d [2-9]\d{2}[ -]\d{4}" + _NO_MORE,
+            )
         ),
         shape=AMERICAN,
     ),
