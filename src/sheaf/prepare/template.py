@@ -243,6 +243,7 @@ def limited(seconds: float = SECONDS, extra_bytes: int = EXTRA_BYTES) -> Generat
     ceiling = _address_space() + extra_bytes
     if soft == resource.RLIM_INFINITY or ceiling < soft:
         resource.setrlimit(resource.RLIMIT_AS, (ceiling, hard))
+    _wind(seconds)
     try:
         yield lambda: _wind(seconds)
     finally:
