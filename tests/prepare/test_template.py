@@ -121,7 +121,9 @@ def test_a_template_without_control_tokens_at_the_assistants_turn_trains_the_wor
 def test_the_end_of_a_turn_may_be_the_end_of_text() -> None:
     template = made(INSTRUCT, {"<s>": 1, "</s>": 2}, bos_token="<s>", eos_token="</s>")
     written = template.write(TALK[1:])
-    assert written.text == "<s>[INST] Why is the ferry late? [/INST] The tide.</s>[INST] Always? [/INST] Twice a day.</s>"
+    assert (
+        written.text == "<s>[INST] Why is the ferry late? [/INST] The tide.</s>[INST] Always? [/INST] Twice a day.</s>"
+    )
     assert said(written) == ["The tide.</s>", "Twice a day.</s>"]
 
 
