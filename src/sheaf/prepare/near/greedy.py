@@ -68,7 +68,7 @@ def decide(
     of, similarity = np.full(len(row), -1, np.int64), np.zeros(len(row), np.float32)
     told = np.zeros(2, np.int64)
     if len(found.rank):
-        _over_slots(found, workspace.near, eligible, threshold, of, similarity, told)
+        _over_slots(found, workspace.near, np.asarray(eligible, np.bool_), threshold, of, similarity, told)
     return Near(of, similarity, compared=int(told[0]), limited=int(told[1]))
 
 
