@@ -274,3 +274,24 @@ def test_an_mbox_gives_each_message_at_its_bytes(read: Read, tmp_path: Path) -> 
     assert all("\nFrom here on" in t for t in outcome.texts)
     assert b"".join(data[a:b] for a, b in places(outcome)) == data
     assert all(data[a:b].startswith(b"From ") for a, b in places(outcome))
+
+
+def test_an_object_of_nothing_but_nested_values_is_its_strings_by_their_paths(read: Read) -> None:
+    row = {"place": {"name": "Oslo", "at": [59.9, 10.7]}, "words": ["fjord", {"old": "Christiania"}], "none": None}
+    said = "place.name: Oslo\nwords: fjord\nwords.old: Christiania"
+    for name in ("a.json", "a.jsonl"):
+        outcome = read(name, json.dumps(row).encode())
+        assert (outcome.texts, outcome.reasons) == ([said], [])
+        assert json.loads(outcome.records[0]["meta"]) == {"none": None}
+
+
+def test_nested_values_without_a_string_and_conversations_are_no_text(read: Read) -> None:
+    rows = [{"at": [59.9, 10.7]}, {"messages": [{"role": "user", "content": "Hi"}]}, {"a": {"b": " "}}]
+    outcome = read("a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert outcome.reasons == ["no-text"] * 3
+    assert "conversation in 'messages'" in outcome.regions[1]["detail"] and "`map`" in outcome.regions[1]["detail"]
+
+
+def test_the_strings_of_a_deep_object_are_found_without_recursion(read: Read) -> None:
+    deep = '{"a":' * 400 + '"here"' + "}" * 400
+    assert read("a.jsonl", deep.encode()).texts == [".".join("a" * 400) + ": here"]

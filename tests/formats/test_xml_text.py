@@ -253,3 +253,40 @@ def test_bombs_and_outside_entities_of_other_projects_give_what_is_written(read:
         assert outcome.texts[0] == shown.get(path.name, outcome.texts[0])
     xxe = read("a.xml", (testdata / "tika" / "test-documents" / "testXXE.xml").read_bytes())
     assert "couldnt_possibly_exist" in xxe.texts[0]  # as it is written
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1", "gb18030"])
+def test_an_ampersand_that_begins_no_reference_is_one_and_costs_nothing(read: Read, encoding: str) -> None:
+    body = (
+        "<t a='R&D'>AT&T & Söhne &lt;1&gt; &nbsp;&unknown; &#65;&#x42; &#0; &#xD800; &#xB; &#1114112; a&;b &&amp;</t>"
+    )
+    data = f'<?xml version="1.0" encoding="{encoding}"?><d>{body}<p>after</p></d>'.encode(encoding)
+    outcome = read("a.xml", data)
+    said = "AT&T & Söhne <1> \xa0&unknown; AB &#0; &#xD800; &#xB; &#1114112; a&;b &&\nafter"
+    assert (outcome.texts, outcome.reasons) == ([said], [])
+    assert places(outcome)[0][1] == len(data)
+
+
+def test_ampersands_in_attributes_and_in_character_data_are_kept(read: Read) -> None:
+    data = b"<?xml version='1.0'?><posts><row Id='1' Body='R&D & co'/><row Id='2' Body='x'/></posts>"
+    assert read("a.xml", data, text="Body").texts == ["R&D & co", "x"]
+    assert read("a.xml", b"<?xml version='1.0'?><a><![CDATA[x & y &amp; z]]></a>").texts == ["x & y &amp; z"]
+
+
+def test_a_reference_may_lie_across_blocks(read: Read) -> None:
+    block = 1 << 20
+    for shift in range(-12, 3):
+        lead = "<?xml version='1.0'?><a><p>"
+        text = "x" * (block - len(lead) + shift) + " AT&T &amp; R&#38;D &eacute;"
+        outcome = read("a.xml", f"{lead}{text}</p></a>".encode())
+        assert outcome.texts[0].endswith("x AT&T & R&D é") and outcome.reasons == []
+
+
+@given(
+    st.lists(st.sampled_from(["&", "&amp;", "&#38;", "a", ";", "#", "x", "&lt;", "é", "&#", "lt", " "]), max_size=12)
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_row_of_ampersands_loses_what_comes_after(read: Read, parts: list[str]) -> None:
+    data = f"<?xml version='1.0'?><a><p>x{''.join(parts)}x</p><p>after</p></a>".encode()
+    outcome = read("a.xml", data)
+    assert outcome.reasons == [] and outcome.texts[0].endswith("after")

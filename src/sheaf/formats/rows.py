@@ -1,10 +1,11 @@
 """Rows and objects: which column is the text, what goes to meta, and how a value reads as text.
 
 The recipe's `text` names a column or is a template such as '{title}\\n\\n{body}'. Without it the first present of
-TEXT_COLUMNS that holds one is the text; else all scalar fields are, as "key: value" lines. A row whose text column is
-blank or null has no text, unless another of its fields reads as prose. Templates are filled by plain replacement: a
-name in braces is a column, and nothing of it is evaluated. With the recipe's `map` a row becomes what `mapping` makes
-of it, or is refused.
+TEXT_COLUMNS that holds one is the text; else all scalar fields are, as "key: value" lines. If there are none, the
+strings inside its objects and arrays are, as "key.inner: value" lines in their order; but a conversation is not: that
+needs `map`. A row whose text column is blank or null has no text, unless another of its fields reads as prose.
+Templates are filled by plain replacement: a name in braces is a column, and nothing of it is evaluated. With the
+recipe's `map` a row becomes what `mapping` makes of it, or is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 
 from sheaf.formats.columns import is_prose
 from sheaf.formats.mapping import apply, columns_of, mapping_of
+from sheaf.formats.messages import looks_like_messages
 from sheaf.formats.piece import Batch, Context, ParseOptions, Piece, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream, from_file, lines_of
 
@@ -62,7 +64,7 @@ def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
                 return value, (name,)
         used = tuple(name for name, value in row.items() if scalar(value))
         if not used:
-            raise Refused("no-text", "no field holds text")
+            return _nested(row)
         blank = next((name for name in TEXT_COLUMNS if _is_blank(row.get(name, 0))), None)
         if blank and not any(isinstance(value, str) and is_prose(value) for value in row.values()):
             raise Refused("empty", f"no text in '{blank}'")
@@ -72,6 +74,28 @@ def choose(row: Row, options: ParseOptions) -> tuple[str, tuple[str, ...]]:
         return render(_field(row, template)), used
     values = {name: render(_field(row, name)) for name in used}
     return _FIELD.sub(lambda found: values[found[1]], template), used
+
+
+def _nested(row: Row) -> tuple[str, tuple[str, ...]]:
+    """`choose` for a row without scalars."""
+    talk = next((name for name, value in row.items() if isinstance(value, list) and looks_like_messages(value)), None)
+    if talk is not None:
+        raise Refused("no-text", f"a conversation in '{talk}', which only `map` in the recipe reads")
+    lines: list[str] = []
+    used: dict[str, None] = {}
+    waiting: list[tuple[str, str, Any]] = [(name, name, value) for name, value in reversed(row.items())]
+    while waiting:  # no recursion: what is nested deep must not take the parser with it
+        column, path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(column, f"{path}.{name}", inner) for name, inner in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(column, path, inner) for inner in reversed(value)]
+        elif isinstance(value, str) and value.strip():
+            lines.append(f"{path}: {value}")
+            used[column] = None
+    if not lines:
+        raise Refused("no-text", "no field holds text")
+    return "\n".join(lines), tuple(used)
 
 
 def _is_blank(value: Any) -> bool:

@@ -8,8 +8,9 @@ give a record an entry; other documents one record, unless they are longer than 
 uppermost level that repeats is a record. Style sheets, schemas, and documents without any text between their tags
 (settings, layouts) are source code, and stay as they are written. XHTML is read as HTML.
 
-A mistake ends the reading: what comes before it is kept, what comes after is a region that names line and column. Bytes
-that are no UTF-8, and control characters, which XML forbids, are read as "?" and noted. Memory: one record, and depth.
+A mistake ends the reading: what comes before it is kept, what comes after is a region that names line and column. The
+commonest are none to us: an "&" that begins no reference is one ("AT&T", "&#0;"), and bytes that are no UTF-8 and
+control characters, which XML forbids, are read as "?" and noted. Memory: one record, and depth.
 """
 
 from __future__ import annotations
@@ -34,8 +35,19 @@ from sheaf.formats.xml_tree import Entry, Row, Tree
 HEAD = 1 << 16
 _CODE = ("http://www.w3.org/1999/XSL/Transform", "http://www.w3.org/2001/XMLSchema")
 _XHTML = "http://www.w3.org/1999/xhtml"
-_FORBIDDEN = bytes(c for c in range(32) if c not in b"\t\n\r")
+# An "&" that is text goes through expat as DEL, so that every place stays where it is; a DEL of the text is a "?".
+AMPERSAND = "\x7f"
+_FORBIDDEN = bytes(c for c in range(32) if c not in b"\t\n\r") + AMPERSAND.encode()
 _CLEAN = bytes.maketrans(_FORBIDDEN, b"?" * len(_FORBIDDEN))
+_ASCII = bytes(range(0x80)) + b"?" * 0x80
+_REFERENCE = (
+    rb"[A-Za-z_:\x80-\xff][-\w.:\x80-\xff]{0,99};"
+    rb"|#0*(?:9|10|13|3[2-9]|[4-9]\d|[1-9]\d{2,3}|[1-4]\d{4}|5[0-4]\d{3}|6[0-4]\d{3}|[1-9]\d{5});"
+    rb"|#x0*(?:9|[ad]|[2-9a-f][0-9a-f]|[1-9a-f][0-9a-f]{2}|[1-9abce][0-9a-f]{3}|d[0-7][0-9a-f]{2}|f[0-9a-e][0-9a-f]{2}"
+    rb"|[1-9a-f][0-9a-f]{4});"
+)
+_BARE = re.compile(rb"&(?!" + _REFERENCE + rb")", re.I)
+_MOST_REFERENCE = 110  # bytes, and a bit
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _CUT = frozenset(errors.codes[message] for message in (errors.XML_ERROR_NO_ELEMENTS, errors.XML_ERROR_UNCLOSED_TOKEN))
 
@@ -88,6 +100,7 @@ class _Reader:
 
     def __init__(self, stream: Stream, context: Context, encoding: str) -> None:
         self._stream, self._context, self._encoding = stream, context, encoding
+        self._like_ascii = bytes(range(0x80)).decode(encoding) == bytes(range(0x80)).decode()
         self._limit = context.limits.record_bytes
         self._rows = bool(rows.wanted(context.options) or context.options.key)
         self._tree = tree = Tree(everything=self._rows)
@@ -95,9 +108,11 @@ class _Reader:
         self._source: list[bytes] = []  # the document as it is written, as long as it may be one record
         self._number = 0
         self._replaced = 0
-        parser.StartElementHandler = lambda name, attributes: tree.start(name, attributes, parser.CurrentByteIndex)
+        parser.StartElementHandler = lambda name, attributes: tree.start(
+            name, {key: _ampersands(value) for key, value in attributes.items()}, parser.CurrentByteIndex
+        )
         parser.EndElementHandler = lambda _: tree.end(parser.CurrentByteIndex)
-        parser.CharacterDataHandler = tree.text
+        parser.CharacterDataHandler = lambda data: tree.text(_ampersands(data))
 
         entities: dict[str, str] = {}
 
@@ -167,13 +182,23 @@ class _Reader:
         while block := self._stream.read(BLOCK):
             if self._stream.position <= self._limit:
                 self._source.append(block)
-            if self._encoding == "utf-8":
-                block, carry = self._clean(carry + block)
+            block, carry = self._cleaned(carry + block)
             if block:
                 yield block
         if carry:
-            yield b"?" * len(carry)
+            yield _bare(carry.translate(_CLEAN).translate(_ASCII))
         yield b""
+
+    def _cleaned(self, data: bytes) -> tuple[bytes, bytes]:
+        """What expat can take of it, and what has to wait for more."""
+        if not self._like_ascii:
+            return data, b""
+        last = data.rfind(b"&", -_MOST_REFERENCE)
+        kept = b""
+        if last >= 0 and b";" not in data[last:]:
+            data, kept = data[:last], data[last:]
+        data, carry = self._clean(data) if self._encoding == "utf-8" else (data.translate(_CLEAN), b"")
+        return _bare(data), carry + kept
 
     def _clean(self, data: bytes) -> tuple[bytes, bytes]:
         """What expat would stop at as "?", byte for byte; and the beginning of a character that the data cuts."""
@@ -224,6 +249,14 @@ def _parser(encoding: str | None) -> XMLParserType:
     parser.DefaultHandler = _nothing  # with one, declared entities are not expanded
     parser.UseForeignDTD(True)  # an unknown entity is skipped, not an error; nothing is ever loaded
     return parser
+
+
+def _bare(data: bytes) -> bytes:
+    return _BARE.sub(AMPERSAND.encode(), data) if b"&" in data else data
+
+
+def _ampersands(data: str) -> str:
+    return data.replace(AMPERSAND, "&") if AMPERSAND in data else data
 
 
 def _nothing(_: str) -> None:
