@@ -13,14 +13,17 @@ from difflib import get_close_matches
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus.decided import NEAR
 from sheaf.corpus.schema import DROPS
+from sheaf.corpus.shards import id_bytes
 from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.errors import UsageError
+from sheaf.formats.schema import ID_BYTES
 from sheaf.prepare.rules import Rule, Rules, rules_of
 from sheaf.privacy import hidden
 
@@ -46,6 +49,32 @@ def examples(
     _add_kept(corpus, chosen, found, excerpt)
     meaning = DROPS.get(reason.partition(":")[0], "")
     return {"corpus": corpus.digest, "reason": reason, "meaning": meaning, "count": count, "examples": found}
+
+
+def kept(corpus: CorpusVersion, limit: int, excerpt: int = EXCERPT) -> list[Json]:
+    """Some records that are kept, from every source in turn: where each lies, and how it begins."""
+    _, chosen = _chosen(corpus, "", None, limit)
+    return [_place(corpus, row, excerpt) for row in chosen]
+
+
+def clusters(corpus: CorpusVersion, limit: int, members: int = 2, excerpt: int = EXCERPT) -> list[Json]:
+    """The largest groups of near duplicates: [{"size", "kept": as in `kept`, "dropped": some of the others}].
+
+    size: with the kept one. Memory: 16 bytes a near duplicate.
+    """
+    pieces = [np.zeros(0, "S16")]
+    for batch in corpus.decision_batches(["of"]):
+        pieces.append(id_bytes(batch["of"].drop_null()).view("S16"))
+    ids, sizes = np.unique(np.concatenate(pieces), return_counts=True)
+    largest = np.lexsort((ids, -sizes))[:limit]
+    wanted = [bytes(i).ljust(ID_BYTES, b"\0") for i in ids[largest].tolist()]
+    kept_one = {row["id"]: _place(corpus, row, excerpt) for row in _decisions_of(corpus, set(wanted), "id")}
+    others: dict[bytes, list[Json]] = {i: [] for i in wanted}
+    for row in _decisions_of(corpus, set(wanted), "of"):
+        if len(others[row["of"]]) < members:
+            others[row["of"]].append(_place(corpus, row, excerpt))
+    counted = zip(wanted, (sizes[largest] + 1).tolist(), strict=True)
+    return [{"size": size, "kept": kept_one[i], "dropped": others[i]} for i, size in counted]
 
 
 def counts(corpus: CorpusVersion) -> Json:
@@ -85,9 +114,9 @@ def _chosen(corpus: CorpusVersion, reason: str, source: str | None, limit: int) 
         table = table.filter(same if wanted is None else pc.and_(same, pc.equal(table["source"], wanted)))
         count += len(table)
         for number in pc.unique(table["source"]).to_pylist():
-            kept = by_source.setdefault(number, [])
-            if len(kept) < limit:
-                kept += table.filter(pc.equal(table["source"], number)).slice(0, limit - len(kept)).to_pylist()
+            mine = by_source.setdefault(number, [])
+            if len(mine) < limit:
+                mine += table.filter(pc.equal(table["source"], number)).slice(0, limit - len(mine)).to_pylist()
     turns = zip_longest(*(by_source[number] for number in sorted(by_source)))
     return count, [row for turn in turns for row in turn if row is not None][:limit]
 
@@ -119,13 +148,14 @@ def _scores(corpus: CorpusVersion, rules: Rules, deciding: Sequence[Rule], row: 
 def _add_kept(corpus: CorpusVersion, chosen: Sequence[Json], found: Sequence[Json], excerpt: int) -> None:
     """To each near duplicate, the record that is kept in its place."""
     pairs = [(row, about) for row, about in zip(chosen, found, strict=True) if row["reason"] == NEAR and row["of"]]
-    kept = {row["id"]: row for row in _decisions_of(corpus, {row["of"] for row, _ in pairs})}
+    rows = {row["id"]: row for row in _decisions_of(corpus, {row["of"] for row, _ in pairs}, "id")}
     for row, about in pairs:
-        about["of"] = _place(corpus, kept[row["of"]], excerpt)
+        about["of"] = _place(corpus, rows[row["of"]], excerpt)
 
 
-def _decisions_of(corpus: CorpusVersion, ids: set[bytes]) -> Iterator[Json]:
+def _decisions_of(corpus: CorpusVersion, ids: set[bytes], column: str) -> Iterator[Json]:
+    """The decisions whose column (id or of) is one of the ids."""
     wanted = pa.array(sorted(ids), pa.binary())
-    for batch in corpus.decision_batches(["id", "shard", "row"]) if ids else ():
+    for batch in corpus.decision_batches(["id", "of", "shard", "row"]) if ids else ():
         table = pa.Table.from_batches([batch])
-        yield from table.filter(pc.is_in(table["id"].cast(pa.binary()), wanted)).to_pylist()
+        yield from table.filter(pc.is_in(table[column].cast(pa.binary()), wanted)).to_pylist()

@@ -18,11 +18,13 @@ from markupsafe import Markup
 from sheaf.console import duration, size
 from sheaf.corpus.version import CorpusVersion
 from sheaf.files import write_file
-from sheaf.report.charts import Line, Part, legend, lines, short_number, stacked
+from sheaf.report.charts import Line, Part, histogram, legend, lines, short_number, stacked
 from sheaf.report.facts import CorpusFacts, RunFacts, corpus_facts, run_facts, versions
+from sheaf.report.rules import RuleFacts, bound
 from sheaf.train.run import Run
 
 ACCOUNT = (Part("kept", 3), Part("dropped", 2), Part("quarantined", 4))
+RECORDS = (Part("records", 3), Part("dropped by the rule", 2))
 _TIME_COLOURS = (1, 2, 3, 4, 5, 6)
 
 
@@ -56,6 +58,8 @@ def render(data: CorpusFacts, run: RunFacts | None) -> str:
         ),
         ledger_legend=legend(ACCOUNT),
         charts=_charts(run) if run else [],
+        histograms=[_histogram(rule) for rule in data.rules.rules] if data.rules else [],
+        histogram_legend=legend(RECORDS),
         time=_time(run) if run else None,
         versions=run.versions if run else versions(),
     )
@@ -123,6 +127,15 @@ def _charts(run: RunFacts) -> list[tuple[str, Markup]]:
         for name, chart in drawn
     ]
     return [(name, chart) for name, chart in charts if chart]
+
+
+def _histogram(rule: RuleFacts) -> tuple[RuleFacts, str, Markup]:
+    """The rule, what it keeps, and where the records lie."""
+    keeps = f"{rule.signal} {bound(rule.threshold, rule.least)}"
+    chart = histogram(
+        rule.edges, rule.records, rule.dropped, rule.threshold, title=f"{rule.reason}: {keeps}", x_name=rule.signal
+    )
+    return rule, keeps, chart
 
 
 def _smooth(values: list[float]) -> list[float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,48 @@ def stacked(rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[Part], 
         body.append(f'<text class="row" x="2" y="{top + 10}">{html.escape(name)}</text>')
         body.append(_bar(values, parts, top + 15))
     return _svg(title, 8 + 40 * len(rows), body)
+
+
+def histogram(
+    edges: Sequence[float], counts: Sequence[int], marked: Sequence[int], threshold: float, *, title: str, x_name: str
+) -> Markup:
+    """Bars of equal width, one a bin, as high as log(1 + count), with the marked part of each in another colour and
+    a line at the threshold. Empty bins at both ends are left out. Empty if nothing was counted.
+
+    edges: one more than the bins, rising. marked: at most the count of each.
+    """
+    filled = [n for n, count in enumerate(counts) if count]
+    if not filled:
+        return Markup("")
+    inside = min(max(bisect_right(edges, threshold) - 1, 0), len(counts) - 1)
+    first, last = min(filled[0], inside), max(filled[-1], inside) + 1
+    right, bottom = WIDTH - 8, HEIGHT - _BOTTOM
+    step = (right - _LEFT) / (last - first)
+    scale = (bottom - _TOP) / math.log1p(max(counts))
+    body = [_powers(max(counts), scale, right, bottom)]
+    for number in range(first, last):
+        x = _LEFT + (number - first) * step
+        for count, colour in ((counts[number], 3), (marked[number], 2)):
+            height = math.log1p(count) * scale
+            if count:
+                place = f'x="{x + 0.5:.1f}" y="{bottom - height:.1f}" width="{max(step - 1, 0.5):.1f}"'
+                tip = f"{short_number(edges[number])} to {short_number(edges[number + 1])}: {count:,}"
+                body.append(f'<rect class="b{colour}" {place} height="{height:.1f}"><title>{tip}</title></rect>')
+    every = max(1, (last - first) // 6)
+    for number in range(first, last + 1, every):
+        x = _LEFT + (number - first) * step
+        label = short_number(edges[number])
+        body.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 16}">{label}</text>')
+    share = (threshold - edges[inside]) / (edges[inside + 1] - edges[inside])
+    x = _LEFT + (inside - first + min(max(share, 0.0), 1.0)) * step
+    body.append(f'<path class="threshold" d="M{x:.1f},{_TOP - 6} V{bottom}"/>')
+    side = f'text-anchor="end" x="{x - 4:.1f}"' if x > WIDTH / 2 else f'x="{x + 4:.1f}"'
+    body.append(f'<text class="label" {side} y="{_TOP + 6}">{short_number(threshold)}</text>')
+    body.append(f'<path class="axis" d="M{_LEFT},{bottom} H{right}"/>')
+    middle = (_LEFT + right) / 2
+    body.append(f'<text class="tick" text-anchor="middle" x="{middle}" y="{HEIGHT - 6}">{html.escape(x_name)}</text>')
+    body.append(f'<text class="tick" x="2" y="{_TOP - 3}">records</text>')
+    return _svg(title, HEIGHT, body)
 
 
 def legend(parts: Sequence[Part]) -> Markup:
@@ -160,6 +203,17 @@ def _spread(labels: Sequence[tuple[float, Line]]) -> list[tuple[float, Line]]:
     for y, line in sorted(labels, key=lambda label: label[0]):
         result.append((max(y, result[-1][0] + 15) if result else max(y, _TOP + 4), line))
     return result
+
+
+def _powers(most: int, scale: float, right: float, bottom: float) -> str:
+    """Grid lines of a logarithmic axis, at 1, 10, 100 …"""
+    parts: list[str] = []
+    for power in range(len(str(most))):
+        y = bottom - math.log1p(10**power) * scale
+        label = short_number(10.0**power)
+        parts.append(f'<path class="grid" d="M{_LEFT},{y:.1f} H{right}"/>')
+        parts.append(f'<text class="tick" text-anchor="end" x="{_LEFT - 6}" y="{y + 4:.1f}">{label}</text>')
+    return "".join(parts)
 
 
 def _bar(values: Sequence[float], parts: Sequence[Part], top: int) -> str:

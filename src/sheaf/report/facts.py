@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus.ledger import sums
-from sheaf.corpus.shards import id_bytes
-from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.formats.reasons import explain
+from sheaf.prepare.examples import shown
+from sheaf.report.rules import RulesFacts, rules_facts
 from sheaf.train import journal
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
 
 EXAMPLES = 3  # regions shown of each reason
 EXCERPT = 160  # characters of a document that the report quotes
+REPEATS = 5
 _PACKAGES = ("sheaf", "torch", "numpy", "numba", "pyarrow", "tokenizers", "tiktoken", "pydantic")
 
 
@@ -76,6 +77,7 @@ class CorpusFacts:
     dropped: dict[str, int]
     repeats: list[Repeat]
     recipe_prepare: dict[str, Any]
+    rules: RulesFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RunFacts:
 
 
 def corpus_facts(corpus: CorpusVersion) -> CorpusFacts:
-    ledger, decisions = corpus.ledger(), corpus.decisions()
+    ledger = corpus.ledger()
     tokens = corpus.tokens_by_source()
     every = sum(tokens.values())
     sources = [
@@ -123,9 +125,10 @@ def corpus_facts(corpus: CorpusVersion) -> CorpusFacts:
         sources=sources,
         total=_source_facts({"name": "all", "uri": ""}, ledger, every, every),
         reasons=_reasons(corpus.quarantine()),
-        dropped=_dropped(decisions),
-        repeats=_repeats(corpus, decisions),
+        dropped=corpus.manifest["counts"]["records"]["dropped"],
+        repeats=_repeats(corpus),
         recipe_prepare=corpus.manifest["prepare"],
+        rules=rules_facts(corpus),
     )
 
 
@@ -201,24 +204,20 @@ def _reasons(quarantine: pa.Table) -> list[ReasonFacts]:
     return sorted(found, key=lambda r: (-r.bytes, r.reason))
 
 
-def _dropped(decisions: pa.Table) -> dict[str, int]:
-    """Occurrences of records that a rule dropped, by reason."""
-    dropped = decisions.filter(pc.invert(decisions["kept"]))
-    rows = dropped.group_by("reason").aggregate([("occurrences", "sum")]).to_pylist()
-    return {row["reason"]: row["occurrences_sum"] for row in sorted(rows, key=lambda row: row["reason"])}
-
-
-def _repeats(corpus: CorpusVersion, decisions: pa.Table) -> list[Repeat]:
+def _repeats(corpus: CorpusVersion) -> list[Repeat]:
     """The most repeated of the kept texts. Empty where repeats are kept: then rows are not documents."""
     if not corpus.manifest["prepare"]["dedup"]["exact"]:
         return []
-    kept = decisions.filter(decisions["kept"])
-    have = np.ascontiguousarray(corpus.documents.id).view("V16").reshape(-1)
-    textual = np.isin(id_bytes(kept["id"]).view("S16"), have.view("S16"))  # pictures and sounds are no documents
-    occurrences = kept["occurrences"].to_numpy()[textual]
-    often = np.argsort(-occurrences, kind="stable")[:5]
-    often = often[occurrences[often] > 1]
-    return [Repeat(int(occurrences[n]), t[:EXCERPT]) for n, t in zip(often, corpus.texts(often), strict=True)]
+    most: list[dict[str, Any]] = []
+    for batch in corpus.decision_batches(["shard", "row", "kept", "occurrences"]):
+        often = batch.filter(pc.and_(batch["kept"], pc.greater(batch["occurrences"], 1))).to_pylist()
+        most = sorted([*most, *often], key=lambda row: -row["occurrences"])[: 4 * REPEATS]
+    found: list[Repeat] = []
+    for row in most:
+        (record,) = read_rows(corpus.shard_path(row["shard"]), [row["row"]], ["text"])
+        if record["text"]:  # pictures and sounds have none
+            found.append(Repeat(row["occurrences"], shown(record["text"], EXCERPT)))
+    return found[:REPEATS]
 
 
 def _epochs(run: Run, corpus: CorpusVersion, steps: int) -> list[EpochFacts]:
