@@ -33,7 +33,7 @@ SPACELESS_RANGES: tuple[tuple[int, int], ...] = (
     (0x1780, 0x17FF),  # Khmer
     (0x2E80, 0x2FDF),  # radicals
     (0x3005, 0x3007),  # 々〆〇
-    (0x3021, 0x3029),  # Hangzhou digits
+    (0x3021, 0x302D),  # Hangzhou digits, tone marks
     (0x3031, 0x30FF),  # kana and their repeat marks
     (0x31F0, 0x31FF),  # small kana
     (0x3400, 0x4DBF),
