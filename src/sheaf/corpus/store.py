@@ -23,7 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError,
 
 from sheaf.errors import EnvironmentProblem, RecipeError, TryAgain
 from sheaf.files import DONE, add_mirror, disk_errors, folder_of, temporary_name, write_file
-from sheaf.recipe import SourceSpec
+from sheaf.recipe import Secret, SourceSpec
 from sheaf.sources.object_errors import ask
 from sheaf.sources.object_options import Place, open_store
 from sheaf.sources.retry import Line, Unreachable
@@ -43,7 +43,7 @@ class ObjectStore:
     """One workspace's objects, seen from its folder here. Safe for threads."""
 
     def __init__(self, url: str, root: Path) -> None:
-        spec = SourceSpec(name="workspace", uri=url)
+        spec = SourceSpec(name="workspace", uri=url, options=_options())
         self.url, self.root = url, root
         self._place = Place.of(spec)
         self._client = open_store(spec, self._place)
@@ -190,6 +190,12 @@ def store_of(root: Path) -> ObjectStore | None:
                 fix="move it back, or set XDG_DATA_HOME as it was",
             )
     return _open[root]
+
+
+def _options() -> dict[str, Secret | str]:
+    """The environment says the rest by the usual names; the library hears this one as an option alone."""
+    plain = any(os.environ.get(name, "").lower() == "true" for name in ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP"))
+    return {"allow_http": "true"} if plain else {}
 
 
 def _unconditional(error: BaseError) -> bool:
