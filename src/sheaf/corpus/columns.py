@@ -6,6 +6,7 @@ first write: a write to a mapped file on a full disk would kill the process (SIG
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,20 @@ def new_array(path: Path, dtype: DTypeLike, shape: int | tuple[int, ...], fill: 
         for start, stop in chunks(len(mapped)):
             mapped[start:stop] = fill
     return np.asarray(mapped)  # a memmap's own indexing costs microseconds of Python
+
+
+def release(*columns: Array) -> None:
+    """Give the memory back that holds pages of these mapped columns: the files stay as they are.
+
+    The kernel would take it itself when others need it; but until then it looks like ours, and a limit on a container's
+    memory counts it.
+    """
+    for column in columns:
+        holder: Any = column
+        while isinstance(holder, np.ndarray):
+            holder = holder.base
+        if isinstance(holder, mmap.mmap):
+            holder.madvise(mmap.MADV_DONTNEED)
 
 
 class Appended:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike
 
-from sheaf.corpus.columns import Array, chunks, new_array
+from sheaf.corpus.columns import Array, chunks, new_array, release
 from sheaf.corpus.decided import Decided
 from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.schema import DECISIONS
@@ -110,6 +110,7 @@ def _documents(folder: Path, tokens: Sequence[Path], decided: Decided, exact: bo
         for name, column in {**values, "offset": offset, "length": length, "bytes": decided.text_bytes}.items():
             columns[name][here] = column[rank]
         done += len(rank)
+        release(*columns.values(), offset, length, decided.id, decided.text_bytes, *values.values())
     return Documents(**{name: columns[name] for name in DTYPES})
 
 
@@ -121,6 +122,7 @@ def _tokens_by_rank(tokens: Sequence[Path], decided: Decided) -> tuple[Array, Ar
         bounds = np.load(checked(folder / "offsets.npy"), allow_pickle=False)
         offset[rank] = bounds[row]
         length[rank] = bounds[row + 1] - bounds[row]
+        release(offset, length, decided.rank_at)
     return offset, length
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sheaf.corpus.columns import Array, chunks
+from sheaf.corpus.columns import Array, chunks, release
 from sheaf.corpus.schema import DECISIONS
 from sheaf.formats.schema import ID_BYTES
 
@@ -78,6 +78,7 @@ class Decided:
                 "occurrences": pa.array(self.occurrences[here]),
             }
             yield pa.table(columns).cast(DECISIONS)
+            release(self.id, self.source, self.shard, self.row, self.reason, self.detail, self.occurrences)
 
 
 def rows_of(rank_at: Array, first_row: Array, shard: int) -> tuple[Array, Array]:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.files import disk_errors, temporary_name
+from sheaf.prepare import protect
 from sheaf.prepare.select import account
 from sheaf.prepare.select.admit import Admission, check_admit, idle_rules
 from sheaf.prepare.select.fold import Records, fold
@@ -103,6 +104,8 @@ def _select(
     ledger = account.ledger_of(items, outcomes, refusals, names)
     counts = account.counts_of(ledger, outcomes, decided, names) | {"near_limited": limited}
     account.check(ledger, counts)
+    if asked.private:
+        counts["privacy"] = protect.by_source(workspace, live_shards, decided, names)
     content = account.content_digest(names, records.seen, outcomes, quarantine)
     return Selection(decided, ledger, quarantine, counts, content, frozenset(reasons.kinds))
 

@@ -8,14 +8,14 @@ add up is not made. Memory: per item, and sources × reasons.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sheaf.corpus.columns import Array
+from sheaf.corpus.columns import Array, chunks, release
 from sheaf.corpus.decided import NEAR, Decided
 from sheaf.corpus.forgotten import REASON as FORGOTTEN
 from sheaf.corpus.schema import LEDGER
@@ -62,6 +62,7 @@ def outcomes(records: Records, decided: Decided, items: LiveItems, exact: bool) 
         lost, again = outcome == DROPPED, outcome == DUPLICATE
         np.add.at(total.dropped, (source[lost], reason[lost]), 1)
         np.add.at(total.repeats, (source[again], decided.source[piece.rank[again]]), 1)
+        release(decided.reason, decided.source)
     total.digest = h.hexdigest()
     return total
 
@@ -134,8 +135,10 @@ def _records(lines: pa.Table, dropped: Array, reasons: Sequence[str]) -> Json:
 
 
 def _decisions(decided: Decided, source: int) -> Json:
-    start, stop = decided.first[source : source + 2].tolist()
-    n = np.bincount(decided.reason[start:stop], minlength=len(decided.reasons))
+    n = np.zeros(len(decided.reasons), np.int64)
+    for a, b in _of_source(decided, source):
+        n += np.bincount(decided.reason[a:b], minlength=len(n))
+        release(decided.reason)
     found = {decided.reasons[code] or "kept": int(n[code]) for code in np.flatnonzero(n).tolist()}
     return dict(sorted(found.items()))
 
@@ -143,16 +146,20 @@ def _decisions(decided: Decided, source: int) -> Json:
 def _overlap(repeats: Array, decided: Decided, names: Sequence[str]) -> list[Json]:
     """Between each two sources (and inside each): records of the one that repeat, or are like, one of the other."""
     near = np.zeros_like(repeats)
-    if NEAR in decided.reasons:
-        for source in range(len(names)):
-            start, stop = decided.first[source : source + 2].tolist()
-            of = decided.of[start:stop]
-            kept_in = decided.source[of[decided.reason[start:stop] == decided.reasons.index(NEAR)]]
-            near[source] = np.bincount(kept_in, minlength=len(names))
+    for source in range(len(names)) if NEAR in decided.reasons else ():
+        for a, b in _of_source(decided, source):
+            of = decided.of[a:b]
+            near[source] += np.bincount(decided.source[of[of >= 0]], minlength=len(names))
     return [
         {"source": names[a], "of": names[b], "exact": int(repeats[a, b]), "near": int(near[a, b])}
         for a, b in np.argwhere((repeats > 0) | (near > 0)).tolist()
     ]
+
+
+def _of_source(decided: Decided, source: int) -> Iterator[tuple[int, int]]:
+    """The ranks of a source, piece by piece."""
+    start, stop = decided.first[source : source + 2].tolist()
+    return ((start + a, start + b) for a, b in chunks(stop - start))
 
 
 def content_digest(names: Sequence[str], seen: str, outcomes: Outcomes, quarantine: pa.Table) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.corpus import shards
-from sheaf.corpus.columns import Appended, Array, new_array
+from sheaf.corpus.columns import Appended, Array, new_array, release
 from sheaf.corpus.decided import rows_of
 from sheaf.prepare.select.items import LiveItems
 from sheaf.prepare.select.occurrences import Occurrences, run_starts
@@ -67,6 +67,7 @@ class Records:
             speaks = np.zeros(last - first, bool)
             speaks[np.cumsum(times) - times] = True
             yield Piece(self._live[first:last], self._size[first:last], speaks, np.repeat(rank, times))
+            release(self._rank, self._live, self._size, *self.columns.values())
 
 
 def fold(occurrences: Occurrences, items: LiveItems, sources: int, folder: Path) -> Records:
@@ -111,6 +112,7 @@ def _ranks(source: Array, first: Array, cuts: list[int], folder: Path) -> Array:
         before = np.cumsum(counts) - counts
         rank[start + order] = np.repeat(cursor - before, counts) + np.arange(stop - start)
         cursor += counts
+        release(rank, source)
     return rank
 
 
@@ -119,6 +121,7 @@ def _in_rank_order(by_id: dict[str, Array], rank: Array, cuts: list[tuple[int, i
     for (start, _), (stop, _) in pairwise(cuts):
         for name, column in columns.items():
             column[rank[start:stop]] = by_id[name][start:stop]
+        release(rank, *by_id.values(), *columns.values())
     return columns
 
 
@@ -129,6 +132,7 @@ def _by_place(
     rank_at = new_array(folder / "rank-at.npy", "i8", int(first_row[-1]), fill=-1)
     for (start, _), (stop, _) in pairwise(cuts):
         rank_at[first_row[by_id["shard"][start:stop]] + by_id["row"][start:stop]] = rank[start:stop]
+        release(rank_at, rank, *by_id.values())
     return rank_at
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sheaf.corpus.columns import Array, new_array
+from sheaf.corpus.columns import Array, new_array, release
 from sheaf.corpus.workspace import Workspace
 from sheaf.prepare import decontaminate, protect, score
 from sheaf.prepare.rules import Scored
@@ -86,6 +86,7 @@ def reasons_of(
             np.copyto(code, judged, where=code == 0)
         found.code[rows.rank] = code
         found.kinds |= set(pc.unique(scores["kind"].filter(pa.array(code == 0))).to_pylist())
+        release(found.code, found.detail, found.text_bytes, records.rank_at, records.columns["id"])
     return found
 
 

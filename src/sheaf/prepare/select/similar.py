@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sheaf.corpus.columns import Array, chunks
+from sheaf.corpus.columns import Array, chunks, release
 from sheaf.corpus.decided import NEAR
 from sheaf.corpus.version import read_rows
 from sheaf.corpus.workspace import Workspace
@@ -49,6 +49,7 @@ def drop_similar(
         reasons.code[here] |= dropped  # only what had no reason
         likeness = np.round(found.similarity[here][dropped > 0], 2)
         reasons.detail[start + np.flatnonzero(dropped)] = reasons.details_of([f"{x:.2f}" for x in likeness.tolist()])
+        release(reasons.code, reasons.detail)
     _brake(workspace, live_shards, records, found.of, eligible, dedup, names)
     return found
 
