@@ -80,6 +80,7 @@ VALUES = [  # what is around tells what they are, and stays
 NOTHING = [
     "4111 1111 1111 1112",  # the last digit is wrong
     "4111 11111111 1111 is not how cards are written",
+    "4112 4111 1111 1111 1111, 4111 1111 1111 1111 4112",  # a table of numbers
     "1234567812345670 has the checksum, and no issuer",
     "DE89 3704 0044 0532 0130 01",
     "XX89 3704 0044 0532 0130 00",

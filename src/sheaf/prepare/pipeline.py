@@ -280,6 +280,7 @@ def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str
         "documents": len(corpus.documents),
         "sources": by_source(corpus),
         "quarantine": quarantine,
+        "privacy": corpus.manifest["counts"].get("privacy", {}),  # findings: {SOURCE: {KIND: {"kept", "all"}}}
         "workspace": str(corpus.workspace.root),
     }
 

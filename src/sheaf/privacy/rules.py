@@ -162,10 +162,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "card",
         re.compile(
-            rb"(?<![\w.+-])(?:\d{13,19}"
-            rb"|\d{4}(?P<a>" + _CARD_GAP + rb")\d{4}(?P=a)\d{4}(?P=a)\d{4}(?:(?P=a)\d{1,3})?"
+            rb"(?<![\w.+-])(?:\d{13,19}|" + _APART + rb"(?:"
+            rb"\d{4}(?P<a>" + _CARD_GAP + rb")\d{4}(?P=a)\d{4}(?P=a)\d{4}(?:(?P=a)\d{1,3})?"
             rb"|\d{4}(?P<b>" + _CARD_GAP + rb")\d{6}(?P=b)\d{4,5}"
-            rb"|\d{6}" + _CARD_GAP + rb"\d{10,13})" + _NOT_GOING_ON
+            rb"|\d{6}" + _CARD_GAP + rb"\d{10,13})" + _NO_MORE + rb")" + _NOT_GOING_ON
         ),
         card,
         CARD,
