@@ -84,10 +84,7 @@ def ensure(
         if not kept["provisional"] and read_done(workspace.tokenizer(kept["tokenizer"])) is not None:
             if kept["records"] != content:
                 note("the tokenizer stays the one trained on earlier records; --new-tokenizer trains it on these")
-            digest = _with_controls(workspace, kept["tokenizer"], want.controls)
-            if digest != kept["tokenizer"]:
-                write_json(pointer, {**kept, "tokenizer": digest})
-            return Chosen(digest, kept["sample"])
+            return Chosen(_with_controls(workspace, kept["tokenizer"], want.controls), kept["sample"])
     plan = sample.plan(decided, want.names, want.mixture, spec.sample_mb << 20, want.masked)
     by_source = dict(zip(want.names, plan.bytes, strict=True))
     note(_told(by_source, spec.vocab_size))
