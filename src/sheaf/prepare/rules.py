@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -177,7 +177,9 @@ def problems(prepare: Prepare, known: Mapping[str, Scorer] | None = None) -> Ite
 def filter_rules(text: str, kinds: Mapping[str, Kind]) -> list[Rule]:
     """The rules of one entry of `prepare.filters`. Raises RecipeError."""
     if text in RULE_SETS:
-        return [_signal_rule(text, rule) for rule in RULE_SETS[text].rules]
+        return [
+            _signal_rule(text, rule, side) for rule in RULE_SETS[text].rules for side in SIDES if _values(rule, side)
+        ]
     if _SET_NAME.fullmatch(text) and not text.startswith("score."):
         near = difflib.get_close_matches(text.lower(), RULE_SETS, 1)
         raise RecipeError(
@@ -246,53 +248,54 @@ def is_share(signal: str) -> bool:
     return signal in SIGNAL and SIGNAL[signal].meaning.startswith("share")
 
 
-def _signal_rule(rule_set: str, rule: SignalRule) -> Rule:
+SIDES = ("least", "most")
+
+
+def _signal_rule(rule_set: str, rule: SignalRule, side: str) -> Rule:
+    """One side of a rule of a set: what is below the least, or above the most, of each variant."""
+
     def drops(scored: Scored) -> Truths:
         result = np.zeros(len(scored), np.bool_)
+        numbers = scored.numbers(rule.signal)
         for variant, bound in enumerate(rule.bounds):
-            if bound is not None:
-                result |= (scored.variant == variant) & _outside(scored.numbers(rule.signal), bound)
+            value: float | None = getattr(bound, side, None)
+            if bound is not None and value is not None:
+                result |= (scored.variant == variant) & _outside(numbers, value, side, bound.strict)
         judged = scored.prose & ~scored.is_in("language", rule.never) if rule.never else scored.prose
         return result & judged
 
-    columns = ("kind", "language", "spaceless", rule.signal)
-    return Rule(f"{rule_set}:{rule.signal}", columns, drops, tuple(_bounds_of(rule_set, rule)))
+    first = _values(rule, side)[0]
+    threshold = Threshold(
+        rule.signal,
+        first,
+        side == "least",
+        lambda value: _signal_rule(rule_set, _turned(rule, side, first, value), side),
+        is_share(rule.signal),
+    )
+    return Rule(f"{rule_set}:{rule.signal}", ("kind", "language", "spaceless", rule.signal), drops, (threshold,))
 
 
-def _outside(numbers: NDArray[np.float64], bound: Bound) -> Truths:
-    result = np.zeros(len(numbers), np.bool_)
-    if bound.least is not None:
-        result |= (numbers <= bound.least) if bound.strict else (numbers < bound.least)
-    if bound.most is not None:
-        result |= (numbers >= bound.most) if bound.strict else (numbers > bound.most)
-    return result
+def _values(rule: SignalRule, side: str) -> list[float]:
+    """The bounds on one side, of the variants that have one."""
+    found = [getattr(bound, side) for bound in rule.bounds if bound is not None]
+    return [value for value in found if value is not None]
 
 
-def _bounds_of(rule_set: str, rule: SignalRule) -> Iterator[Threshold]:
-    """The bounds of the first variant that has them; the others change in proportion."""
-    for side in ("least", "most"):
-        values = [getattr(bound, side) for bound in rule.bounds if bound is not None]
-        if values and values[0] is not None:
-            yield Threshold(
-                rule.signal,
-                values[0],
-                side == "least",
-                _turner(rule_set, rule, side, values[0]),
-                is_share(rule.signal),
-            )
+def _outside(numbers: NDArray[np.float64], value: float, side: str, strict: bool) -> Truths:
+    if side == "least":
+        return (numbers <= value) if strict else (numbers < value)
+    return (numbers >= value) if strict else (numbers > value)
 
 
-def _turner(rule_set: str, rule: SignalRule, side: str, first: float) -> Callable[[float], Rule]:
-    def turned(bound: Bound | None, value: float) -> Bound | None:
+def _turned(rule: SignalRule, side: str, first: float, value: float) -> SignalRule:
+    """The rule with its first bound on one side changed to the value, and those of other variants in proportion."""
+
+    def turned(bound: Bound | None) -> Bound | None:
         old: float | None = getattr(bound, side, None)
         if bound is None or old is None:
             return bound
         new = value * old / first if first else value
-        return Bound(new if side == "least" else bound.least, new if side == "most" else bound.most, bound.strict)
+        return replace(bound, least=new) if side == "least" else replace(bound, most=new)
 
-    def changed(value: float) -> Rule:
-        english, other, spaceless = (turned(bound, value) for bound in rule.bounds)
-        bounds = (english, other, spaceless)
-        return _signal_rule(rule_set, SignalRule(rule.signal, bounds, rule.source, rule.note, rule.never))
-
-    return changed
+    english, other, spaceless = (turned(bound) for bound in rule.bounds)
+    return replace(rule, bounds=(english, other, spaceless))
