@@ -63,9 +63,9 @@ def scan(
         raise UsageError(f"share is {share}", why="it is a part of the bytes: above 0, at most 1")
     if page is not None:
         _make_folder_of(page)
-    if not isinstance(recipe, Recipe) and Path(recipe).is_dir():
-        recipe = folder_recipe(Path(recipe))
-    data = survey(load(recipe), share=share, workers=workers, console=console or Silent())
+    folder = None if isinstance(recipe, Recipe) or not Path(recipe).is_dir() else Path(recipe)
+    wanted = load(recipe) if folder is None else folder_recipe(folder)
+    data = survey(wanted, share=share, workers=workers, console=console or Silent(), propose=folder is not None)
     if page is None:
         return data
     write_page(data, page)

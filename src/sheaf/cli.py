@@ -90,7 +90,7 @@ def scan(
         raise UsageError("there is no such folder, and no such recipe", where=what)
     if words and Path(what).is_dir():
         raise UsageError("a folder has no keys to change", where=" ".join(words), fix="write a recipe by `sheaf init`")
-    recipe = api.folder_recipe(Path(what)) if Path(what).is_dir() else _load(what, words)
+    recipe = Path(what) if Path(what).is_dir() else _load(what, words)
     data = api.scan(recipe, share=share, workers=workers, page=to, console=common.console())
     following = ["sheaf init", what] if Path(what).is_dir() else ["sheaf prepare", *_unless_default(what)]
     return Outcome(data, show.scanned, command_line(*following), data["exit_code"])

@@ -157,3 +157,42 @@ def test_what_cannot_be_surveyed_is_told_before_anything_is_read(
     (tmp_path / "file").touch()
     assert main(["scan", str(tmp_path), "--to", str(tmp_path / "file" / "page.html")]) == 4
     assert "the page cannot be written there" in capsys.readouterr().err
+
+
+def test_what_a_rule_admits_is_read_so_and_is_not_broken(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    letter = b"\x01\x02\x03\x04\x05\x06\x07" + ("Письмо, которое не опознать. " * 4).encode("cp1251")
+    (tmp_path / "in" / "letter.txt").write_bytes(letter)
+    (tmp_path / "in" / "drawing.ps").write_text("%!PS-Adobe\n% a program that draws, to be read as text\n")
+    (tmp_path / "in" / "zeros.txt.gz").write_bytes(gzip.compress(b"much of the same, over and over\n" * 60_000))
+    rules = [
+        {"path": "letter.txt", "encoding": "cp1251"},
+        {"path": "*.ps", "format": "text/plain"},
+        {"path": "*.gz", "limits": {"ratio": 5000}},
+    ]
+    source = {"name": "s", "uri": str(tmp_path / "in")}
+    known: list[dict[str, Any]] = []
+    for admit in ([], rules):
+        prepare = {"limits": {"ratio": 50}, "admit": admit}
+        recipe = Recipe.model_validate(
+            {"name": "t", "sources": [source], "prepare": prepare, "workspace": str(tmp_path / "ws")}
+        )
+        known.append(scan(recipe, share=1.0, workers=1)["sources"]["s"])
+    assert set(known[0]["broken"]) == {"undecodable", "unsupported", "bomb"}
+    assert known[1]["broken"] == {} and known[1]["records"]["value"] == 3 and "cp1251" in known[1]["encodings"]
+
+
+def test_a_folder_is_read_through_the_mapping_that_is_proposed_for_its_rows(tmp_path: Path) -> None:
+    talk = [
+        {"messages": [{"role": "user", "content": prose(n, 9)}, {"role": "assistant", "content": prose(99 + n, 9)}]}
+        for n in range(60)
+    ]
+    for n in range(3):
+        (tmp_path / f"talk-{n}.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in talk))
+    (tmp_path / "page.txt").write_text(prose(1))
+    data = scan(tmp_path, share=1.0, workers=1)
+    (source,) = data["sources"].values()
+    assert source["kinds"]["chat"] > 0.9 and source["broken"] == {} and source["records"]["value"] == 181
+    unmapped = scan(folder_recipe(tmp_path), share=1.0, workers=1)
+    (source,) = unmapped["sources"].values()
+    assert source["records"]["value"] == 1 and set(source["broken"]) == {"no-text"}

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import zstandard
 
 from sheaf import privacy
-from sheaf.corpus.reading import parse_options
+from sheaf.corpus.reading import USUAL, Manner, parse_options
 from sheaf.engine.base import Json, Task
 from sheaf.errors import TryAgain
 from sheaf.formats.sandbox import ItemInput, kept_sandbox
@@ -42,14 +42,15 @@ MOST_IDS = 500  # of an item
 ITEM_BYTES = 2000  # which take about as long as opening and closing an item
 
 
-def task(recipe: Recipe, spec: SourceSpec, items: Sequence[tuple[Item, int]]) -> Task:
-    """items: with how many bytes of text to read of each."""
+def task(recipe: Recipe, spec: SourceSpec, items: Sequence[tuple[Item, int]], manner: Manner = USUAL) -> Task:
+    """items: with how many bytes of text to read of each. manner: how all of them are read."""
     return Task(
         function="sheaf.scan.look:look_at",
         arguments={
             "source": spec.model_dump(mode="json", by_alias=True),
-            "limits": recipe.prepare.limits.model_dump(mode="json"),
+            "limits": (manner.limits or recipe.prepare.limits).model_dump(mode="json"),
             "mojibake": recipe.prepare.mojibake,
+            "manner": manner.as_json(),
             "items": [[look, x.path, x.uri, x.version, x.size, x.media, x.about] for x, look in items],
         },
         label=f"look at {len(items)} items of {spec.name}",
@@ -57,11 +58,11 @@ def task(recipe: Recipe, spec: SourceSpec, items: Sequence[tuple[Item, int]]) ->
     )
 
 
-def look_at(source: dict[str, Any], limits: dict[str, Any], mojibake: bool, items: list[list[Any]]) -> Json:
+def look_at(source: Json, limits: Json, mojibake: bool, manner: Json, items: list[list[Any]]) -> Json:
     """{"items": [what is known of each, in order]}; {"failed": why} for one not to be had."""
     spec = SourceSpec.model_validate(source)
     listed = [(look, Item(spec.name, *fields)) for look, *fields in items]
-    plain = parse_options(spec, mojibake=mojibake)
+    plain = parse_options(spec, mojibake=mojibake, manner=Manner.from_json(manner))
     found: list[Json] = []
     sandbox = kept_sandbox(Limits.model_validate(limits))
     sandbox.level()  # starting it is no part of the time that parsing takes

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 
+from sheaf import privacy
 from sheaf.engine.base import Json
 from sheaf.errors import TryAgain
-from sheaf.formats.propose import Row, propose_files
+from sheaf.formats.detect import suffix_of
+from sheaf.formats.propose import SURE, Row, propose_files
 from sheaf.formats.row_samples import sample_rows
 from sheaf.formats.sandbox import ItemInput, Sandbox
-from sheaf import privacy
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source
@@ -24,7 +26,7 @@ PREVIEW = 2_000  # characters of a record that are shown
 
 def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], sandbox: Sandbox) -> list[Json]:
     """{"files", "rows", "proposals": [best first]} for each group of files with rows alike. Reads some files again."""
-    wanted = [item for item, known in looked if any(s in known["media"] for s in STRUCTURED) and known["records"]]
+    wanted = [item for item, known in looked if _holds_rows(known)]
     if spec.query is None:
         wanted = sorted(wanted, key=lambda item: (item.path.count("/"), item.path))
     rows = _rows(spec, wanted[:FILES], sandbox)
@@ -39,6 +41,27 @@ def mappings(spec: SourceSpec, looked: Sequence[tuple[Item, Json]], sandbox: San
         }
         for group in propose_files({name: found for name, found in rows.items() if found})
     ]
+
+
+def _holds_rows(known: Json) -> bool:
+    """Rows of nothing but a conversation are no records before they are mapped."""
+    return any(s in known["media"] for s in STRUCTURED) and bool(known["records"] or "no-text" in known["lost"])
+
+
+def bucket(path: str) -> tuple[str, str]:
+    """Files that are taken to be alike: those of one folder with one suffix."""
+    return posixpath.dirname(path), suffix_of(path)
+
+
+def sure_keys(groups: Sequence[Json]) -> dict[tuple[str, str], Json]:
+    """What the recipe would say of the rows in a bucket, {"map": …} or {"text": …}, where all its files agree on it."""
+    found: dict[tuple[str, str], list[Json | None]] = {}
+    for group in groups:
+        best = group["proposals"][0] if group["proposals"] else None
+        keys = best["keys"] if best is not None and best["confidence"] >= SURE else None
+        for file in group["files"]:
+            found.setdefault(bucket(file), []).append(keys)
+    return {where: keys[0] for where, keys in found.items() if keys[0] and all(k == keys[0] for k in keys)}
 
 
 def _shown(text: str) -> str:

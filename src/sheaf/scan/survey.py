@@ -15,17 +15,20 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import orjson
+
 from sheaf import engine as engines
 from sheaf.console import Console, Silent
+from sheaf.corpus.reading import USUAL, Manner, Manners
 from sheaf.engine.base import Engine, Json, Task
 from sheaf.errors import DataRefused, EnvironmentProblem, RecipeError, SheafError, TryAgain
 from sheaf.formats.sandbox import Sandbox
 from sheaf.prepare.listing import found_in
-from sheaf.recipe import Recipe, SourceSpec
+from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.scan import copies, look
 from sheaf.scan.estimate import NOTHING, Estimate, total
 from sheaf.scan.forecast import forecast, tokens_in
-from sheaf.scan.mappings import mappings
+from sheaf.scan.mappings import bucket, mappings, sure_keys
 from sheaf.scan.sample import Stratum, choose
 from sheaf.sources.base import Item, Refusal
 
@@ -52,9 +55,19 @@ class Place:
         for stratum, looks in zip(self.strata, self.looks, strict=True):
             yield from ((i, x) for i, x in zip(stratum.chosen, looks, strict=True) if "failed" not in x)
 
+    def slots(self) -> Iterator[tuple[Item, int, Json]]:
+        """Every item of the sample, how much text to read of it, and where what it shows belongs."""
+        for stratum, looks in zip(self.strata, self.looks, strict=True):
+            yield from ((i, stratum.look, x) for i, x in zip(stratum.chosen, looks, strict=True))
+
 
 def scan(
-    recipe: Recipe, *, share: float = SHARE, workers: int | None = None, console: Console | None = None
+    recipe: Recipe,
+    *,
+    share: float = SHARE,
+    workers: int | None = None,
+    console: Console | None = None,
+    propose: bool = False,
 ) -> dict[str, Any]:
     """Survey the sources of a recipe: what `sheaf scan --json` prints.
 
@@ -81,26 +94,40 @@ def scan(
         forecast    {"tokens", "text_bytes", "disk_bytes", "seconds": ABOUT, "workers"}: what `prepare` would make
         sample      {"share", "items", "bytes", "of_items", "of_bytes"};  seconds: that the survey took
 
-    share: of the bytes that may be read, above at least 20 items of each source and suffix.
+    share: of the bytes that may be read, above at least 20 items of each source and suffix. propose: read rows by the
+    mapping that is proposed for them, where it is sure, as the recipe would that `sheaf init` writes.
     Raises DataRefused if no source could be listed.
     """
     begun = time.monotonic()
     console = console or Silent()
     recipe = _hasty(recipe)
+    manners = Manners(recipe.prepare)
     places = [_list(spec, recipe, console) for spec in recipe.sources]
     problems = [place.problem for place in places if place.problem]
     if len(problems) == len(places):
         raise problems[0] if len(problems) == 1 else _none_of(places)
     with closing(engines.make("local", workers)) as pool:
-        _look(places, recipe, share, pool, console)
-        return _report(places, recipe, share, pool.workers, begun)
+        _look(places, recipe, manners, share, pool, console)
+        seen = [place for place in places if not place.problem]
+        with Sandbox(recipe.prepare.limits) as sandbox:  # its process starts when the first table is read
+            proposed = {p.spec.name: mappings(p.spec, list(p.looked()), sandbox) for p in seen}
+        if propose:
+            _look_mapped(seen, proposed, recipe, pool, console)
+        return _report(places, proposed, share, pool.workers, begun)
 
 
 def _hasty(recipe: Recipe) -> Recipe:
     """The recipe with less patience: an item that a parser stumbles over is known as such after seconds."""
-    limits = recipe.prepare.limits
-    limits = limits.model_copy(update={"seconds": min(limits.seconds, SECONDS)})
-    return recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"limits": limits})})
+    prepare = recipe.prepare
+    admit = tuple(
+        rule.model_copy(update={"limits": rule.limits and _hasty_limits(rule.limits)}) for rule in prepare.admit
+    )
+    hasty = prepare.model_copy(update={"limits": _hasty_limits(prepare.limits), "admit": admit})
+    return recipe.model_copy(update={"prepare": hasty})
+
+
+def _hasty_limits(limits: Limits) -> Limits:
+    return limits.model_copy(update={"seconds": min(limits.seconds, SECONDS)})
 
 
 def _list(spec: SourceSpec, recipe: Recipe, console: Console) -> Place:
@@ -130,31 +157,62 @@ def _none_of(places: Sequence[Place]) -> SheafError:
     return kind("no source could be listed", why=" | ".join(map(_told, places)))
 
 
-def _look(places: Sequence[Place], recipe: Recipe, share: float, pool: Engine, console: Console) -> None:
+def _look(
+    places: Sequence[Place], recipe: Recipe, manners: Manners, share: float, pool: Engine, console: Console
+) -> None:
     """Fill in the looks of every place."""
     jobs: list[tuple[Task, list[Json]]] = []
     for place in places:
         local = "://" not in place.spec.uri or place.spec.uri.startswith(("file://", "git+file://"))
         place.strata = choose(place.items, share, whole_only_below=None if local else REMOTE_WHOLE)
         place.looks = [[{} for _ in stratum.chosen] for stratum in place.strata]
-        wanted = [(item, stratum.look) for stratum in place.strata for item in stratum.chosen]
-        slots = [slot for looks in place.looks for slot in looks]
-        for start in range(0, len(wanted), TASK_ITEMS):  # a task starts a sandbox: not one for each suffix
-            part = slice(start, start + TASK_ITEMS)
-            jobs.append((look.task(recipe, place.spec, wanted[part]), slots[part]))
+        alike: dict[Manner, list[tuple[Item, int, Json]]] = {}
+        for item, most, slot in place.slots():
+            alike.setdefault(manners.of(item.source, item.path), []).append((item, most, slot))
+        for manner, wanted in alike.items():
+            jobs += _jobs(recipe, place.spec, wanted, manner)
+    _run(jobs, "look", pool, console)
+
+
+def _look_mapped(
+    places: Sequence[Place], proposed: dict[str, list[Json]], recipe: Recipe, pool: Engine, console: Console
+) -> None:
+    """Look again at the files of rows with a sure mapping, and at those beside them, through it."""
+    jobs: list[tuple[Task, list[Json]]] = []
+    for place in places:
+        keys_of = sure_keys(proposed[place.spec.name])
+        by_keys: dict[str, list[tuple[Item, int, Json]]] = {}
+        for item, most, slot in place.slots():
+            keys = keys_of.get(bucket(item.path))
+            if keys is not None and "failed" not in slot:
+                by_keys.setdefault(orjson.dumps(keys).decode(), []).append((item, most, slot))
+        for keys, wanted in by_keys.items():
+            spec = SourceSpec.model_validate({**place.spec.model_dump(by_alias=True), **orjson.loads(keys)})
+            jobs += _jobs(recipe, spec, wanted, USUAL)
+    if jobs:
+        _run(jobs, "look at rows as mapped", pool, console)
+
+
+def _jobs(
+    recipe: Recipe, spec: SourceSpec, wanted: Sequence[tuple[Item, int, Json]], manner: Manner
+) -> Iterator[tuple[Task, list[Json]]]:
+    for start in range(0, len(wanted), TASK_ITEMS):  # a task starts a sandbox: not one for each suffix
+        part = wanted[start : start + TASK_ITEMS]
+        yield look.task(recipe, spec, [(item, most) for item, most, _ in part], manner), [slot for *_, slot in part]
+
+
+def _run(jobs: Sequence[tuple[Task, list[Json]]], name: str, pool: Engine, console: Console) -> None:
     where = {id(task): looks for task, looks in jobs}
-    with console.stage("look", sum(task.weight for task, _ in jobs), "items") as advance:
+    with console.stage(name, sum(task.weight for task, _ in jobs), "items") as advance:
         for task, result in pool.run([task for task, _ in jobs], advance):
             for slot, known in zip(where[id(task)], result["items"], strict=True):
                 slot.update(known)
 
 
-def _report(places: Sequence[Place], recipe: Recipe, share: float, workers: int, begun: float) -> Json:
+def _report(places: Sequence[Place], proposed: dict[str, list[Json]], share: float, workers: int, begun: float) -> Json:
     seen = [place for place in places if not place.problem]
     sources = {place.spec.name: _source(place) for place in seen}
     read = sum(known["read"] for place in seen for _, known in place.looked())
-    with Sandbox(recipe.prepare.limits) as sandbox:  # its process starts when the first table is read
-        proposed = {p.spec.name: mappings(p.spec, list(p.looked()), sandbox) for p in seen}
     return {
         "sources": sources,
         "problems": [_told(place) for place in places if place.problem],
