@@ -37,7 +37,7 @@ def load(recipe: Recipe | str | Path = "sheaf.yaml", overrides: Sequence[str] = 
 
 def _judge(recipe: Recipe) -> Iterable[tuple[tuple[str | int, ...], RecipeError]]:
     """What the rooms know to be wrong with a recipe; a recipe that asks nothing of them does not wait for them."""
-    if not recipe.prepare.filters:
+    if not recipe.prepare.filters and not recipe.prepare.languages:
         return ()
     from sheaf.prepare.rules import problems
 

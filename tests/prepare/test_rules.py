@@ -175,6 +175,13 @@ def test_a_filter_that_cannot_be_is_told(filters: tuple[str, ...], told: str) ->
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(("code", "told"), [("xx", "told apart: "), ("bs", "write 'hr'"), ("yue", "write 'zh'")])
+def test_a_language_that_no_record_can_be_in_is_told(code: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=f"no record is ever told to be in '{code}'") as caught:
+        Rules(Prepare(languages=("en", code)), {})
+    assert told in str(caught.value)
+
+
 def test_mistakes_in_filters_are_told_with_the_line_of_the_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

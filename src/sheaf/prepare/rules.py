@@ -26,7 +26,7 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json
 from sheaf.errors import RecipeError
 from sheaf.formats.schema import TEXTUAL
-from sheaf.prepare import score, scorers
+from sheaf.prepare import language, score, scorers
 from sheaf.prepare.expression import Expression, Kind, parse
 from sheaf.prepare.rule_sets import ENGLISH, OTHER, RULE_SETS, SPACELESS, Bound, SignalRule
 from sheaf.prepare.scorers import Scorer
@@ -104,6 +104,8 @@ class Rules:
 
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
+        for _, error in problems(self.prepare, self.scorers):
+            raise error
         return (*_length(self.prepare.length), *_languages(self.prepare.languages), *self._filters())
 
     def __post_init__(self) -> None:
@@ -149,8 +151,6 @@ class Rules:
         return codes
 
     def _filters(self) -> Iterator[Rule]:
-        for _, error in problems(self.prepare, self.scorers):
-            raise error
         kinds = score_kinds(self.scorers)
         for text in self.prepare.filters:
             yield from filter_rules(text, kinds)
@@ -163,7 +163,11 @@ def rules_of(corpus: CorpusVersion) -> Rules:
 
 
 def problems(prepare: Prepare, known: Mapping[str, Scorer] | None = None) -> Iterator[tuple[KeyPath, RecipeError]]:
-    """What is wrong with the filters, each with its place in a recipe. known: scorers; default: those registered."""
+    """What is wrong with languages and filters, each with its place in a recipe. known: scorers; default: those
+    registered."""
+    for number, code in enumerate(prepare.languages):
+        if (error := _no_language(code)) is not None:
+            yield ("prepare", "languages", number), error
     kinds = score_kinds(scorers.registered() if known is None else known)
     for number, text in enumerate(prepare.filters):
         try:
@@ -172,6 +176,20 @@ def problems(prepare: Prepare, known: Mapping[str, Scorer] | None = None) -> Ite
             path: KeyPath = ("prepare", "filters", number)
             place = f"prepare.filters, entry {number + 1}"
             yield path, type(error)(error.what, where=place, why=error.why, fix=error.fix)
+
+
+def _no_language(code: str) -> RecipeError | None:
+    """A language that no record is ever told to be in would keep nothing, in silence."""
+    known = [name for name in language.model().codes if name]
+    if code in known:
+        return None
+    counted = language.VARIETIES.get(code)
+    return RecipeError(
+        f"no record is ever told to be in '{code}'",
+        where="prepare.languages",
+        why=f"it is counted to '{counted}'" if counted else f"the languages that are told apart: {', '.join(known)}",
+        fix=f"write '{counted}'" if counted else "",
+    )
 
 
 def filter_rules(text: str, kinds: Mapping[str, Kind]) -> list[Rule]:
