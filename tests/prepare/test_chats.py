@@ -119,6 +119,12 @@ def test_of_a_preference_the_chosen_answer_is_trained_as_a_conversation(opened: 
     assert PREFERENCE["prompt"] in whole and PREFERENCE["rejected"] not in whole
 
 
+def test_the_texts_of_a_version_are_as_trained(opened: Opened) -> None:
+    texts = opened.corpus.texts(range(len(opened.corpus.documents)))
+    assert sorted(texts) == sorted(opened.encoder.decode(ids[:-1]) for _, ids, _ in opened.all)
+    assert NOTE.strip() in texts
+
+
 def test_plain_texts_are_predicted_whole_and_have_no_control_tokens(opened: Opened) -> None:
     assert opened.of("notes") == [(NOTE.strip() + "<|endoftext|>",) * 2]
 

@@ -18,13 +18,14 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from sheaf.corpus import shards
 from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused, UsageError
 from sheaf.files import checked
-from sheaf.formats.schema import KINDS
+from sheaf.formats.schema import CHATS, KINDS
 from sheaf.privacy import masked_text
 
 FORMAT = 1
@@ -113,9 +114,12 @@ class CorpusVersion:
         return int(self._column("bytes")[numbers].sum())
 
     def texts(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """The normalised texts of these documents, in the order asked for, with what the recipe masks masked: what is
-        trained, or of a conversation its plain form."""
-        return [masked_text(row["text"], self.masked).text for row in self.records(numbers)]
+        """The texts of these documents as they are trained, in the order asked for: normalised, with what the recipe
+        masks masked; of a conversation what its template made of it, control tokens and all."""
+        return [
+            self._decoded(int(number)) if row["kind"] in CHATS else masked_text(row["text"], self.masked).text
+            for number, row in zip(numbers, self.records(numbers), strict=True)
+        ]
 
     def text(self, number: int) -> str:
         return self.texts([number])[0]
@@ -171,6 +175,13 @@ class CorpusVersion:
         """The decisions piece by piece, sorted by (source, id)."""
         yield from pq.ParquetFile(checked(self.root / "decisions.parquet")).iter_batches(columns=columns)
 
+    def _decoded(self, number: int) -> str:
+        """A document's tokens, but for the last, as text."""
+        d = self.documents
+        first, length = int(d.offset[number]), int(d.length[number])
+        ids = self.token_files()[int(d.shard[number])][first : first + length - 1]
+        return _tokenizer(self.tokenizer_path).decode(ids.tolist(), skip_special_tokens=False)
+
     def _column(self, name: str) -> NDArray[np.integer]:
         return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)
 
@@ -196,6 +207,11 @@ def read_rows(shard: Path, rows: Iterable[int], columns: list[str] | None = None
         for at, record in zip(here, table.take(pa.array(wanted[here] % shards.ROW_GROUP)).to_pylist(), strict=True):
             result[at] = record
     return result
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(path))
 
 
 @lru_cache(maxsize=64)

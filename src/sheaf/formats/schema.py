@@ -9,6 +9,7 @@ import pyarrow as pa
 
 KINDS = ("text", "chat", "preference", "image", "audio")  # what a record can be; TEXTUAL ones train language models
 TEXTUAL = KINDS[:3]
+CHATS = KINDS[1:3]  # conversations: a template writes them out
 ID_BYTES = 16  # blake2b-128 of the normalised content: collisions at 10^12 records have probability below 10^-14
 
 PARSED_RECORDS = pa.schema(

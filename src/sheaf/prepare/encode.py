@@ -30,10 +30,12 @@ from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
+from sheaf.formats.schema import CHATS
 from sheaf.prepare import protect
 from sheaf.prepare.encoder import Encoder
-from sheaf.prepare.rendering import CHATS, Chats, Rendering, messages_of, tools_of
+from sheaf.prepare.rendering import Chats, Rendering, messages_of, tools_of
 from sheaf.prepare.template import Refused, limited
+from sheaf.privacy import hidden
 
 VERSION = 2
 ROWS = 1024
@@ -157,7 +159,7 @@ def _with_chats(
                 encoded = chats.encode(messages, tools_of(batch["meta"][i].as_py()))
                 ids[i], loss[i], sizes[i] = encoded.ids, encoded.loss, encoded.spoken_bytes
             except Refused as error:
-                refused.append((first + i, str(error)))
+                refused.append((first + i, hidden(str(error))))
                 ids[i], loss[i], sizes[i] = ids[i][:0], loss[i][:0], 0
     return _Part(np.concatenate(ids), loss, np.cumsum([0, *(len(x) for x in ids)]), sizes)
 

@@ -29,12 +29,13 @@ from sheaf.errors import CorruptStore, DataRefused, TryAgain
 from sheaf.files import checked, digest_json, read_done
 from sheaf.formats import READER_VERSION
 from sheaf.formats.reasons import explain
+from sheaf.formats.schema import CHATS
 from sheaf.prepare import encode, rendering, select, stages, tokenizer
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.gather import Listing, gather
 from sheaf.prepare.known import known
 from sheaf.prepare.read import READ_VERSION
-from sheaf.prepare.rendering import CHATS, Rendering, find_template
+from sheaf.prepare.rendering import Rendering, find_template
 from sheaf.prepare.stages import Asked
 from sheaf.recipe import Recipe
 from sheaf.sources.base import Refusal

@@ -25,7 +25,6 @@ from sheaf.prepare.encoder import END_OF_TEXT, Encoder
 from sheaf.prepare.template import CHATML, Controls, Messages, Template, Written
 
 VERSION = 1
-CHATS = ("chat", "preference")  # kinds of records that a template writes out
 AUTO, BUILT_IN = "auto", {"chatml": CHATML}
 _CONTROL = re.compile(r"<\|[^\s|<>]{1,64}\|>")
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")

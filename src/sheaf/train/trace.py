@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
+from sheaf.formats.schema import CHATS
 from sheaf.order.order import Order
 from sheaf.order.trace import TracedRun, TracedSample, trace_step
 from sheaf.prepare.encoder import Encoder
-from sheaf.prepare.rendering import CHATS
 from sheaf.privacy import Masked, masked_text
 from sheaf.train.checkpoint import list_checkpoints
 from sheaf.train.journal import read as read_journal
