@@ -60,8 +60,10 @@ def main() -> None:
         print("CPU time a record, and memory above that after importing:")
         print("  records     minhash   candidates  decide    peak: minhash  the rest   dropped")
         for n in options.records:
+            write_made_up(Path(folder), n)
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
                 print(fresh.submit(scale, Path(folder), n).result())
+            shutil.rmtree(Path(folder) / str(n))
 
 
 def library() -> list[str]:
@@ -192,22 +194,25 @@ def stored(folder: Path, parts: Iterable[pa.LargeStringArray]) -> tuple[Workspac
     return workspace, names, shard, np.concatenate([np.arange(n, dtype=np.int32) for n in sizes])
 
 
+def write_made_up(folder: Path, n: int) -> None:
+    stored(folder / str(n), (made_up(start, min(SHARD_ROWS, n - start)) for start in range(0, n, SHARD_ROWS)))
+
+
 def scale(folder: Path, n: int) -> str:
+    """A line of the table. In a process of its own: memory that another one freed is not always given back."""
     decided(folder / "warm", ["one text", "ONE TEXT"])  # compiles
-    made = (made_up(start, min(SHARD_ROWS, n - start)) for start in range(0, n, SHARD_ROWS))
-    workspace, shards, shard, row = stored(folder / str(n), made)
-    rank = np.random.default_rng(1).permutation(n)  # records of one shard are spread over all ranks
-    shard, row, eligible = shard[rank], row[rank], np.ones(n, bool)
+    workspace = Workspace(folder / str(n))
+    shards = [digest_of(number) for number in range(-(-n // SHARD_ROWS))]
+    rank = np.random.default_rng(1).permutation(n).astype(np.int32)  # each shard's records are spread over all ranks
+    shard, row, eligible = rank // SHARD_ROWS, rank % SHARD_ROWS, np.ones(n, bool)
     base = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # peak := now
     stage = timed(lambda: [minhash.hash_shard(workspace.where, name, THRESHOLD) for name in shards])
     hashed = memory("VmHWM")
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     found = timed(lambda: candidates.find(workspace, shards, shard, row, THRESHOLD))
     decide = timed(lambda: near.decide(workspace, shards, shard, row, eligible, THRESHOLD))
     peak = memory("VmHWM")
     dropped = int((near.decide(workspace, shards, shard, row, eligible, THRESHOLD).of >= 0).sum())
-    shutil.rmtree(workspace.root)
     micro = [f"{seconds / n * 1e6:9.2f} µs" for seconds in (stage, found, decide)]
     return f"{n:9} {' '.join(micro)} {hashed - base:8.0f} MB {peak - base:8.0f} MB {dropped / n:8.2%}"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from near_shards import Stored, jaccard, plain_decide, plain_set, store
 
 from sheaf.errors import CorruptStore
-from sheaf.prepare import near
+from sheaf.prepare import near, words
 from sheaf.prepare.near import buckets, candidates, greedy, minhash
 
 VOCABULARY = [f"word{i}" for i in range(2000)]
@@ -79,7 +79,7 @@ def test_bounded_comparisons_are_the_same_in_plain_python_and_in_any_shards(
     assert (result.of.tolist(), result.limited) == plain_decide(stored, members=members, pairs=pairs)
 
 
-def test_the_outcome_does_not_depend_on_shards_partitions_or_windows(
+def test_the_outcome_does_not_depend_on_shards_partitions_windows_or_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = families(2, 200)
@@ -90,6 +90,7 @@ def test_the_outcome_does_not_depend_on_shards_partitions_or_windows(
         assert again.similarity.tolist() == once.similarity.tolist()
     monkeypatch.setattr(buckets, "_PARTITION", 2000)
     monkeypatch.setattr(greedy, "TOUCHED", 50)
+    monkeypatch.setattr(words, "PIECE", 1000)
     assert store(tmp_path / "small", texts, spread(texts, 4)).decide().of.tolist() == once.of.tolist()
 
 
@@ -197,7 +198,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from sheaf.corpus.workspace import Workspace
-from sheaf.prepare import near
+from sheaf.prepare import near, words
 from sheaf.prepare.near import buckets, candidates, shingles
 module, function = sys.argv[2].split(".")
 def die(*_):

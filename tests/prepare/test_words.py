@@ -93,3 +93,14 @@ def test_bytes_that_are_no_utf_8_lead_nowhere(torn: bytes) -> None:
 def test_alternating_scripts_fit_the_space_reserved_for_words() -> None:
     for text in ("a " * 1001, "a東" * 1001, "東" * 1001, "a", "東a" * 500 + "b"):
         assert len(found([text])[0]) == len(plain_words(text))
+
+
+@given(st.lists(st.text(max_size=9), max_size=12), st.integers(1, 20), st.integers(0, 3))
+def test_pieces_hold_every_text_once_and_few_bytes(texts: list[str], most: int, offset: int) -> None:
+    array = pa.array(["x" * 30] * offset + texts, pa.large_string()).slice(offset)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "PIECE", most)
+        pieces = list(words.pieces(array))
+    assert [i for start, stop in pieces for i in range(start, stop)] == list(range(len(texts)))
+    for start, stop in pieces:
+        assert stop == start + 1 or sum(len(text.encode()) for text in texts[start:stop]) <= most

@@ -10,11 +10,12 @@ domain). It is not keyed: who writes texts to collide can do so. By chance two o
 probability 0.03.
 
 Cost: one pass over the UTF-8 bytes, no Python object a record or a word; some 300 MB/s a core (`bench/near.py`).
-Memory: 8 bytes a word, so texts are given in batches.
+Memory: 8 bytes a word, so texts are given in pieces (`pieces`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from sheaf.kernel import kernel
 from sheaf.prepare.characters import SPACELESS, WORD, classes
 
+PIECE = 1 << 23  # bytes: their words and all that is made of them fit in some 50 MB
 _ALONE = 1 << 30  # flag of a folded code point: a word by itself
 _JOINS = 1 << 29  # flag of the underscore
 _CODE = _JOINS - 1
@@ -44,6 +46,16 @@ def hashes(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint64], NDArray[np.i
     first = np.zeros(len(texts) + 1, np.int64)
     count = _hash_words(data, offsets, _folded(), found, first)
     return found[:count], first
+
+
+def pieces(texts: pa.LargeStringArray) -> Iterator[tuple[int, int]]:
+    """[start, stop) of the pieces in which many texts are gone through: one text, or as many as have `PIECE` bytes."""
+    _, offsets = _buffers(texts)
+    start = 0
+    while start < len(texts):
+        stop = max(int(np.searchsorted(offsets, offsets[start] + PIECE, "right")) - 1, start + 1)
+        yield start, stop
+        start = stop
 
 
 def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

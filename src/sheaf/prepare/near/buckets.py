@@ -20,7 +20,7 @@ from sheaf.corpus.columns import Appended
 from sheaf.corpus.workspace import Workspace
 from sheaf.prepare.near import minhash
 
-_PARTITION = 1 << 25  # bytes that a file should have
+_PARTITION = 1 << 23  # bytes that a file should have
 _PAIR = np.dtype([("key", "<u8"), ("value", "<i8")])
 
 

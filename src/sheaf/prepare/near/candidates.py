@@ -24,6 +24,7 @@ from sheaf.corpus.columns import Appended
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore
 from sheaf.files import checked, digest_of, present, read_done, task_folder
+from sheaf.prepare import words
 from sheaf.prepare.near import buckets, minhash, shingles
 
 VERSION = 1
@@ -119,7 +120,9 @@ def _texts(
         for g in np.unique(group).tolist():
             here = group == g
             texts = file.read_row_group(g, columns=["text"])["text"].combine_chunks()
-            yield slots[here], texts.take(pa.array(rows[here] % shards.ROW_GROUP))
+            texts = texts.take(pa.array(rows[here] % shards.ROW_GROUP))
+            for start, stop in words.pieces(texts):
+                yield slots[here][start:stop], texts.slice(start, stop - start)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStore(
             "a file of the workspace cannot be read",

@@ -27,6 +27,7 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
 from sheaf.kernel import kernel
+from sheaf.prepare import words
 from sheaf.prepare.near import shingles
 
 VERSION = 1  # raise it whenever the same text would get other keys
@@ -64,9 +65,10 @@ def hash_shard(workspace: str, shard: str, threshold: float) -> Json:
     counts = np.zeros(records.metadata.num_rows, np.int32)
     row = 0
     for batch in records.iter_batches(TEXTS, columns=["text"]):
-        end = row + len(batch)
-        keys[:, row:end], counts[row:end] = band_keys(batch["text"], bands, rows)
-        row = end
+        for start, stop in words.pieces(batch["text"]):
+            here = slice(row + start, row + stop)
+            keys[:, here], counts[here] = band_keys(batch["text"].slice(start, stop - start), bands, rows)
+        row += len(batch)
     with task_folder(store.scores(shard, stage(threshold)), stage="minhash") as out:
         save_array(out / "keys.npy", keys)
         save_array(out / "shingles.npy", counts)
