@@ -1,15 +1,16 @@
 """All live occurrences of records, sorted by (id, source, path, member, locator), a range of ids at a time.
 
 Ids are hashes, so equal ranges of them hold about as many occurrences. Every shard's rows are sorted by id: each shard
-is gone through once and its live occurrences are laid down in the order they have, and a range is then a slice of each
-of these files. Memory: one shard's origins, then one range (more only where one record alone occurs more often than
-that). What comes out does not depend on how many ranges there are.
+is gone through once and its live occurrences are laid down in the order they have, range by range; a range is then a
+piece of each of these files. Memory: one shard's origins, then one range (more only where one record alone occurs more
+often than that). What comes out does not depend on how many ranges there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,26 +28,20 @@ _FIELDS = ("item", "member", "locator", "bytes")
 
 @dataclass(frozen=True)
 class Occurrences:
-    """files: one per shard. bounds: int64 (shards, ranges + 1), rows of the files. rows: of each shard's records."""
+    """files: one per shard, with a batch for each range. rows: of each shard's records."""
 
     files: list[Path]
-    bounds: Array
+    ranges: int
     rows: list[int]
-
-    @property
-    def ranges(self) -> int:
-        return self.bounds.shape[1] - 1
 
     def range(self, number: int) -> pa.Table:
         """Sorted rows {id, shard, row, live (number of the item), place, member, locator, bytes}."""
         parts: list[pa.Table] = []
-        for shard, (file, bounds) in enumerate(zip(self.files, self.bounds, strict=True)):
-            start, stop = bounds[number : number + 2].tolist()
-            if stop > start:
-                with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as opened:
-                    part = pa.Table.from_batches([opened.get_batch(0).slice(start, stop - start)])
-                parts.append(part.append_column("shard", pa.array(np.full(len(part), shard, np.int32))))
-        return _sorted(pa.concat_tables(parts).combine_chunks()) if parts else pa.table({})
+        for shard, file in enumerate(self.files):
+            with pa.OSFile(str(file)) as f, pa.ipc.open_file(f) as opened:
+                part = pa.Table.from_batches([opened.get_batch(number)])
+            parts.append(part.append_column("shard", pa.array(np.full(len(part), shard, np.int32))))
+        return _sorted(pa.concat_tables(parts).combine_chunks())
 
 
 def lay_down(
@@ -56,15 +51,13 @@ def lay_down(
     n = ranges or max(-(-items.occurrences // RANGE), 1)
     edges = np.array([(i << 64) // n for i in range(1, n)], np.uint64)
     files, rows = [folder / f"{number}.arrow" for number in range(len(live_shards))], [0] * len(live_shards)
-    bounds = np.zeros((len(files), n + 1), np.int64)
     for number, shard in enumerate(live_shards):
         table, rows[number] = _live_in(workspace, shard, items, number)
         inner = np.searchsorted(leading(shards.id_bytes(table["id"])), edges)
-        bounds[number] = [0, *inner.tolist(), len(table)]
         with pa.OSFile(str(files[number]), "wb") as f, pa.ipc.new_file(f, table.schema) as writer:
-            for batch in table.combine_chunks().to_batches():
-                writer.write_batch(batch)
-    return Occurrences(files, bounds, rows)
+            for start, stop in pairwise([0, *inner.tolist(), len(table)]):
+                writer.write_batch(table.slice(start, stop - start))
+    return Occurrences(files, n, rows)
 
 
 def leading(ids: Array) -> Array:
@@ -80,7 +73,7 @@ def run_starts(column: Array) -> Array:
     return np.flatnonzero(np.append(True, column[1:] != column[:-1])).astype(np.int64)
 
 
-def _live_in(workspace: Workspace, shard: str, items: LiveItems, number: int) -> tuple[pa.Table, int]:
+def _live_in(workspace: Workspace, shard: str, items: LiveItems, number: int) -> tuple[pa.RecordBatch, int]:
     """The live occurrences of a shard, sorted by id, and how many records it has."""
     table = shards.read(workspace.shard(shard), "records", ["id", *(f"origins.list.element.{f}" for f in _FIELDS)])
     origins = table["origins"].combine_chunks()
@@ -89,7 +82,7 @@ def _live_in(workspace: Workspace, shard: str, items: LiveItems, number: int) ->
     live = np.full(len(item), -1, np.int64)
     inside = item < len(of_row)
     live[inside] = of_row[item[inside]]
-    occurrences = pa.table(
+    occurrences = pa.record_batch(
         {
             "id": table["id"].combine_chunks().take(row),
             "row": row.cast(pa.int32()),

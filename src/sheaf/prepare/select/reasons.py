@@ -80,7 +80,9 @@ def reasons_of(
             continue
         found.text_bytes[rows.rank] = score.read(workspace, shard, ["bytes"])["bytes"].to_numpy()[rows.row]
         scores = _taken(asked.rules.read(workspace, shard), rows.row)
-        code = np.where(_among(records.columns["id"][rows.rank], forgotten), gone, 0).astype(np.uint16)
+        code = np.zeros(len(rows.row), np.uint16)
+        if forgotten:
+            code[_among(records.columns["id"][rows.rank], forgotten)] = gone
         for judged in _judged(workspace, rows, scores, asked, found, one_by_one=bool(admission)):
             admission.apply(judged, rows.rank, found.names)
             np.copyto(code, judged, where=code == 0)
@@ -124,6 +126,4 @@ def _taken(table: pa.Table, rows: Array) -> pa.Table:
 
 
 def _among(ids: Array, wanted: frozenset[bytes]) -> Array:
-    if not wanted:
-        return np.zeros(len(ids), bool)
     return np.isin(ids.view("S16"), np.array(sorted(wanted), "S16"))
