@@ -16,10 +16,12 @@ from sheaf import cli, recipe_file
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
 from sheaf.prepare import pipeline, scorers
-from sheaf.prepare.examples import EXCERPT, counts, examples, shown
+from sheaf.prepare.examples import EXCERPT, clusters, counts, examples, shown
 from sheaf.prepare.rules import rules_of
 from sheaf.prepare.whatif import alternatives, what_if
 from sheaf.recipe import Recipe
+from sheaf.report.build import render
+from sheaf.report.facts import corpus_facts
 
 # With stop words, so that it is English prose to Gopher.
 COMMON = "the of and to with have harbour kettle ship lantern morning grey over under keep record batch token storm"
@@ -243,3 +245,24 @@ def test_the_verb_shows_counts_examples_and_thresholds(
     assert cli.main(["show", str(recipe), "--source", "web"]) == 2
     assert cli.main(["show", str(recipe), "--dropped", "gophr"]) == 2
     assert "did you mean 'gopher'?" in capsys.readouterr().err
+
+
+def test_the_report_shows_what_show_shows_and_masks_it(corpus: CorpusVersion) -> None:
+    page = render(corpus_facts(corpus), None)
+    assert "canary" not in page
+    assert "c2VjcmV0" not in page
+    assert "[email]" in page
+    for part in ("Before and after", "Other thresholds", "Largest groups of near duplicates", "Overlap of sources"):
+        assert f"<h2>{part}</h2>" in page
+    assert "gopher:words" in page
+    assert 'class="threshold"' in page
+
+
+def test_the_largest_groups_of_near_duplicates_are_found(corpus: CorpusVersion) -> None:
+    (found,) = clusters(corpus, 5)
+    rows = decided(corpus)
+    (near,) = (row for row in rows if row["reason"] == "near-duplicate")
+    assert found["size"] == 2
+    assert found["kept"]["record"] == near["of"].hex()
+    assert [place["record"] for place in found["dropped"]] == [near["id"].hex()]
+    assert clusters(corpus, 0) == []

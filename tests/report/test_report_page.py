@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
@@ -11,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from sheaf.report.build import render
-from sheaf.report.charts import Line, Part, lines, short_number, stacked
+from sheaf.report.charts import Line, Part, histogram, lines, short_number, stacked
 from sheaf.report.facts import CorpusFacts, EpochFacts, ReasonFacts, Repeat, RunFacts, SourceFacts, time_spent
+from sheaf.report.rules import Change, RuleFacts, RulesFacts
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert('2')">&amp;{{ 7 * 7 }}</svg></style>"""
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -20,6 +22,20 @@ VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 def source(name: str, uri: str) -> SourceFacts:
     return SourceFacts(name, uri, HOSTILE, 3, 1000, 700, 200, 100, 20, 12, 5, 3, 1, 5000, 0.5)
+
+
+def rules(text: str = HOSTILE) -> RulesFacts:
+    place = {"record": "00ff", "source": text, "uri": text, "path": text, "member": text, "excerpt": text}
+    example = {**place, "reason": text, "detail": text, "scores": {text: text, "words": 3, "ratio": 0.5}, "of": place}
+    return RulesFacts(
+        rules=[RuleFacts(text, text, 50.0, True, n, [0.0, 1.0, 64.0, 128.0], [3, 5, 7], [n, 0, 0]) for n in (0, 3)],
+        changes=[Change(text, "≥ 50", "no rule", text, -3, 1200)],
+        dropped=[{"reason": text, "meaning": text, "count": 2, "examples": [example]}],
+        kept=[place],
+        clusters=[{"size": 3, "kept": place, "dropped": [place]}],
+        names=["a", text],
+        overlap=[["", "1 + 2"], ["", ""]],
+    )
 
 
 def corpus(text: str = HOSTILE) -> CorpusFacts:
@@ -34,6 +50,7 @@ def corpus(text: str = HOSTILE) -> CorpusFacts:
         dropped={"too-short": 3},
         repeats=[Repeat(7, text)],
         recipe_prepare={},
+        rules=rules(text),
     )
 
 
@@ -115,7 +132,7 @@ def test_the_page_refers_to_nothing_outside_and_forbids_it() -> None:
 
 def test_every_chart_is_well_formed() -> None:
     charts = re.findall(r"<svg.*?</svg>", render(corpus(), run()), flags=re.DOTALL)
-    assert len(charts) == 6  # loss, learning rate, throughput, gradient norm, time, ledger
+    assert len(charts) == 8  # loss, learning rate, throughput, gradient norm, time, ledger, two rules
     for chart in charts:
         ElementTree.fromstring(chart)
 
@@ -167,3 +184,35 @@ def test_the_time_is_split_without_rest() -> None:
 @pytest.mark.parametrize(("value", "shown"), [(0, "0"), (999, "999"), (1200, "1.2k"), (2.5e6, "2.5M"), (3e9, "3G")])
 def test_numbers_are_short(value: float, shown: str) -> None:
     assert short_number(value) == shown
+
+
+def threshold_at(chart: str) -> float:
+    (place,) = re.findall(r'class="threshold" d="M([0-9.]+),', chart)
+    return float(place)
+
+
+def test_the_threshold_of_a_histogram_stands_between_the_bins_that_it_parts() -> None:
+    edges, counts = [0.0, 1.0, 2.0, 4.0, 8.0], [1, 10, 100, 1000]
+    chart = histogram(edges, counts, [1, 10, 0, 0], 2.0, title="words", x_name="words")
+    bars = [float(x) for x in re.findall(r'<rect class="b3" x="([0-9.]+)"', chart)]
+    assert len(bars) == 4
+    assert bars[1] < threshold_at(chart) <= bars[2]
+    later = histogram(edges, counts, [1, 10, 0, 0], 3.0, title="words", x_name="words")
+    assert bars[2] < threshold_at(later) < bars[3]
+    for other in (-5.0, 100.0):  # outside all bins it stands at the end
+        ElementTree.fromstring(histogram(edges, counts, counts, other, title="<&>", x_name="<&>"))
+
+
+def test_a_histogram_is_as_wide_as_what_was_counted() -> None:
+    edges = [float(n) for n in range(101)]
+    counts = [0] * 40 + [5, 0, 7] + [0] * 57
+    chart = histogram(edges, counts, [0] * 100, 41.0, title="t", x_name="x")
+    assert len(re.findall(r'<rect class="b3"', chart)) == 2
+    assert "40 to 41: 5" in chart
+    assert "42 to 43: 7" in chart
+    assert "10 to 11" not in chart
+    assert histogram(edges, [0] * 100, [0] * 100, 41.0, title="t", x_name="x") == ""
+
+
+def test_a_corpus_without_rules_of_its_own_has_a_page() -> None:
+    assert "Before and after" not in render(replace(corpus(), rules=None), None)
