@@ -157,13 +157,15 @@ def test_a_record_that_other_rules_drop_neither_goes_again_nor_takes_others_with
     assert stored.decide(eligible=[True, False, True]).of.tolist() == [-1, -1, 0]
 
 
-def test_other_filters_decide_anew_without_reading_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_filters_and_a_near_threshold_decide_anew_without_reading_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stored = store(tmp_path, families(7, 60))
     stored.decide()
     monkeypatch.setattr(candidates, "_texts", None)
     monkeypatch.setattr(minhash, "read_keys", None)
     eligible = [i % 3 > 0 for i in range(len(stored.texts))]
-    assert stored.decide(eligible=eligible).of.tolist() == plain_decide(stored, eligible=eligible)[0]
+    assert stored.decide(0.85, eligible).of.tolist() == plain_decide(stored, 0.85, eligible)[0]
 
 
 def test_candidates_of_other_records_are_found_anew_and_the_old_ones_removed(tmp_path: Path) -> None:

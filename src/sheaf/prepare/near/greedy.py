@@ -61,7 +61,7 @@ def decide(
     """Near duplicates among n distinct records, given by rank (source priority, then id).
 
     shard (index into live_shards), row: int32 (n,), where each lies. eligible: bool (n,), whether it is kept by all
-    other rules; the rest are neither dropped here nor compared with. threshold: in (0, 1]. The minhash stage must be
+    other rules; the rest are neither dropped here nor compared with. threshold: in [0.5, 1]. The minhash stage must be
     done.
     """
     found = candidates.find(workspace, live_shards, shard, row, threshold)

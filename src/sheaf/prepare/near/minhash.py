@@ -2,8 +2,9 @@
 
 The least value of a set under a random permutation is the same for two sets with probability J, their Jaccard
 similarity (Broder 1997). A band is `rows` such values together; two records of similarity J share at least one of
-`bands` with probability 1 − (1 − J^rows)^bands. Rows are chosen by the threshold, bands so that at the threshold itself
-at most 0.8% are missed: 16 × 6 at 0.8. What this finds too much, the true similarity sorts out later (`greedy.py`).
+`bands` with probability 1 − (1 − J^rows)^bands. Both are chosen by the threshold, so that right at it at most 0.8% are
+missed: 16 × 6 at 0.8. What this finds too much, the true similarity sorts out later (`greedy.py`). Thresholds from 0.8
+up to 0.9 share their keys, and so on: between them a changed one hashes nothing again.
 
 A permutation is x → a·x + b mod 2^32, a odd, on the upper half of a shingle's 64-bit hash; the loop over a record's
 shingles is the inner one, so that LLVM turns it into SIMD minima. Cost: mostly that of finding the words; some 100 MB/s
@@ -14,8 +15,6 @@ shard,), how many shingles a record has, repeats included. A record of none (no 
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pyarrow as pa
@@ -31,19 +30,15 @@ from sheaf.prepare import words
 from sheaf.prepare.near import shingles
 
 VERSION = 1  # raise it whenever the same text would get other keys
-MISSED = 0.008  # share of the pairs right at the threshold that no band finds
 TEXTS = 1024  # read at once
-_ROWS = ((0.9, 10), (0.8, 6), (0.7, 5), (0.6, 4), (0.0, 3))  # from which threshold on, rows
+_SHAPES = ((0.9, 12, 10), (0.8, 16, 6), (0.7, 27, 5), (0.6, 35, 4), (0.5, 37, 3))  # from a threshold on: bands, rows
 _BLOCK = 4096  # shingles that stay in the first-level cache while all permutations pass over them
 _MIX_1, _MIX_2, _SHIFT = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 
 
 def shape(threshold: float) -> tuple[int, int]:
-    """(bands, rows) for a threshold in (0, 1]."""
-    rows = next(rows for least, rows in _ROWS if threshold >= least)
-    share = threshold**rows
-    bands = 1 if share >= 1 else math.ceil(math.log(MISSED) / math.log1p(-share))
-    return bands, rows
+    """(bands, rows) for a threshold in [0.5, 1]."""
+    return next((bands, rows) for least, bands, rows in _SHAPES if threshold >= least)
 
 
 def stage(threshold: float) -> str:
