@@ -282,7 +282,7 @@ def ledger(
     from sheaf.corpus.version import CorpusVersion
 
     recipe, words = _split(recipe, overrides)
-    version = CorpusVersion.open(_load(recipe, words).workspace, corpus)
+    version = CorpusVersion.open(_unjudged(recipe, words).workspace, corpus)
     if reason is not None or source is not None or contents:
         from sheaf.corpus.refused import refused
 
@@ -335,7 +335,7 @@ def corpus(
     from sheaf import api, show
 
     recipe, words = _split(recipe, overrides)
-    loaded = _load(recipe, words)
+    loaded = _unjudged(recipe, words)
     following = command_line("sheaf ledger", *_unless_default(recipe))
     if len(compare) > 2:
         raise UsageError("two versions are compared, not more", where=" ".join(compare))
@@ -362,7 +362,7 @@ def show(
     from sheaf import api, show_rules
 
     recipe, words = _split(recipe, overrides)
-    version = api.Corpus.open(_load(recipe, words).workspace, corpus)
+    version = api.Corpus.open(_unjudged(recipe, words).workspace, corpus)
     file = _unless_default(recipe)
     if dropped is not None:
         found = version.examples(dropped, source=source, limit=limit)
@@ -417,6 +417,13 @@ def schema(*, common: Common = DEFAULT) -> Outcome:
     from sheaf.recipe_file import json_schema
 
     return Outcome(json_schema(), None, "sheaf init")
+
+
+def _unjudged(recipe: str, words: Sequence[str]) -> Recipe:
+    """For verbs that look at what was prepared: a scorer that the filters name need not be registered here."""
+    from sheaf.recipe_file import load
+
+    return load(Path(recipe), list(words))
 
 
 def _load(recipe: str, words: Sequence[str]) -> Recipe:

@@ -87,6 +87,7 @@ class _Operand:
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     **{"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne},
 }
+_OWN = "a score of your own is registered from Python, by sheaf.register_scorer"
 _WORDS = ("and", "or", "not", "in", "score")
 
 
@@ -260,7 +261,7 @@ class _Parser:
         if name.value not in self.kinds:
             known = sorted(self.kinds)
             near = difflib.get_close_matches(name.value, known, 1)
-            fix = f"did you mean 'score.{near[0]}'?" if near else f"there are: {', '.join(known)}"
+            fix = f"did you mean 'score.{near[0]}'?" if near else f"{_OWN}; there are: {', '.join(known)}"
             self._refuse(name.start, f"there is no score '{name.value}'", fix)
         self.names[name.value] = None
         kind, column = self.kinds[name.value], name.value

@@ -80,7 +80,7 @@ GOPHER = RuleSet(
             "mean_word_length",
             (Bound(3, 10), Bound(2, 20), None),
             _QUALITY,
-            "FineWeb-2 finds 1 to 4 as the least and 9 to 37 as the most",
+            "FineWeb-2 finds 0 to 4 as the least, and mostly 9 to 15, at times 68, as the most",
         ),
         SignalRule(
             "hash_word_ratio",
@@ -130,7 +130,8 @@ GOPHER = RuleSet(
             "duplicate_10gram",
             (Bound(most=0.10), Bound(most=0.10), Bound(most=0.40)),
             _TABLE,
-            "ten characters are two to five words; manuals reach 0.34 in Thai, 0.3 in Chinese and Japanese",
+            "ten characters are two to five words; of manuals in Thai, Japanese, Chinese, 95% have less than 0.33, 0.23, "
+            "0.16",
         ),
     ),
 )
