@@ -130,8 +130,8 @@ GOPHER = RuleSet(
             "duplicate_10gram",
             (Bound(most=0.10), Bound(most=0.10), Bound(most=0.40)),
             _TABLE,
-            "ten characters are two to five words; of manuals in Thai, Japanese, Chinese, 95% have less than 0.33, 0.23, "
-            "0.16",
+            "ten characters are two to five words; of manuals in Thai, Japanese and Chinese "
+            "95% have less than 0.33, 0.23 and 0.16",
         ),
     ),
 )
