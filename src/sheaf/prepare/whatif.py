@@ -4,7 +4,7 @@ One rule is changed at a time, the others stay. A record comes back if the chang
 goes if the changed rule drops it now; what was dropped for anything but a rule, or is kept by `prepare.admit`, stays as
 it is. What comes back could still be a near duplicate, and what goes could have been the kept one of several: those are
 not decided again, so the figures are of the rules alone. Cost: one pass over the score columns that the rules read, no
-text; memory: a shard's scores, and 14 bytes a record.
+text; memory: a shard's scores, and 25 bytes a record.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,34 +156,44 @@ def _thresholds(rule: Rule) -> Sequence[Threshold | None]:
 
 
 def _pieces(corpus: CorpusVersion, rules: Rules) -> Iterator[_Piece]:
-    shard, row, source, state = _decided(corpus, rules)
-    order = np.argsort(shard, kind="stable")
-    bounds = np.searchsorted(shard[order], np.arange(len(corpus.shard_names) + 1))
+    decided = _decided(corpus, rules)
+    order = np.argsort(decided["shard"], kind="stable")
+    bounds = np.searchsorted(decided["shard"], np.arange(len(corpus.shard_names) + 1), sorter=order)
     for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
-        here = order[start:stop]
-        if not len(here):
+        if start == stop:
             continue
-        name = corpus.shard_names[number]
-        scores = rules.read(corpus.workspace, name).take(pa.array(row[here])).combine_chunks()
-        folder = corpus.workspace.tokens(corpus.rendering, name)
-        bounds_of_tokens = np.load(checked(folder / "offsets.npy"), allow_pickle=False).astype(np.int64)
-        tokens = bounds_of_tokens[row[here] + 1] - bounds_of_tokens[row[here]]
-        yield _Piece(Scored(scores), source[here], tokens, state[here] == _KEPT, state[here] == _BY_RULE)
+        here = decided[order[start:stop]]
+        name, row = corpus.shard_names[number], here["row"]
+        scores = rules.read(corpus.workspace, name).take(pa.array(row)).combine_chunks()
+        tokens = _tokens(corpus.workspace.tokens(corpus.rendering, name), row) * here["times"]
+        yield _Piece(Scored(scores), here["source"], tokens, here["state"] == _KEPT, here["state"] == _BY_RULE)
 
 
 _KEPT, _BY_RULE, _OTHERWISE = 0, 1, 2
+# times: how often the record's tokens would be trained on in an epoch.
+_DECIDED = np.dtype([("shard", "i4"), ("row", "i4"), ("source", "i4"), ("times", "i4"), ("state", "i1")])
 
 
-def _decided(
-    corpus: CorpusVersion, rules: Rules
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int8]]:
-    """shard, row, source and state of every decision."""
-    pieces: list[tuple[NDArray[Any], ...]] = [(np.zeros(0, np.int32),) * 3 + (np.zeros(0, np.int8),)]
+def _decided(corpus: CorpusVersion, rules: Rules) -> NDArray[np.void]:
+    """Every decision as _DECIDED, in their order."""
+    found = np.zeros(sum(len(batch) for batch in corpus.decision_batches(["kept"])), _DECIDED)
     by_rule = pa.array(rules.reasons[1:], pa.string())
-    for batch in corpus.decision_batches(["shard", "row", "source", "kept", "reason"]):
+    exact = corpus.manifest["prepare"]["dedup"]["exact"]
+    start = 0
+    for batch in corpus.decision_batches(["shard", "row", "source", "occurrences", "kept", "reason"]):
+        here = found[start : start + len(batch)]
+        for name in ("shard", "row", "source"):
+            here[name] = batch[name].to_numpy()
+        here["times"] = 1 if exact else batch["occurrences"].to_numpy()
         dropped = pc.is_in(batch["reason"], by_rule).to_numpy(zero_copy_only=False)
-        kept = np.asarray(batch["kept"].to_numpy(zero_copy_only=False), np.bool_)
-        state = np.where(kept, _KEPT, np.where(dropped, _BY_RULE, _OTHERWISE)).astype(np.int8)
-        pieces.append((*(batch[name].to_numpy() for name in ("shard", "row", "source")), state))
-    shard, row, source, state = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return shard, row, source, state
+        kept = batch["kept"].to_numpy(zero_copy_only=False)
+        here["state"] = np.where(kept, _KEPT, np.where(dropped, _BY_RULE, _OTHERWISE))
+        start += len(batch)
+    return found
+
+
+def _tokens(folder: Path, row: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Of some rows of a shard; what would be no document has none."""
+    bounds = np.load(checked(folder / "offsets.npy"), allow_pickle=False).astype(np.int64)
+    tokens = bounds[row + 1] - bounds[row]
+    return np.where(tokens > 1, tokens, 0)
