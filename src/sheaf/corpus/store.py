@@ -98,7 +98,11 @@ class ObjectStore:
             try:
                 mode: obstore.PutMode = "create" if etag is None else {"e_tag": etag}
                 return obstore.put(self._client, self._key(path), data, mode=mode)["e_tag"] or ""
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except FileNotFoundError:
+                if etag is None:  # not even a bucket
+                    raise
                 return None
             except BaseError as error:
                 if _unconditional(error):
