@@ -130,14 +130,24 @@ def _tell(error: SheafError, common: Common, cause: BaseException | None = None)
     code = 143 if isinstance(error, Interrupted) and _terminated else error.exit_code
     try:
         if common.debug:
-            write(sys.stderr, printable("".join(traceback.format_exception(cause or error))))
-        write(sys.stderr, f"sheaf: {printable(str(error))}\n")
+            write(sys.stderr, _told("".join(traceback.format_exception(cause or error))))
+        write(sys.stderr, f"sheaf: {_told(str(error))}\n")
         if common.json:
-            told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+            from sheaf.privacy import without_secrets
+
+            parts = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+            told = {name: without_secrets(part) for name, part in parts.items()}
             write(sys.stdout, as_json({"error": told, "exit_code": code}) + "\n")
     except ReaderGone:
         _reader_gone()
     return code
+
+
+def _told(text: str) -> str:
+    """As it may stand on a terminal and in its log: without control characters, and without a secret that it quotes."""
+    from sheaf.privacy import without_secrets  # with its room's imports: for those who meet an error only
+
+    return printable(without_secrets(text))
 
 
 def _unexpected(error: Exception, common: Common) -> int:

@@ -155,7 +155,8 @@ def refused(data: Json) -> Parts:
     for what, things in (("quarantined", data["regions"]), ("dropped", data["dropped"])):
         for thing in things:
             place = _origin(thing)
-            detail = f"{size(thing['bytes'])}, {thing['detail']}" if "bytes" in thing else f"record {thing['record']}"
+            first = size(thing["bytes"]) if "bytes" in thing else f"record {thing['record']}"
+            detail = f"{first}, {thing['detail']}"
             parts.append(_line(f"{what} {thing['reason']}: {place} ({detail.rstrip(', ')})"))
             if "excerpt" in thing:
                 parts += [_line(f"  | {line}", style="dim") for line in _shown(thing["excerpt"]).split("\n")]

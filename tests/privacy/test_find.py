@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sheaf.privacy import KINDS, counts, find
+from sheaf.privacy.plain import spans_everywhere, without_secrets
 from sheaf.privacy.rules import RULES
 
 DIGITS40 = "0123456789abcdef0123456789ABCDEF01234567"
@@ -129,18 +130,7 @@ def test_what_only_looks_alike_is_left(text: str) -> None:
 
 def everywhere(text: str) -> list[tuple[int, int, str]]:
     """The twin of `find`: every pattern tried over the whole text."""
-    raw = text.encode()
-    found: list[tuple[int, int, int]] = []
-    for number, rule in enumerate(RULES):
-        for match in rule.pattern.finditer(raw):
-            group = "value" if "value" in rule.pattern.groupindex else 0
-            if rule.holds(match[group]):
-                found.append((number, *match.span(group)))
-    kept: list[tuple[int, int, str]] = []
-    for number, start, end in sorted(found):
-        if all(end <= s or e <= start for s, e, _ in kept):
-            kept.append((start, end, RULES[number].kind))
-    return sorted(kept)
+    return spans_everywhere(text.encode())
 
 
 def quick(texts: list[str]) -> list[list[tuple[int, int, str]]]:
@@ -222,3 +212,9 @@ def test_kinds_are_those_of_the_recipe() -> None:
     from sheaf.recipe import Kind
 
     assert get_args(Kind) == KINDS and {rule.kind for rule in RULES} == set(KINDS)
+
+
+def test_a_message_keeps_its_addresses_and_loses_its_secrets() -> None:
+    told = f"postgres://bob:s3cr3t-pw@db.example.org:5432 at 81.2.69.142 said {FOUND['secret'][0]}, 4111 1111 1111 1111"
+    said = "postgres://bob:[secret]@db.example.org:5432 at 81.2.69.142 said [secret], [card]"
+    assert without_secrets(told) == said and without_secrets("\udcff") == "\udcff"

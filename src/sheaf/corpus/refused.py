@@ -2,7 +2,8 @@
 
 A dropped record's text is in its shard. A quarantined region's bytes are where they always were: its item is opened
 again at its source, and the sandbox gives the beginning of the region, also of a member inside archives; nothing of it
-is decoded or believed. Cost: for each region shown, its item is expanded as far as the region.
+is decoded or believed. What is personal or secret in what is shown is masked. Cost: for each region shown, its item is
+expanded as far as the region.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from sheaf.corpus.schema import DROPS
 from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.errors import UsageError
 from sheaf.formats.reasons import REASONS, explain
+from sheaf.privacy import LONGEST, excerpt, hidden
 from sheaf.sources.reasons import REFUSALS
 
 Json = dict[str, Any]
 EXCERPT_BYTES = 2048
+EVALUATION = "evaluation"
 
 
 def refused(
@@ -37,10 +40,12 @@ def refused(
     most: int | None = None,
 ) -> Json:
     """{"corpus", "meaning", "count", "regions": [{source, uri, path, member, locator, bytes, reason, detail}],
-    "dropped": [{record, source, uri, path, member, locator, reason}]}; of one item, reason or source, if given, and at
-    most `most` of each. show: with "excerpt", the first 2 kB, as text in which bytes that are no UTF-8 are \\xNN, and
-    "why" where there is none. count: how many there are of each. meaning: of the reason asked for, in a sentence.
-    Raises UsageError for a source, a reason or a pattern that cannot be.
+    "dropped": [{record, source, uri, path, member, locator, reason, detail}]}.
+
+    Of one item, reason or source, if given, and at most `most` of each. show: with "excerpt", the first 2 kB, as text
+    in which bytes that are no UTF-8 are \\xNN, and "why" where there is none. count: how many there are of each.
+    meaning: of the reason asked for, in a sentence. Raises UsageError for a source, a reason or a pattern that cannot
+    be.
     """
     if source is not None and source not in corpus.source_names:
         raise UsageError(f"no source is called '{source}'", fix=f"the sources are {', '.join(corpus.source_names)}")
@@ -65,7 +70,7 @@ def _check_reason(corpus: CorpusVersion, reason: str | None) -> None:
     """Nothing found must mean that nothing was lost so, never that a word was misspelt."""
     if reason is None or _meaning(reason):
         return
-    found = {r for table in (corpus.quarantine(), corpus.decisions()) for r in pc.unique(table["reason"]).to_pylist()}
+    found = {r for table in (corpus.quarantine(), corpus.dropped()) for r in pc.unique(table["reason"]).to_pylist()}
     near = get_close_matches(reason, [*REASONS, *REFUSALS, *DROPS], 1)
     raise UsageError(
         f"nothing is ever lost for a reason '{reason}'",
@@ -75,7 +80,7 @@ def _check_reason(corpus: CorpusVersion, reason: str | None) -> None:
 
 
 def _meaning(reason: str) -> str:
-    return explain(reason) or DROPS.get(reason, "")
+    return explain(reason) or DROPS.get(reason.partition(":")[0], "")
 
 
 def _regions(corpus: CorpusVersion, item: str | None, reason: str | None, source: str | None) -> pa.Table:
@@ -88,10 +93,10 @@ def _regions(corpus: CorpusVersion, item: str | None, reason: str | None, source
 
 
 def _dropped(corpus: CorpusVersion, item: str | None, reason: str | None, source: str | None) -> pa.Table:
-    table = corpus.decisions()
-    table = table.filter(pc.invert(table["kept"]))
+    table = corpus.dropped()
     if reason is not None:
-        table = table.filter(pc.equal(table["reason"], reason))
+        whole, kinds_of_it = pc.equal(table["reason"], reason), pc.starts_with(table["reason"], f"{reason}:")
+        table = table.filter(pc.or_(whole, kinds_of_it))
     if source is not None:
         table = table.filter(pc.equal(table["source"], corpus.source_names.index(source)))
     if item is None:
@@ -103,11 +108,12 @@ def _dropped(corpus: CorpusVersion, item: str | None, reason: str | None, source
 def _records(corpus: CorpusVersion, table: pa.Table, show: bool) -> list[Json]:
     rows = _rows(corpus, table, ["id", "origins", *(["text"] if show else [])])
     found: list[Json] = []
-    for row, reason in zip(rows, table["reason"].to_pylist(), strict=True):
+    for row, reason, detail in zip(rows, *(table[c].to_pylist() for c in ("reason", "detail")), strict=True):
         origin = row["origins"][0]
         place = {name: origin[name] for name in ("source", "uri", "path", "member")}
         about = {"record": row["id"].hex(), **place, "locator": orjson.loads(origin["locator"]), "reason": reason}
-        found.append(about | ({"excerpt": row["text"][:EXCERPT_BYTES]} if show else {}))
+        about["detail"] = detail if reason == EVALUATION else ""  # it outlives an earlier reason
+        found.append(about | ({"excerpt": excerpt(row["text"], EXCERPT_BYTES)} if show else {}))
     return found
 
 
@@ -134,7 +140,8 @@ def _excerpt(again: Rereader, region: Json) -> Json:
     if end < start:
         return {"why": "its bytes cannot be told apart from its neighbours'"}
     try:
-        data = again.bytes_of(region, start, min(end - start, EXCERPT_BYTES))
+        data = again.bytes_of(region, start, min(end - start, EXCERPT_BYTES + LONGEST))
     except SourceChanged as error:
         return {"why": f"{error.what}: {error.why}"}
-    return {"excerpt": data.decode("utf-8", "backslashreplace")}
+    inside = hidden(data.decode("utf-8", "backslashreplace"))
+    return {"excerpt": inside if len(data) <= EXCERPT_BYTES else inside[:EXCERPT_BYTES]}

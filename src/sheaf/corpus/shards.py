@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sheaf.corpus.schema import ITEMS, ORIGIN, QUARANTINE, RECORDS
 from sheaf.errors import CorruptStore
 from sheaf.files import checked, present
+from sheaf.privacy import hidden_column
 from sheaf.sources.base import Item
 
 ROW_GROUP = 1024  # rows: reading one record decompresses at most this many
@@ -171,7 +172,7 @@ def _account(
             "quarantined_bytes": quarantined_bytes,
             "records": _sum_by_item(records["item"], np.ones(len(records), np.int64), n),
             "quarantined": _sum_by_item(regions["item"], np.ones(len(regions), np.int64), n),
-            "notes": about["notes"],
+            "notes": hidden_column(about["notes"]),
         }
     )
 
@@ -179,5 +180,6 @@ def _account(
 def _quarantine(regions: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
     item = _one(regions["item"])
     columns = {name: column.take(item) for name, column in listed.items()}
-    columns |= {n: _one(regions[n]) for n in ("member", "locator", "bytes", "reason", "detail")}
+    columns |= {n: _one(regions[n]) for n in ("member", "locator", "bytes", "reason")}
+    columns["detail"] = hidden_column(regions["detail"])  # it may quote the data
     return pa.Table.from_arrays([columns[f.name] for f in QUARANTINE], schema=QUARANTINE)

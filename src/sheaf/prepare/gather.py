@@ -8,7 +8,7 @@ gave is kept, and then the run ends with TryAgain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sheaf.console import Console
 from sheaf.corpus import forgotten
@@ -19,6 +19,7 @@ from sheaf.prepare import read
 from sheaf.prepare.known import known
 from sheaf.prepare.listing import found_in
 from sheaf.prepare.read import Keys, Listed
+from sheaf.privacy import without_secrets
 from sheaf.recipe import Recipe, SourceSpec
 from sheaf.sources.base import Item, Refusal
 from sheaf.sources.reasons import DEFERRED
@@ -72,8 +73,9 @@ def gather(workspace: Workspace, recipe: Recipe, pool: Engine, console: Console)
         console.note(f"{len(unread.deferred)} items could not be had now; the same command asks only for them again")
     reasons = unread.changed | unread.refused | unread.deferred
     gone = [(x.item, *reasons[x.key]) for x in listing.items if x.key in reasons]
-    refusals = [Refusal(i.source, i.path, i.uri, max(i.size, 0), reason, detail) for i, reason, detail in gone]
-    return Listing([x for x in listing.items if x.key not in reasons], [*listing.refusals, *refusals]), read_now
+    gone_now = [Refusal(i.source, i.path, i.uri, max(i.size, 0), reason, detail) for i, reason, detail in gone]
+    refusals = [replace(r, detail=without_secrets(r.detail)) for r in (*listing.refusals, *gone_now)]
+    return Listing([x for x in listing.items if x.key not in reasons], refusals), read_now
 
 
 def list_sources(recipe: Recipe, console: Console, gone: forgotten.Forgotten | None = None) -> Listing:

@@ -9,7 +9,6 @@ run of the characters that the shape's patterns take (a resident id's last X asi
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -19,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sheaf.kernel import kernel
+from sheaf.privacy.plain import Span, apart
 from sheaf.privacy.rules import (
     AMERICAN,
     CARD,
@@ -43,7 +43,6 @@ FINDINGS = pa.schema(
         pa.field("end", pa.int64()),
     ]
 )
-Span = tuple[int, int, str]  # start and end in bytes, kind
 
 
 def find(texts: pa.LargeStringArray) -> pa.Table:
@@ -109,19 +108,7 @@ def _settled(text: memoryview, marks: list[list[int]]) -> list[Span]:
                 at, until = match.span("value") if "value" in rule.pattern.groupindex else match.span()
                 if rule.holds(bytes(text[at:until])):
                     found.append((number, at, until))
-    return _apart(found)
-
-
-def _apart(found: list[tuple[int, int, int]]) -> list[Span]:
-    """Findings of (rule, start, end) that do not overlap, by place: the earlier rule's stays."""
-    starts: list[int] = []
-    kept: list[Span] = []
-    for number, start, end in sorted(found):
-        at = bisect_left(starts, start)
-        if (at == 0 or kept[at - 1][1] <= start) and (at == len(kept) or end <= starts[at]):
-            starts.insert(at, start)
-            kept.insert(at, (start, end, RULES[number].kind))
-    return kept
+    return apart(found)
 
 
 def _marks(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> NDArray[np.int64]:

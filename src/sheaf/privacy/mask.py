@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sheaf.kernel import kernel
-from sheaf.privacy.find import spans_of, values_of
+from sheaf.privacy.find import find, spans_of, values_of
 from sheaf.privacy.rules import KINDS
 
+LONGEST = 16_384  # characters that are looked at beyond an excerpt: no secret but the longest keys has more
 _EVERY = frozenset(KINDS)
 _MARKS = [f"[{kind}]".encode() for kind in KINDS]
 _MARK_BYTES = np.frombuffer(b"".join(_MARKS), np.uint8)
@@ -77,7 +78,7 @@ def masked(texts: pa.LargeStringArray, findings: pa.Table, kinds: Collection[str
 
 def masked_text(text: str, kinds: Collection[str]) -> Masked:
     """One text with its findings of these kinds replaced by marks, and where they are."""
-    raw = text.encode()
+    raw = text.encode("utf-8", "surrogatepass")
     parts: list[bytes] = []
     marks: list[tuple[int, int, int, int]] = []
     at = size = 0
@@ -88,12 +89,24 @@ def masked_text(text: str, kinds: Collection[str]) -> Masked:
             parts += [raw[at:start], mark]
             marks.append((start, end, size, size + len(mark)))
             at, size = end, size + len(mark)
-    return Masked(b"".join([*parts, raw[at:]]).decode(), frozenset(kinds), tuple(marks))
+    return Masked(b"".join([*parts, raw[at:]]).decode("utf-8", "surrogatepass"), frozenset(kinds), tuple(marks))
 
 
 def hidden(text: str) -> str:
     """The text as it may be shown where nobody asked for it: with everything that is found masked."""
     return masked_text(text, _EVERY).text
+
+
+def excerpt(text: str, characters: int) -> str:
+    """The beginning of `hidden(text)`, without going through all of it: what is cut off was masked before."""
+    return hidden(text[: characters + LONGEST])[:characters]
+
+
+def hidden_column(texts: pa.ChunkedArray | pa.StringArray) -> pa.StringArray:
+    """`hidden` of each."""
+    large = texts.cast(pa.large_string())
+    one = large.combine_chunks() if isinstance(large, pa.ChunkedArray) else large
+    return masked(one, find(one), _EVERY).cast(pa.string())
 
 
 def counts(text: str) -> dict[str, int]:

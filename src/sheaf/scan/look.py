@@ -96,7 +96,7 @@ def _open(ahead: Ahead, item: Item, stack: ExitStack) -> BinaryIO | str:
     try:
         return stack.enter_context(ahead.open_item(item))
     except (ItemChanged, ItemUnavailable, ItemRefused, TryAgain) as error:
-        return str(error)[:300]
+        return privacy.without_secrets(str(error))[:300]
 
 
 def _timed(described: list[Json], seconds: float) -> list[Json]:
@@ -111,8 +111,8 @@ def _describe(inputs: list[ItemInput], records: pa.Table, regions: pa.Table, abo
     refused: dict[int, list[tuple[str, str, int]]] = {}
     columns = (regions[c].to_pylist() for c in ("item", "reason", "detail", "bytes"))
     for item, reason, detail, size in zip(*columns, strict=True):
-        refused.setdefault(item, []).append((reason, detail, size))
-    medias, notes = about["media"].to_pylist(), about["notes"].to_pylist()
+        refused.setdefault(item, []).append((reason, privacy.hidden(detail), size))
+    medias, notes = about["media"].to_pylist(), privacy.hidden_column(about["notes"]).to_pylist()
     described: list[Json] = []
     for n, given in enumerate(inputs):
         lost = refused.get(n, [])
