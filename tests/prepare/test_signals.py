@@ -167,6 +167,7 @@ def test_repeats_of_few_words_are_what_plain_python_counts(words: list[str]) -> 
 def test_degenerate_texts_have_finite_scores(text: str) -> None:
     (row,) = measured(text)
     assert row["characters"] == len(text) and row["bytes"] == len(text.encode())
+    assert row["newline_word_ratio"] == 0.0  # a thousand line feeds over no word, too
     assert all(
         0 <= row[name] <= 1
         for name in row

@@ -61,10 +61,12 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "language",
         pa.string(),
-        'ISO 639-1 code of the likeliest language; "" where there are too few letters',
+        'ISO 639-1 code of the likeliest language; "" for none: no letters, numbers, markup, much code',
         LANGUAGE,
     ),
-    _ratio("language_confidence", "how sure that is, 0 to 1", LANGUAGE),
+    _ratio(
+        "language_confidence", "how sure that is, 0 to 1: low for names, mixtures, code, very short texts", LANGUAGE
+    ),
     _ratio("mean_word_length", "characters a word", GOPHER_QUALITY, "3 to 10"),
     _ratio("hash_word_ratio", "hash signs a word", GOPHER_QUALITY, "at most 0.1"),
     _ratio("ellipsis_word_ratio", 'ellipses ("..." or "…") a word', GOPHER_QUALITY, "at most 0.1"),

@@ -4,14 +4,15 @@ The model is in py3langid's wheel (BSD; langid.py by Lui and Baldwin 2012, its m
 that meets one of 100,053 features on its way, and naive Bayes over log(1 + how often each was met). The kernel does
 what `LanguageIdentifier.classify` does with `norm_probs`, without an object per record; a test holds them equal. Of a
 long text it reads SAMPLE bytes in PIECES evenly spread: a licence header in English does not decide for a Finnish book.
+What has no lower-case letter is lower-cased first, as there (the model knows few capitals), here below U+0800 only.
 
 Confidence is the model's probability at the temperature that its author fitted, √bytes. Only classes with a code of
-ISO 639-1 take part: varieties are counted to the language that they belong to (`VARIETIES`), and what has no code at all
+ISO 639-1 take part: varieties are counted to the language that they belong to (`VARIETIES`), and what has no code
 (Nigerian Pidgin, Ligurian) is left out, for on short texts it takes English and Italian away. "No linguistic content",
 a class that was trained for numbers, code and markup, is "" here, as is a text without any feature (confidence 0).
 
-Cost: 0.7 s to load, once a process, and 110 MB; then some 25 ns a byte read and 10 µs a record. Chosen over eldc by
-the figures in docs/benchmarks.md (bench/language.py).
+Cost: 0.7 s to load, once a process, and 80 MB; then some 40 ns a byte read, nearly all of it waiting for memory. Chosen
+over eldc, which is faster but knows 60 languages where this one knows 115: bench/language.py, docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ from sheaf.kernel import kernel
 
 SAMPLE = 1024  # bytes
 PIECES = 4
-FRACTION = (
-    512  # the weights are float16 between -15 and -2: as integers over 512 they are exact, and half as much memory
-)
+FRACTION = 512  # the weights are float16 between -15 and -2: over 512 they are whole numbers, in half the memory
 NOTHING = "zxx"  # the model's class of what is no language
 # Class of the model → the code of ISO 639-1 that it is counted to: members of macrolanguages, and languages that have
 # a code of two letters beside the one of three.
@@ -85,7 +84,7 @@ def model() -> Model:
         code_of=np.array([codes.index(str(named[n])) for n in used], np.int64),
         moves=np.frombuffer(moves, f"u{moves.itemsize}").astype(np.uint32, copy=False),
         states=np.frombuffer(rows, f"u{rows.itemsize}").astype(np.int64) | (np.array(features, np.int64) + 1) << 32,
-        weights_fc=np.ascontiguousarray(np.asarray(weights, np.float32)[:, used] * FRACTION).astype(np.int16),
+        weights_fc=(np.asarray(weights)[:, used] * np.float16(FRACTION)).astype(np.int16, order="C"),
         priors=np.asarray(priors, np.float32)[used],
     )
 
@@ -98,9 +97,22 @@ def classify(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[pa.Ar
     known = model()
     best, confidence = np.zeros(len(offsets) - 1, np.int32), np.zeros(len(offsets) - 1, np.float64)
     tables = (known.code_of, known.moves, known.states, known.weights_fc, known.priors)
-    _classify(data, offsets, SAMPLE, PIECES, *tables, best, confidence)
+    _classify(data, offsets, SAMPLE, PIECES, _lowered(), *tables, best, confidence)
     codes = pa.DictionaryArray.from_arrays(pa.array(best), pa.array(known.codes, pa.string()))
     return codes.cast(pa.string()), np.round(confidence, 4)
+
+
+@cache
+def _lowered() -> NDArray[np.uint16]:
+    """uint16 (0x800,): the lower case of a code point, if it takes as many bytes; 0 for one that is lower case."""
+    table = np.arange(0x800, dtype=np.uint16)
+    for code in range(0x800):
+        lower = chr(code).lower()
+        if chr(code).islower():
+            table[code] = 0
+        elif len(lower) == 1 and len(lower.encode()) == len(chr(code).encode()):
+            table[code] = ord(lower)
+    return table
 
 
 @kernel
@@ -109,6 +121,7 @@ def _classify(
     offsets: NDArray[np.int64],
     sample: int,
     pieces: int,
+    lowered: NDArray[np.uint16],
     code_of: NDArray[np.int64],
     moves: NDArray[np.uint32],
     states: NDArray[np.int64],
@@ -117,43 +130,78 @@ def _classify(
     best: NDArray[np.int32],
     confidence: NDArray[np.float64],
 ) -> None:
-    met_f = np.zeros(len(weights_fc), np.int32)  # how often; zero again after each text
-    met = np.empty(sample + 4, np.int32)  # which
+    part = np.empty(sample + pieces, np.uint8)
+    times_f = np.zeros(len(weights_fc), np.int32)  # how often each feature was met; zero again after each text
+    met = np.empty(len(part), np.int32)  # which
     score_c = np.empty(len(priors), np.float32)
     share = np.empty(code_of.max() + 1, np.float64)
     for text in range(len(offsets) - 1):
-        start, size = offsets[text], offsets[text + 1] - offsets[text]
-        count = length = 0
-        parts = pieces if size > sample else 1
-        for part in range(parts):
-            at = start + (size - sample // pieces) * part // (parts - 1) if parts > 1 else start
-            end = at + sample // pieces if parts > 1 else start + size
-            while at < end and data[at] & 0xC0 == 0x80:
-                at += 1
-            length += end - at
-            state = states[0]
-            while at < end:
-                state = states[moves[((state & 0xFFFFFFFF) << 8) + data[at]]]
-                feature = (state >> 32) - 1
-                if feature >= 0:
-                    if met_f[feature] == 0:
-                        met[count] = feature
-                        count += 1
-                    met_f[feature] += 1
-                at += 1
+        length = _sample(data, offsets[text], offsets[text + 1], sample, pieces, part)
+        _lower(part[:length], lowered)
+        count = 0
+        state = states[0]
+        for n in range(length):
+            state = states[moves[((state & 0xFFFFFFFF) << 8) + part[n]]]
+            feature = (state >> 32) - 1
+            if feature >= 0:
+                if times_f[feature] == 0:
+                    met[count] = feature
+                    count += 1
+                times_f[feature] += 1
         if count == 0:
             best[text], confidence[text] = 0, 0.0
             continue
         score_c[:] = priors
         for n in range(count):
-            times = np.float32(np.log1p(np.float32(met_f[met[n]]))) / np.float32(FRACTION)
+            times = np.float32(np.log1p(np.float32(times_f[met[n]]))) / np.float32(FRACTION)
             weights = weights_fc[met[n]]
             for c in range(len(score_c)):
                 score_c[c] += times * np.float32(weights[c])
-            met_f[met[n]] = 0
+            times_f[met[n]] = 0
         share[:] = 0
         top = score_c.max()
         for c in range(len(score_c)):
             share[code_of[c]] += np.exp(np.float64(score_c[c] - top) / np.sqrt(length))
         best[text] = share.argmax()
         confidence[text] = share[best[text]] / share.sum()
+
+
+@kernel
+def _sample(data: NDArray[np.uint8], start: int, stop: int, sample: int, pieces: int, part: NDArray[np.uint8]) -> int:
+    """Copy what is read of a text, whole characters, a line feed between pieces. Returns its length."""
+    if stop - start <= sample:
+        part[: stop - start] = data[start:stop]
+        return stop - start
+    size, length = sample // pieces, 0
+    for piece in range(pieces):
+        at = start + (stop - start - size) * piece // (pieces - 1)
+        end = at + size
+        while at < end and data[at] & 0xC0 == 0x80:
+            at += 1
+        while end > at and end < stop and data[end] & 0xC0 == 0x80:
+            end -= 1
+        part[length : length + end - at] = data[at:end]
+        part[length + end - at] = 10
+        length += end - at + 1
+    return length
+
+
+@kernel
+def _lower(part: NDArray[np.uint8], lowered: NDArray[np.uint16]) -> None:
+    """Lower-case the letters below U+0800, if none of them is lower case already."""
+    for rewrite in range(2):
+        at = 0
+        while at < len(part):
+            code, size = int(part[at]), 1
+            if 0xC0 <= code < 0xE0 and at + 1 < len(part):
+                code, size = (code & 0x1F) << 6 | int(part[at + 1] & 0x3F), 2
+            elif code >= 0x80:
+                at += 1
+                continue
+            if lowered[code] == 0 and code:
+                return
+            if rewrite and size == 1:
+                part[at] = lowered[code]
+            elif rewrite:
+                part[at], part[at + 1] = 0xC0 | lowered[code] >> 6, 0x80 | lowered[code] & 0x3F
+            at += size

@@ -11,6 +11,8 @@ counts mean is said in `corpus.signals`; what counts as which character in `char
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,6 +67,7 @@ _STOP_WORD_CODES = np.array([int.from_bytes(word.encode(), "big") for word in EN
 _LONGEST_STOP_WORD = max(map(len, ENGLISH_STOP_WORDS))
 
 
+@cache
 def phrase_automaton() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """uint8 (states, 128): the state after an ASCII character; uint8 (states,): marks of the phrases that end there."""
     children: list[dict[int, int]] = [{}]

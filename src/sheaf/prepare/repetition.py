@@ -4,7 +4,7 @@ It sees words as hashes of 64 bits and counts characters in integers. Words get 
 each run of n words from the numbers of the two runs of n-1 in it, so runs are compared exactly. The trick: a run occurs
 twice only if both runs in it do, so each level keeps only the places whose runs of the level below occur twice. Of a
 natural text a few percent are left at five words, and levels 5 to 10 cost next to nothing; of a text that repeats
-itself all are left, but their table is small. Time O(words) a level, no sort; memory about 40 bytes a word of the
+itself all are left, but their table is small. Time O(words) a level, no sort; memory about 50 bytes a word of the
 longest text.
 
 Where peers differ. Each character counts once, as the paper asks: datatrove goes on behind a repeated run, so of twelve
@@ -61,7 +61,8 @@ def repetition(
     slots = np.empty(1 << bits, np.int32)
     keys = np.empty(widest, np.uint64)
     place, number = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    seen, covered, cover_end = np.empty(widest, np.int32), np.empty(widest, np.int64), np.empty(widest, np.int32)
+    seen, cover_end = np.empty(widest, np.int32), np.empty(widest, np.int32)
+    covered = keys.view(np.int64)  # once places are numbered their keys are done with
     reach = np.empty(widest + 1, np.int64)
     weights = np.empty(lines, np.int64)
     word = line = 0

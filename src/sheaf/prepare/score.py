@@ -3,16 +3,19 @@
 Scores are facts (how many characters, what share of them repeats); what follows from them is decided in `select`, so a
 changed threshold reads and scores nothing again. One pass over a text's bytes counts everything (`measure`), the words
 it leaves give the repetitions (`repetition`), a kilobyte of it the language (`language`); here integers become shares.
-No Python object per record. Memory: ROWS texts, some 15 bytes a byte of the longest one, and the language's model.
+No Python object per record. Memory: a batch of texts, 10 bytes a byte of the longest one (of one-letter words, 25) and
+the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,7 +29,7 @@ from sheaf.prepare import repetition as r
 from sheaf.prepare.characters import classes
 
 STAGE = "signals-1"  # name and version: part of the folder's name
-ROWS = 256  # texts in memory at once
+BATCH_BYTES = 16 << 20  # of text in memory at once, on average
 ROW_GROUP = 16384  # of scores
 BLOCK_BYTES = 4 << 20  # of text that the kernels see at once: their arrays stay small whatever the rows hold
 
@@ -38,17 +41,31 @@ def task(workspace: Workspace, shard: str) -> Task:
 
 def score_shard(workspace: str, shard: str) -> Json:
     store = Workspace.at(workspace)
+    with task_folder(store.scores(shard, STAGE), stage="score") as out:
+        rows = score_file(checked(store.shard(shard) / "records.parquet"), out / "scores.parquet")
+    return {"records": rows}
+
+
+def score_file(records: Path, scores: Path) -> int:
+    """Write the scores of a file of records, some rows at a time. Returns how many."""
     rows = 0
     with (
-        task_folder(store.scores(shard, STAGE), stage="score") as out,
-        pq.ParquetFile(checked(store.shard(shard) / "records.parquet"), page_checksum_verification=True) as records,
-        pq.ParquetWriter(out / "scores.parquet", SCORES, compression="zstd") as writer,
+        pq.ParquetFile(records, page_checksum_verification=True) as file,
+        pq.ParquetWriter(scores, SCORES, compression="zstd") as writer,
     ):
-        batches = records.iter_batches(ROWS, columns=["id", "kind", "text"])
-        while several := [scored(batch) for batch in islice(batches, ROW_GROUP // ROWS)]:
+        at_once = _rows_at_once(file.metadata)
+        batches = file.iter_batches(at_once, columns=["id", "kind", "text"])
+        while several := [scored(batch) for batch in islice(batches, ROW_GROUP // at_once)]:
             writer.write_table(pa.concat_tables(several), row_group_size=ROW_GROUP)
             rows += sum(map(len, several))
-    return {"records": rows}
+    return rows
+
+
+def _rows_at_once(file: pq.FileMetaData) -> int:
+    """Rows that hold about BATCH_BYTES: a batch of a few short texts costs more around the kernels than in them."""
+    groups = [file.row_group(n) for n in range(file.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups)
+    return min(max(BATCH_BYTES * file.num_rows // max(size, 1), 1), ROW_GROUP)
 
 
 def read(workspace: Workspace, shard: str, columns: list[str] | None = None) -> pa.Table:
@@ -70,7 +87,12 @@ def signals(texts: pa.LargeStringArray) -> dict[str, NDArray[np.generic] | pa.Ar
     for first, last in _blocks(offsets):
         _count(data, offsets[first : last + 1], counts[first:last], repeats[first:last])
     codes, confidence = language.classify(data, offsets)
-    said = {"bytes": np.diff(offsets), "language": codes, "language_confidence": confidence}
+    lettered = counts[:, m.LETTERS] > 0
+    said = {
+        "bytes": np.diff(offsets),
+        "language": pc.if_else(lettered, codes, ""),
+        "language_confidence": np.where(lettered, confidence, 0.0),
+    }
     return said | _columns(counts.T, repeats.T)
 
 
@@ -145,4 +167,4 @@ def _columns(count: NDArray[np.int64], repeat: NDArray[np.int64]) -> dict[str, N
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """part / whole; of nothing, 0."""
-    return part / np.maximum(whole, 1)
+    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
