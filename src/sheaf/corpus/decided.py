@@ -18,6 +18,7 @@ from sheaf.corpus.schema import DECISIONS
 from sheaf.formats.schema import ID_BYTES
 
 NEAR = "near-duplicate"
+KEPT = "kept"  # how the counts of a manifest call the decision for a record
 
 
 @dataclass(frozen=True)

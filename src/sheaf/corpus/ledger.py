@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sheaf.corpus.decided import KEPT
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
 
@@ -31,7 +32,7 @@ def summary(corpus: CorpusVersion) -> Json:
         "corpus": corpus.digest,
         "bytes": {name: total[name] for name in ("in", "kept", "dropped", "quarantined")},
         "sources": by_source(corpus),
-        "reasons": {name: _reasons(corpus, number, name) for number, name in enumerate(corpus.source_names)},
+        "reasons": {name: _reasons(corpus, name) for name in corpus.source_names},
     }
 
 
@@ -85,16 +86,15 @@ def sums(ledger: pa.Table) -> Json:
     return {"items": len(ledger)} | {k: int(np.sum(ledger[column].to_numpy())) for k, column in SUMS.items()}
 
 
-def _reasons(corpus: CorpusVersion, number: int, name: str) -> Json:
+def _reasons(corpus: CorpusVersion, name: str) -> Json:
     """Records dropped by a rule (records are counted once, where they belong), and regions quarantined."""
-    decisions = corpus.decisions()
-    dropped = decisions.filter(pc.and_(pc.equal(decisions["source"], number), pc.invert(decisions["kept"])))
     quarantine = corpus.quarantine()
     regions = quarantine.filter(pc.equal(quarantine["source"], name))
     found = {
         "dropped": {
-            row["reason"]: {"count": row["reason_count"]}
-            for row in dropped.group_by("reason").aggregate([("reason", "count")]).to_pylist()
+            reason: {"count": n}
+            for reason, n in corpus.manifest["counts"]["sources"][name]["decisions"].items()
+            if reason != KEPT
         },
         "quarantined": {
             row["reason"]: {"count": row["reason_count"], "bytes": row["bytes_sum"]}

@@ -128,8 +128,10 @@ def documents_of(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
 
 def without_text(corpus: CorpusVersion, pattern: str) -> int:
     """How many kept records have such an origin and no text: pictures and sounds, which are no documents."""
-    decisions = corpus.decisions()
-    kept = set(decisions.filter(decisions["kept"])["id"].to_pylist()) & ids_of(corpus, pattern)
+    ids = ids_of(corpus, pattern)
+    kept: set[bytes] = set()
+    for batch in corpus.decision_batches(["id", "kept"]):
+        kept |= ids.intersection(batch.filter(batch["kept"])["id"].to_pylist())
     return len(kept) - len({bytes(corpus.documents.id[n]) for n in _numbers(corpus.documents, kept)})
 
 

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sheaf.corpus import shards
 from sheaf.corpus.documents import DTYPES, Documents
+from sheaf.corpus.schema import DECISIONS
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused, UsageError
 from sheaf.files import checked
@@ -181,6 +183,11 @@ class CorpusVersion:
         first, length = int(d.offset[number]), int(d.length[number])
         ids = self.token_files()[int(d.shard[number])][first : first + length - 1]
         return _tokenizer(self.tokenizer_path).decode(ids.tolist(), skip_special_tokens=False)
+
+    def dropped(self) -> pa.Table:
+        """The decisions against records: memory by how many these are."""
+        pieces = (pa.table(batch.filter(pc.invert(batch["kept"]))) for batch in self.decision_batches())
+        return pa.concat_tables([DECISIONS.empty_table(), *(piece for piece in pieces if len(piece))])
 
     def _column(self, name: str) -> NDArray[np.integer]:
         return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from sheaf.corpus.columns import Array, chunks, release
+from sheaf.corpus.decided import KEPT as KEPT_DECISION
 from sheaf.corpus.decided import NEAR, Decided
 from sheaf.corpus.forgotten import REASON as FORGOTTEN
 from sheaf.corpus.schema import LEDGER
@@ -139,7 +140,7 @@ def _decisions(decided: Decided, source: int) -> Json:
     for a, b in _of_source(decided, source):
         n += np.bincount(decided.reason[a:b], minlength=len(n))
         release(decided.reason)
-    found = {decided.reasons[code] or "kept": int(n[code]) for code in np.flatnonzero(n).tolist()}
+    found = {decided.reasons[code] or KEPT_DECISION: int(n[code]) for code in np.flatnonzero(n).tolist()}
     return dict(sorted(found.items()))
 
 
