@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from sheaf.console import Console, Silent
+from sheaf.console import Console, Silent, telling
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import EnvironmentProblem, RecipeError, UsageError
@@ -65,7 +65,9 @@ def scan(
         _make_folder_of(page)
     folder = None if isinstance(recipe, Recipe) or not Path(recipe).is_dir() else Path(recipe)
     wanted = load(recipe) if folder is None else folder_recipe(folder)
-    data = survey(wanted, share=share, workers=workers, console=console or Silent(), propose=folder is not None)
+    console = console or Silent()
+    with telling(console.note):
+        data = survey(wanted, share=share, workers=workers, console=console, propose=folder is not None)
     if page is None:
         return data
     write_page(data, page)
@@ -112,10 +114,9 @@ def prepare(
     """
     from sheaf.prepare.pipeline import prepare as run_pipeline
 
-    recipe = load(recipe)
-    result = run_pipeline(
-        recipe, workers=workers, engine=engine, console=console or Silent(), new_tokenizer=new_tokenizer
-    )
+    recipe, console = load(recipe), console or Silent()
+    with telling(console.note):
+        result = run_pipeline(recipe, workers=workers, engine=engine, console=console, new_tokenizer=new_tokenizer)
     return Corpus.open(recipe.workspace, result["corpus"])
 
 

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+AGAIN_SECONDS = 60.0  # before the same note of many workers is shown again
 LINE_SECONDS = 10.0  # off a terminal: progress lines come at most this often
+
+_listeners: list[Callable[[str], None]] = []
+_told: dict[str, float] = {}
+_listeners_lock = threading.Lock()
 
 
 class Console(Protocol):
@@ -33,6 +38,29 @@ class Console(Protocol):
     def note(self, text: str) -> None:
         """One line worth keeping."""
         ...
+
+
+def tell(text: str) -> None:
+    """A note from deep inside, or from a worker, to whoever listens (`telling`); to nobody if nobody does."""
+    with _listeners_lock:
+        if not _listeners or time.monotonic() - _told.get(text, -AGAIN_SECONDS) < AGAIN_SECONDS:
+            return
+        _told[text] = time.monotonic()
+        listener = _listeners[-1]
+    listener(text)
+
+
+@contextmanager
+def telling(listener: Callable[[str], None]) -> Generator[None]:
+    """Inside the block the listener gets what is told in this process, the same text at most once a minute."""
+    with _listeners_lock:
+        _listeners.append(listener)
+        _told.clear()
+    try:
+        yield
+    finally:
+        with _listeners_lock:
+            _listeners.remove(listener)
 
 
 class Silent:

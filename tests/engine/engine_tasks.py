@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from sheaf.console import tell
 from sheaf.errors import MissingExtra, RecipeError
 
 
@@ -146,3 +148,12 @@ def confinement() -> dict[str, Any]:
     from sheaf.formats.sandbox import sandbox_level
 
     return {"level": sandbox_level()}
+
+
+def tell_something(text: str, length: int) -> dict[str, Any]:
+    """A note in the middle, from another thread too, before a result that may not fit a pipe."""
+    tell(text)
+    thread = threading.Thread(target=tell, args=(f"{text}, by a thread",))
+    thread.start()
+    thread.join()
+    return {"long": "x" * length}

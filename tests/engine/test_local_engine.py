@@ -15,6 +15,7 @@ import engine_tasks
 import pytest
 
 import sheaf.engine
+from sheaf.console import telling
 from sheaf.engine.base import Task
 from sheaf.engine.failures import TaskFailed
 from sheaf.engine.local import LocalEngine
@@ -255,3 +256,13 @@ def test_the_default_is_a_worker_for_each_cpu_this_process_may_use() -> None:
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
     code += "import sheaf.engine; print(sheaf.engine.make().workers)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1\n"
+
+
+def test_what_a_task_tells_is_heard_once_by_whoever_listens_here(engine: LocalEngine) -> None:
+    heard: list[str] = []
+    tasks = [task(engine_tasks.tell_something, text="the server is away", length=n * 300_000) for n in range(6)]
+    with telling(heard.append):
+        results = list(engine.run(tasks))
+    assert sorted(heard) == ["the server is away", "the server is away, by a thread"]
+    assert {t.arguments["length"] == len(r["long"]) for t, r in results} == {True} and len(results) == 6
+    assert len(list(engine.run(tasks[:1]))) == 1  # and where nobody listens, nothing happens

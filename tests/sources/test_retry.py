@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sheaf.console import telling
 from sheaf.sources.retry import TRIES, Line, Unreachable
 
 
@@ -136,3 +137,17 @@ def test_a_final_answer_is_an_answer() -> None:
     with pytest.raises(ValueError):
         used.run(final)
     assert used.run(Server(time, (0, 100), outage=True)) == "here"  # known by now, so waited for
+
+
+def test_a_wait_is_told_with_who_is_waited_for_and_its_end_too() -> None:
+    time, told = Time(), list[str]()
+    used = Line(360.0, clock=lambda: time.now, sleep=time.sleep, what="the object store of source 'x'")
+    with telling(told.append):
+        assert used.run(Server(time, (0, 3), outage=True), known=True) == "here"
+        assert told == []
+        time.now = 1000.0
+        assert used.run(Server(time, (0, 200), outage=True), known=True) == "here"
+    assert told == [
+        "the object store of source 'x' does not answer; it is asked again for up to 6 min 00 s, what was done is kept",
+        "the object store of source 'x' answers again",
+    ]

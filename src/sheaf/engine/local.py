@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
+from sheaf.console import tell
 from sheaf.engine.base import Json, Task
 from sheaf.engine.failures import ATTEMPTS, Attempt, failure, joined, too_many_deaths
 from sheaf.engine.worker import encode, one_thread
@@ -102,7 +103,7 @@ class _Worker:
         return True
 
     def read(self) -> Json | None:
-        """What has arrived: an answer, {} while it is incomplete, None when the worker has died."""
+        """What has arrived: an answer, {} while it is incomplete, None when the worker has died. Notes are told."""
         try:
             data = os.read(_stdout(self).fileno(), READ_BYTES)
         except BlockingIOError:  # it is dead, and a process that it forked holds the pipe open
@@ -110,10 +111,16 @@ class _Worker:
         self.received += data
         if not data:
             return None
-        if not self.received.endswith(b"\n"):
+        if b"\n" not in data:
             return {}
-        answer = json.loads(self.received)
-        self.received.clear()
+        *lines, rest = bytes(self.received).split(b"\n")
+        self.received[:] = rest
+        answer: Json = {}
+        for message in map(json.loads, lines):
+            if "note" in message:
+                tell(message["note"])
+            else:
+                answer = message
         return answer
 
 

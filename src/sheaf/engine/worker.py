@@ -12,10 +12,12 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
+from sheaf.console import telling
 from sheaf.errors import SheafError
 from sheaf.processes import die_with_parent
 
@@ -29,10 +31,17 @@ def main(parent: int, prefixes: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then sends SIGTERM
     signal.signal(signal.SIGTERM, _leave)
     requests, answers = _take_pipes()
-    for line in requests:
-        request = json.loads(line)
-        answers.write(encode(answer(request["function"], request["arguments"], prefixes)))
-        answers.flush()
+    lock = threading.Lock()  # threads of a task may tell something
+
+    def send(value: dict[str, Any]) -> None:
+        with lock:
+            answers.write(encode(value))
+            answers.flush()
+
+    with telling(lambda text: send({"note": text})):
+        for line in requests:
+            request = json.loads(line)
+            send(answer(request["function"], request["arguments"], prefixes))
 
 
 def encode(value: Any) -> bytes:

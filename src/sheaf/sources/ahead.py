@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import BinaryIO
 
 from sheaf.sources.base import Item, Source
+from sheaf.sources.connections import Connections
 
 AHEAD_ITEMS = 64
 AHEAD_BYTES = 64 << 20
@@ -27,7 +28,7 @@ class Ahead:
         """items: what will be asked for, in that order."""
         connections = int(getattr(source, "connections", 1))
         self._source = source
-        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="sheaf-ahead") if connections > 1 else None
+        self._pool = Connections(connections, "sheaf-ahead") if connections > 1 else None
         self._next = iter(items if self._pool else ())
         self._begun: deque[tuple[Item, Future[BinaryIO]]] = deque()
         self._bytes = 0
@@ -39,9 +40,10 @@ class Ahead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            interrupted = error is not None and not isinstance(error, Exception)
+            self._pool.close(wait=not interrupted)  # Ctrl-C waits for no server
         for _, future in self._begun:
-            if not future.cancelled() and future.exception() is None:
+            if future.done() and not future.cancelled() and future.exception() is None:
                 future.result().close()
         self._begun.clear()
 
@@ -57,7 +59,7 @@ class Ahead:
         self._begin(self._pool)
         return future.result()
 
-    def _begin(self, pool: ThreadPoolExecutor) -> None:
+    def _begin(self, pool: Connections) -> None:
         while not self._begun or (len(self._begun) < AHEAD_ITEMS and self._bytes < AHEAD_BYTES):
             item = next(self._next, None)
             if item is None:

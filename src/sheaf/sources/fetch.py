@@ -98,7 +98,10 @@ class Fetcher:
 
     def _line(self, url: str) -> Line:
         with self._lock:
-            return self._lines.setdefault(origin_of(httpx.URL(url)), Line(self._patience))
+            origin = origin_of(httpx.URL(url))
+            if origin not in self._lines:
+                self._lines[origin] = Line(self._patience, what=f"{origin[0]}:{origin[1]}")
+            return self._lines[origin]
 
     def _request(self, method: str, url: httpx.URL, more: Mapping[str, str]) -> httpx.Request:
         own = self._own_headers if origin_of(url) in self._named else {}

@@ -84,7 +84,7 @@ class FileServerSource:
     def __init__(self, spec: SourceSpec, spool: Path | None = None, line: Line | None = None) -> None:
         self.name = spec.name
         self._spec, self._spool = spec, spool
-        self._line = line or Line()
+        self._line = line or Line(what=f"the server of source '{spec.name}'")
         parts = urlsplit(spec.uri)
         if not parts.hostname:
             raise RecipeError(f"a {parts.scheme}:// uri names a host", where=f"source '{spec.name}', uri: {spec.uri}")

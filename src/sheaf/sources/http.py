@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +24,7 @@ import httpx
 from sheaf.errors import DataRefused, TryAgain
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal
+from sheaf.sources.connections import Connections
 from sheaf.sources.fetch import BadAnswer, Fetcher, body, length_of, part_of
 from sheaf.sources.globs import Selection
 from sheaf.sources.http_index import MAX_PAGE_BYTES, Page, follow_index, follow_sitemap
@@ -56,7 +56,7 @@ class HttpSource:
         Raises TryAgain if a server does not answer after all tries, DataRefused if a listing or sitemap that the
         recipe names is none.
         """
-        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="sheaf-http") as pool:
+        with Connections(CONNECTIONS, "sheaf-http") as pool:
             found: dict[str, str | Refusal] = {**self._urls} if self._spec.follow is None else self._followed(pool)
             paths = sorted(found)
             for start in range(0, len(paths), WINDOW):
@@ -81,7 +81,7 @@ class HttpSource:
             raise ItemUnavailable(f"{url}: {error}") from error
         return spool
 
-    def _followed(self, pool: Executor) -> dict[str, str | Refusal]:
+    def _followed(self, pool: Connections) -> dict[str, str | Refusal]:
         """path → URL, of what the listings or sitemaps lead to, or why not."""
         starts = {path if self._spec.urls else "": url for path, url in self._urls.items()}
         follow = follow_sitemap if self._spec.follow == "sitemap" else follow_index

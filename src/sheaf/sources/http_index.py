@@ -16,7 +16,6 @@ import html
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 from xml.parsers import expat
@@ -24,6 +23,7 @@ from xml.parsers import expat
 import httpx
 
 from sheaf.sources.address import origin_of
+from sheaf.sources.connections import Connections
 from sheaf.sources.fetch import BadAnswer
 from sheaf.sources.globs import Selection
 
@@ -65,7 +65,7 @@ Get = Callable[[str], Page]  # raises BadAnswer
 Todo = tuple[str, str]  # path of a folder or sitemap, URL
 
 
-def follow_index(get: Get, starts: dict[str, str], select: Selection, pool: Executor) -> Links:
+def follow_index(get: Get, starts: dict[str, str], select: Selection, pool: Connections) -> Links:
     """starts: prefix of the paths → URL of the listing. Raises BadAnswer for a start that cannot be had."""
     links = Links()
     for prefix, start in starts.items():
@@ -76,7 +76,7 @@ def follow_index(get: Get, starts: dict[str, str], select: Selection, pool: Exec
     return links
 
 
-def follow_sitemap(get: Get, starts: dict[str, str], select: Selection, pool: Executor) -> Links:
+def follow_sitemap(get: Get, starts: dict[str, str], select: Selection, pool: Connections) -> Links:
     """starts: any name → URL of the sitemap. Raises BadAnswer for a start that cannot be had."""
     links, seen = Links(), set(starts.values())
     for start in starts.values():
@@ -89,7 +89,9 @@ def follow_sitemap(get: Get, starts: dict[str, str], select: Selection, pool: Ex
     return links
 
 
-def _walk(get: Get, base: httpx.URL, prefix: str, page: Page, select: Selection, pool: Executor, links: Links) -> None:
+def _walk(
+    get: Get, base: httpx.URL, prefix: str, page: Page, select: Selection, pool: Connections, links: Links
+) -> None:
     seen: set[str] = {str(base)}
     todo = _enter_folder(page, base, prefix, seen, select, links)
     for _ in range(MAX_DEPTH):
@@ -102,7 +104,7 @@ def _walk(get: Get, base: httpx.URL, prefix: str, page: Page, select: Selection,
         links.refuse(path, url, "http-endless", f"more than {MAX_DEPTH} folders deep")
 
 
-def _pages(get: Get, todo: Sequence[Todo], pool: Executor, links: Links) -> Iterator[Page]:
+def _pages(get: Get, todo: Sequence[Todo], pool: Connections, links: Links) -> Iterator[Page]:
     """The pages in order; those that cannot be had are refused alone."""
 
     def attempt(url: str) -> Page | BadAnswer:

@@ -31,6 +31,7 @@ from obstore.store import ObjectStore
 from sheaf.errors import TryAgain
 from sheaf.recipe import SourceSpec
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable, Refusal
+from sheaf.sources.connections import promptly
 from sheaf.sources.fetch import length_of, part_of
 from sheaf.sources.globs import Selection
 from sheaf.sources.object_errors import CREDENTIALS, ask, explain, judged
@@ -113,7 +114,7 @@ class ObjectSource:
         s3 = self._s3
         pages = functools.partial(_pages, self._store, self._place.prefix) if s3 is None else _after(s3, prefix)
         listing = _Listing(pages)
-        self._line.run(lambda: ask(listing.go_on))
+        self._line.run(lambda: promptly(lambda: ask(listing.go_on)))
         return {item.key[len(prefix) :]: item for item in _without_folders(listing.found)}
 
     def _single(self) -> dict[str, Found]:
@@ -121,7 +122,7 @@ class ObjectSource:
         prefix = self._place.prefix
         if not prefix or self._spec.uri.endswith("/"):
             return {}
-        found = self._line.run(lambda: ask(lambda: self._first(prefix)))
+        found = self._line.run(lambda: promptly(lambda: ask(lambda: self._first(prefix))))
         return {prefix.rpartition("/")[2]: found} if found is not None and found.key == prefix else {}
 
     def _first(self, prefix: str) -> Found | None:

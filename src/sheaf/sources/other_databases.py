@@ -53,7 +53,7 @@ class OtherDatabaseSource:
         self.name = spec.name
         self._spec, self._spool = spec, spool
         self._query = query_of(spec)
-        self._line = Line()
+        self._line = Line(what=f"the database of source '{spec.name}'")
         try:
             self._url = sqlalchemy.make_url(spec.uri.removeprefix("sqlalchemy+"))
         except (SQLAlchemyError, ValueError) as error:

@@ -61,7 +61,7 @@ class PostgresqlSource:
         self._spec, self._spool = spec, spool
         self._server = Server.of(spec)
         self._query = query_of(spec)
-        self._line = Line()
+        self._line = Line(what=f"the database of source '{spec.name}'")
 
     def list_items(self) -> Iterator[Item | Refusal]:
         """Every block. Raises DataRefused, EnvironmentProblem (not let in), RecipeError (wrong query), TryAgain."""

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sheaf.console import duration, tell
 from sheaf.errors import RecipeError
 from sheaf.recipe import SourceSpec
 
@@ -28,6 +29,7 @@ FIRST_SECONDS = 0.25  # before the second try; doubled before each further one
 MOST_SECONDS = 15.0  # between two tries, and between two looks whether a server that was down is back
 OUTAGE_SECONDS = 360.0  # for which a server that answers nothing is waited for
 ASKED_SECONDS = 60.0  # longest Retry-After that is waited for
+TELL_SECONDS = 5.0  # of waiting for a server, after which the user is told of it
 DOWN_SECONDS = 30.0  # without any answer, after which not every request is tried any more, however short the patience
 PROGRESS_BYTES = 1 << 20
 # A server that drips a byte every few seconds meets no time-out; it meets this.
@@ -62,6 +64,7 @@ class Line:
     ) -> None:
         self._patience, self._clock, self._sleep, self._what = outage_seconds, clock, sleep, what
         self._lock = threading.Lock()
+        self._told = False  # that it is waited for
         self._silent_since: float | None = None  # of failures that look like an outage, with no answer between
         self._not_before = 0.0
         self._next_look = 0.0
@@ -80,6 +83,7 @@ class Line:
             except Unreachable as problem:
                 if self._give_up(problem, tries, known):
                     raise
+                self._tell()
                 self._sleep(_backoff(tries.failures))
             except Exception:
                 self._hears()
@@ -99,6 +103,8 @@ class Line:
             wait = self._not_before - now
         if wait > ASKED_SECONDS:
             raise Unreachable(f"the server asks to be left alone for {wait:,.0f} s")
+        if wait > TELL_SECONDS:
+            tell(f"{self._what} asks to be left alone for a while; it is waited for")
         if wait > 0:
             self._sleep(wait * random.uniform(1.0, 1.1))
 
@@ -125,6 +131,15 @@ class Line:
                 return True
             return max(tries.counted, tries.failures * (now - self._silent_since >= self._patience)) >= TRIES
 
+    def _tell(self) -> None:
+        with self._lock:
+            since = self._silent_since
+            if since is None or self._clock() - since < TELL_SECONDS:
+                return
+            self._told = True
+        most = max(self._patience, DOWN_SECONDS)
+        tell(f"{self._what} does not answer; it is asked again for up to {duration(most)}, what was done is kept")
+
     def _is_down(self, now: float) -> bool:
         since = self._silent_since
         return since is not None and now - since >= max(self._patience, DOWN_SECONDS)
@@ -132,6 +147,9 @@ class Line:
     def _hears(self) -> None:
         with self._lock:
             self._answers, self._silent_since = self._answers + 1, None
+            back, self._told = self._told, False
+        if back:
+            tell(f"{self._what} answers again")
 
 
 @dataclass(slots=True)
