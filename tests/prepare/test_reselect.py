@@ -14,6 +14,7 @@ from in_process import InThisProcess
 
 from sheaf import recipe_file
 from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import DataRefused
 from sheaf.prepare.pipeline import prepare
 
 
@@ -78,6 +79,15 @@ def test_a_stage_that_is_newly_asked_for_is_all_that_runs(base: Path, ran: Count
         before = run(base, **changed)
         assert set(ran) == {module}
         assert run(base, **changed, refuse_above=0.9)["corpus"] == before["corpus"] and set(ran) == {module}
+
+
+def test_a_source_that_would_be_eaten_leaves_the_last_version_as_it_is(base: Path, ran: Counter[str]) -> None:
+    first = run(base)
+    with pytest.raises(DataRefused, match="near duplicates would take") as caught:
+        run(base, dedup={"near": 0.8, "max_loss": 0})
+    assert caught.value.exit_code == 3
+    assert CorpusVersion.open(base / "workspace").digest == first["corpus"]
+    assert len(list((base / "workspace/corpora").iterdir())) == 1 and not list((base / "workspace").glob(".select*"))
 
 
 def test_the_manifest_says_what_made_the_version_and_counts_what_became_of_it(base: Path, ran: Counter[str]) -> None:

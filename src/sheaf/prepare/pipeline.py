@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -76,14 +76,15 @@ def prepare(
     return summary(corpus, read_now=read_now, seconds=time.monotonic() - started)
 
 
-def _select_key(recipe: Recipe, asked: Asked, live: Sequence[str], listing: Listing) -> str:
+def _select_key(workspace: Workspace, recipe: Recipe, asked: Asked, live: Sequence[str], listing: Listing) -> str:
     """Digest of all that selecting and what follows depend on."""
     refused = [[r.source, r.path, r.uri, r.size, r.reason, r.detail] for r in listing.refusals]
     settings = recipe.prepare.model_dump(mode="json", by_alias=True)
     names = [s.name for s in recipe.sources]
     keys = sorted(x.key.hex() for x in listing.items)
     made = [_tokenizer(recipe, "").key, *_template(recipe)]
-    return digest_json([_stages(asked), made, names, settings, list(live), keys, refused])
+    gone = sorted(record.hex() for record in forgotten.read(workspace).records)
+    return digest_json([_stages(asked), made, gone, names, settings, list(live), keys, refused])
 
 
 def _unchanged(
@@ -99,7 +100,7 @@ def _unchanged(
     tokens = [workspace.tokens(corpus.rendering, shard) for shard in corpus.shard_names]
     whole = all(read_done(folder) is not None for folder in tokens)
     own_tokenizer = recipe.prepare.tokenizer.from_ is None  # a given file may have changed: look at it
-    same = corpus.manifest["key"] == _select_key(recipe, asked, live, listing)
+    same = corpus.manifest["key"] == _select_key(workspace, recipe, asked, live, listing)
     return corpus if whole and own_tokenizer and same else None
 
 
@@ -118,7 +119,11 @@ def derive(
         raise _nothing(listing)
     stages.run(workspace, asked, live, pool, console)
     gone = forgotten.read(workspace).records
-    with select.select(workspace, live, listing.keys, listing.refusals, recipe, asked, forgotten=gone) as selection:
+    found = select.select(workspace, live, listing.keys, listing.refusals, recipe, asked, forgotten=gone)
+    with ExitStack() as stack:
+        with console.stage("select", None, "records") as advance:
+            selection = stack.enter_context(found)
+            advance(len(selection.decided))
         _refuse_if_too_much(recipe, selection)
         return _tokenise_and_commit(workspace, recipe, asked, live, listing, selection, pool, console, new_tokenizer)
 
@@ -158,7 +163,7 @@ def _tokenise_and_commit(
         sources=[s.model_dump(mode="json", by_alias=True) for s in recipe.sources],
         prepare=recipe.prepare.model_dump(mode="json", by_alias=True),
         live_shards=live,
-        key=_select_key(recipe, asked, live, listing),
+        key=_select_key(workspace, recipe, asked, live, listing),
         tokenizer=chosen.digest,
         rendering={"digest": how.digest, **how.to_json()},
         encoder={
