@@ -306,6 +306,22 @@ def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> Mixt
         ) from None
 
 
+def _as_user(corpus: Corpus, words: str) -> tuple[list[int], list[int]]:
+    """Ids of what a user says up to where the assistant answers, and the tokens that end the answer."""
+    from sheaf.prepare.encoder import Encoder
+    from sheaf.prepare.rendering import Chats, Rendering
+
+    rendering = Rendering.from_json(corpus.manifest["rendering"])
+    if not rendering.template:
+        raise UsageError(
+            "the run has learned no conversations",
+            where=f"corpus {corpus.digest[:12]}",
+            fix="leave --chat out: the prompt is then continued as a text",
+        )
+    chats = Chats(rendering, Encoder(corpus.tokenizer_path))
+    return chats.prompt([{"role": "user", "content": words}]).tolist(), chats.ends_of_turn()
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run. result: what `train` or `resume` answered in this process, else empty."""
@@ -352,6 +368,7 @@ class Run:
         self,
         prompt: str = "",
         *,
+        chat: bool = False,
         max_tokens: int = 128,
         temperature: float = 0.8,
         top_p: float = 0.95,
@@ -360,7 +377,9 @@ class Run:
     ) -> Iterator[str]:
         """Continue the prompt: pieces of text as they are drawn, until the end of text or max_tokens.
 
-        Raises UsageError for numbers out of range, and for a prompt that is no Unicode text.
+        chat: the prompt is what a user says, written out by the template of the run's conversations; the assistant's
+        turn is what comes. Raises UsageError for numbers out of range, for a prompt that is no Unicode text, and for
+        `chat` where the run has learned no conversations.
         """
         from tokenizers import Tokenizer
         from tokenizers.decoders import DecodeStream
@@ -379,6 +398,10 @@ class Run:
         tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
         # A document begins after the end of the one before: that is what the model knows about an empty page.
         ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [corpus.end_of_text]
+        stop = [corpus.end_of_text]
+        if chat:
+            ids, ends = _as_user(corpus, prompt)
+            stop += ends
         stream = DecodeStream(skip_special_tokens=True)
         for token in generate(
             model,
@@ -387,7 +410,7 @@ class Run:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            stop_ids=[corpus.end_of_text],
+            stop_ids=stop,
         ):
             piece = stream.step(tokenizer, token)
             if piece:

@@ -183,6 +183,7 @@ def generate(
     /,
     *,
     prompt: Annotated[str, Parameter(help="Text to continue; default: from nothing.")] = "",
+    chat: Annotated[bool, Parameter(negative=(), help="The prompt is what a user says; an answer follows.")] = False,
     max_tokens: Annotated[int, Parameter(help="At most so many new tokens.")] = 128,
     temperature: Annotated[float, Parameter(help="0 takes the likeliest token each time.")] = 0.8,
     top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens of this total probability.")] = 0.95,
@@ -194,12 +195,14 @@ def generate(
     from sheaf import api, show
 
     opened = api.open_run(run)
-    pieces = opened.generate(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, step=step)
+    pieces = opened.generate(
+        prompt, chat=chat, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, step=step
+    )
     text: list[str] = []
     for piece in pieces:
         text.append(piece)
         if not common.json:  # as it comes: the first word should not wait for the last
-            write(sys.stdout, printable(piece if len(text) > 1 else prompt + piece))
+            write(sys.stdout, printable(piece if chat or len(text) > 1 else prompt + piece))
     data = {"run": str(opened.path), "prompt": prompt, "text": "".join(text)}
     return Outcome(data, show.end_of_line, command_line("sheaf trace", opened.path, "--step", "0"))
 

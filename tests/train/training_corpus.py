@@ -19,7 +19,8 @@ VOCABULARY = 320
 END_OF_TEXT = 0
 
 
-def make_corpus(root: Path, documents: int = 400, seed: int = 0) -> CorpusVersion:
+def make_corpus(root: Path, documents: int = 400, seed: int = 0, chats: bool = False) -> CorpusVersion:
+    """chats: of the first token file, only every third token is to be predicted, and of its first document none."""
     workspace = Workspace(root)
     workspace.create()
     random = np.random.default_rng(seed)
@@ -35,6 +36,10 @@ def make_corpus(root: Path, documents: int = 400, seed: int = 0) -> CorpusVersio
         offset[here] = np.cumsum(length[here]) - length[here]
         with task_folder(workspace.tokens("tok", f"shard{s}")) as out:
             np.concatenate([texts[i] for i in np.flatnonzero(here)]).astype(np.uint16).tofile(out / "tokens.bin")
+            if chats and s == 0:
+                flags = (np.arange(length[here].sum()) % 3 == 0).astype(np.uint8)
+                flags[: length[here][0]] = 0
+                flags.tofile(out / "loss.bin")
     columns = Documents(ids[by], source[by], shard[by], offset[by], length[by])
     digest = hashlib.blake2b(ids[by].tobytes(), digest_size=16).hexdigest()
     manifest = {
@@ -43,7 +48,7 @@ def make_corpus(root: Path, documents: int = 400, seed: int = 0) -> CorpusVersio
         "sources": [{"name": "alpha"}, {"name": "beta"}],
         "shards": ["shard0", "shard1"],
         "tokenizer": "tok",
-        "rendering": {"digest": "tok"},
+        "rendering": {"digest": "tok", "tokenizer": "tok", "template": "", "variables": {}, "masked": []},
         "vocab_size": VOCABULARY,
         "end_of_text": END_OF_TEXT,
         "token_dtype": "uint16",

@@ -69,6 +69,13 @@ class Chats:
         """Ids up to where the assistant's answer begins."""
         return self._encode(self.template.prompt(messages), whole=False).ids
 
+    def ends_of_turn(self) -> list[int]:
+        """The control tokens with which the assistant ends its turn, by a short conversation."""
+        talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        encoded = self.encode(talk)
+        control = set(self._encoder.control_ids.values())
+        return [int(i) for i in encoded.ids[encoded.loss > 0] if int(i) in control]
+
     def _encode(self, written: Written, *, whole: bool) -> Encoded:
         ids: list[NDArray[np.uint32]] = []
         loss: list[NDArray[np.uint8]] = []

@@ -1,0 +1,116 @@
+"""Training and evaluation where only some tokens are to be predicted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from training_corpus import make_corpus, make_recipe
+
+from sheaf import api, recipe_file
+from sheaf.console import Silent
+from sheaf.errors import UsageError
+from sheaf.order.loader import Loader
+from sheaf.parallel.ranks import alone
+from sheaf.prepare.encoder import Encoder
+from sheaf.train import journal
+from sheaf.train.checkpoint import load_model
+from sheaf.train.evaluate import evaluate
+from sheaf.train.launch import train
+from sheaf.train.learner import forward
+from sheaf.train.setup import order_of
+
+
+def test_a_run_predicts_and_counts_only_what_is_to_be_predicted(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, chats=True)
+    recipe = make_recipe(tmp_path, budget={"steps": 4})
+    result = train(recipe, corpus, console=Silent())
+    lines = journal.read(Path(result["run"]))
+    order = order_of(recipe, corpus, "train")
+    with Loader(order, corpus.token_files(), stop=4) as loader:
+        expected = [(int((b.labels != -100).sum()), int((b.document_ids >= 0).sum())) for b in loader]
+    assert [line["valid_tokens"] for line in lines] == [valid for valid, _ in expected]
+    assert all(valid < inputs for valid, inputs in expected)
+    assert result["tokens"] == sum(valid for valid, _ in expected)
+    assert all(0 <= line["padding"] < 0.3 for line in lines)
+    assert all(4 < line["loss"] < 7 for line in lines)  # ln 320 = 5.8: the mean is over what is predicted
+
+
+def test_two_ranks_train_as_one(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, chats=True)
+    recipe = make_recipe(tmp_path, budget={"steps": 3})
+    one, two = (journal.read(Path(train(recipe, corpus, nproc=n, console=Silent())["run"])) for n in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert (a["valid_tokens"], a["samples"]) == (b["valid_tokens"], b["samples"])
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_the_evaluation_is_of_what_is_to_be_predicted(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, chats=True)
+    recipe = make_recipe(tmp_path, budget={"steps": 1}, held_out=0.1)
+    run = Path(train(recipe, corpus, console=Silent())["run"])
+    model, _ = load_model(run, None, torch.float32)
+    order = order_of(recipe, corpus, "held_out")
+    got = evaluate(model, corpus, order, corpus.token_files(), ranks=alone(), micro_samples=4)
+    nats, count = 0.0, 0
+    with Loader(order, corpus.token_files()) as loader, torch.no_grad():
+        for batch in loader:
+            logits = (forward(model, batch) @ model.head_weight.T).float()
+            labels = torch.from_numpy(batch.labels)
+            nats += torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
+            count += int((labels != -100).sum())
+    assert got["tokens"] == count < int(corpus.documents.length.sum())
+    assert got["loss"] == pytest.approx(nats / count, rel=1e-5)
+    d, losses = corpus.documents, corpus.loss_files()
+    numbers = np.unique(order.pack.run_document)
+    charged = sum(losses[d.shard[n]] is None or losses[d.shard[n]][d.offset[n]] > 0 for n in numbers)
+    spoken = [
+        n
+        for n in numbers
+        if losses[d.shard[n]] is None or losses[d.shard[n]][d.offset[n] + 1 :][: d.length[n] - 1].any()
+    ]
+    assert got["bytes"] == corpus.text_bytes(np.array(spoken))
+    bits = (nats + charged * math.log(corpus.vocab_size)) / math.log(2) / got["bytes"]
+    assert got["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_a_prompt_is_written_out_as_a_users_turn(tmp_path: Path) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Ferry {i}?"},
+                {"role": "assistant", "content": f"Late, {i}, as it was every day since."},
+            ]
+        }
+        for i in range(30)
+    ]
+    (tmp_path / "talk.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    recipe = recipe_file.loads(
+        """
+name: test
+sources: [{name: talk, uri: ., include: ["talk.jsonl"], map: openai}]
+prepare: {tokenizer: {train: bpe, vocab_size: 300}}
+model: {preset: tiny, hidden_size: 48, layers: 1, heads: 2, kv_heads: 1, intermediate_size: 96}
+train: {sequence_length: 64, batch_tokens: 256, budget: {steps: 2}, held_out: 0, compile: "off"}
+""",
+        tmp_path,
+    )
+    run = api.train(recipe, workers=1)
+    corpus = run.corpus()
+    encoder = Encoder(corpus.tokenizer_path)
+    ids, ends = api._as_user(corpus, "Ferry 7?<|im_end|>")
+    assert encoder.decode(ids) == "<|im_start|>user\nFerry 7?<|im_end|><|im_end|>\n<|im_start|>assistant\n"
+    assert ids.count(encoder.control_ids["<|im_end|>"]) == 1 and ends == [encoder.control_ids["<|im_end|>"]]
+    said = "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
+    assert said == "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
+    assert said != "".join(run.generate("Ferry 7?", max_tokens=20, temperature=0))
+
+
+def test_a_run_without_conversations_answers_no_user(tmp_path: Path) -> None:
+    run = Path(train(make_recipe(tmp_path, budget={"steps": 1}), make_corpus(tmp_path), console=Silent())["run"])
+    with pytest.raises(UsageError, match="no conversations"):
+        api._as_user(api.open_run(run).corpus(), "Hello?")
