@@ -397,7 +397,9 @@ class Recipe(Strict):
     mixture: dict[str, MixtureEntry] = {}
     model: ModelSpec = ModelSpec(preset="tiny")
     train: Train = Train()
-    workspace: str = "./workspace"
+    workspace: Annotated[
+        str, Field(description="where corpus and runs lie: a folder, or s3://, gs:// or az:// BUCKET/PREFIX")
+    ] = "./workspace"
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:

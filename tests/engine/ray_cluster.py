@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psutil
+import pytest
 
 STORE_BYTES = 80 << 20
 # Read when Ray is imported: bind to 127.0.0.1, send nothing to anyone, ask for a token of our own.
@@ -29,8 +30,12 @@ class Nodes:
         self.address: str = cluster.address
         self.nodes: list[Any] = []
 
-    def add(self) -> Any:
-        node = self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, temp_dir=self._temporary)
+    def add(self, **environment: str) -> Any:
+        """environment: what is set where the node is started."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            node = self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, temp_dir=self._temporary)
         self.nodes.append(node)
         return node
 
