@@ -266,3 +266,17 @@ def test_the_largest_groups_of_near_duplicates_are_found(corpus: CorpusVersion) 
     assert found["kept"]["record"] == near["of"].hex()
     assert [place["record"] for place in found["dropped"]] == [near["id"].hex()]
     assert clusters(corpus, 0) == []
+
+
+def test_what_an_exception_lets_pass_is_neither_gained_nor_lost(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sheaf.engine.make", lambda *_: InThisProcess())
+    admit = "prepare.admit=[{source: notes, reason: too-short}]"
+    rules = ("prepare.filters=[]", "prepare.dedup.near=null", "prepare.length.min_characters=10000")
+    recipe = recipe_at(base, *rules, admit, f"workspace={base}/admitted")
+    pipeline.prepare(recipe)
+    made = CorpusVersion.open(recipe.workspace)
+    assert set(made.tokens_by_source().values()) != {0}
+    (rule,) = what_if(made)["rules"]
+    for other in rule["alternatives"]:
+        assert other["sources"]["notes"] == {"records": 0, "tokens": 0}
+    assert rule["drops"] == len(made.decisions())

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sheaf import privacy
 from sheaf.corpus.decided import NEAR
 from sheaf.corpus.schema import DROPS
 from sheaf.corpus.shards import id_bytes
@@ -25,11 +26,9 @@ from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.errors import UsageError
 from sheaf.formats.schema import ID_BYTES
 from sheaf.prepare.rules import Rule, Rules, rules_of
-from sheaf.privacy import hidden
 
 Json = dict[str, Any]
 EXCERPT = 600  # characters of a record that are quoted
-LONGEST_SECRET = 16_384  # characters that are looked at beyond an excerpt, so that nothing is cut before it is known
 
 
 def examples(
@@ -101,7 +100,7 @@ def check(corpus: CorpusVersion, reason: str, source: str | None) -> None:
 
 def shown(text: str, length: int = EXCERPT) -> str:
     """The beginning of a text with everything personal or secret in it masked."""
-    return hidden(text[: length + LONGEST_SECRET])[:length]
+    return privacy.excerpt(text, length)
 
 
 def _chosen(corpus: CorpusVersion, reason: str, source: str | None, limit: int) -> tuple[int, list[Json]]:
