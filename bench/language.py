@@ -2,8 +2,9 @@
 
 The texts are translations that people made and filed under their language: message catalogues (LANG/LC_MESSAGES/*.mo)
 and manual pages (man/LANG). Three lengths: one message of 20 to 80 characters, ten messages, 40 messages or a page.
-Scored on the languages that both models know: the mean over languages of the share that is right, so small ones weigh
-as much as large. Ours is py3langid's model on SAMPLE bytes of a text: what it loses against py3langid, sampling costs.
+Scored is the mean over languages of the share that is right, so small ones weigh as much as large: over the languages
+that all know, and over all that have a code of ISO 639-1. Ours is py3langid's model on SAMPLE bytes of a text: what it
+loses against py3langid, sampling costs; what it wins, leaving out languages without a code.
 
 Run:  python bench/language.py [ROOT …]      ROOT has locale/ and man/ (default /usr/share); pip install eldc
       apt-get download evolution-common manpages-de manpages-ja …; dpkg -x … ROOT    gives more languages
@@ -20,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,27 +32,44 @@ from sheaf.prepare import language, score
 CODES = {"nb": "no", "nn": "no", "fil": "tl"}
 MARKUP = re.compile(r"%[-\w$.]+|<[^>]*>|[_&\\{}|]|\\?\\f\[?\w*\]?|https?://\S+")
 PER_LANGUAGE = 200  # texts of each length
+PAGES = 60  # manual pages of a language
 LEAST = 40  # texts, for a language to count
 Labelled = dict[str, dict[str, list[str]]]  # length → language → texts
 Detect = Callable[[list[str]], list[str]]
 
 
 def main() -> None:
-    roots = [Path(a) for a in sys.argv[1:]] or [Path("/usr/share")]
-    labelled = texts_of(roots)
-    detectors = {"ours": ours, "py3langid": py3langid(), "eldc": eldc()}
-    known = common(labelled)
-    print(f"py3langid {version('py3langid')}, eldc {version('eldc')}, numpy {np.__version__}")
-    print(f"{len(known)} languages: {' '.join(known)}")
+    labelled = texts_of([Path(a) for a in sys.argv[1:]] or [Path("/usr/share")])
+    detectors = {"ours": ours, "py3langid": py3langid()} | ({"eldc": eldc()} if find_spec("eldc") else {})
+    print(", ".join(f"{name} {version(name)}" for name in detectors if name != "ours"), f"numpy {np.__version__}")
     for length, by_language in labelled.items():
-        chosen = {code: by_language[code] for code in known if len(by_language.get(code, [])) >= LEAST}
-        size = sum(len(t.encode()) for texts in chosen.values() for t in texts)
-        print(f"\n{length}: {len(chosen)} languages, {sum(map(len, chosen.values()))} texts, {size / 1e6:.1f} MB")
+        every = {code: texts for code, texts in by_language.items() if len(code) == 2 and len(texts) >= LEAST}
+        if not every:
+            print(f"{length}: no texts; see the docstring")
+            continue
+        common = {code: texts for code, texts in every.items() if code in both()}
+        size = sum(len(t.encode()) for texts in every.values() for t in texts)
+        print(f"\n{length}: {sum(map(len, every.values()))} texts, {size / 1e6:.1f} MB, {len(every)} languages,")
+        print(f"{len(common)} of them known to all: {' '.join(sorted(common))}")
         for name, detect in detectors.items():
-            right, seconds = judge(detect, chosen)
-            worst = ", ".join(f"{code} {share:.2f}" for share, code in sorted((s, c) for c, s in right.items())[:8])
-            mean = sum(right.values()) / len(right)
-            print(f"  {name:10} {mean:.4f} right   {size / seconds / 1e6:7.1f} MB/s   worst: {worst}")
+            right, seconds = judge(detect, every)
+            known = {code: right[code] for code in common}
+            worst = ", ".join(f"{code} {share:.2f}" for share, code in sorted((s, c) for c, s in known.items())[:6])
+            print(
+                f"  {name:10} {mean(known):.3f} of these, {mean(right):.3f} of all; {size / seconds / 1e6:6.1f} MB/s",
+                end="",
+            )
+            print(f"; worst of these: {worst}")
+
+
+def mean(right: dict[str, float]) -> float:
+    return sum(right.values()) / max(len(right), 1)
+
+
+def both() -> set[str]:
+    """The languages that every detector knows."""
+    known = set(language.model().codes)
+    return known & set(importlib.import_module("eldc").LANGUAGES) if find_spec("eldc") else known
 
 
 def texts_of(roots: list[Path]) -> Labelled:
@@ -74,7 +93,7 @@ def texts_of(roots: list[Path]) -> Labelled:
         found["ten messages"][code] = ["\n".join(own[n : n + 10]) for n in range(0, len(own) - 9, 10)]
         found["a page"][code] = ["\n".join(own[n : n + 40]) for n in range(0, len(own) - 39, 40)]
     for code, texts in pages.items():
-        found["a page"].setdefault(code, []).extend(spread(texts, PER_LANGUAGE))
+        found["a page"].setdefault(code, []).extend(spread(texts, PAGES))
     return found
 
 
@@ -120,11 +139,6 @@ def manual(path: Path) -> str:
 def spread(texts: list[str], n: int) -> list[str]:
     """n of them, evenly."""
     return texts if len(texts) <= n else [texts[k * len(texts) // n] for k in range(n)]
-
-
-def common(labelled: Labelled) -> list[str]:
-    both = set(language.model().codes) & set(importlib.import_module("eldc").LANGUAGES)
-    return sorted(code for code in both if len(labelled["ten messages"].get(code, [])) >= LEAST)
 
 
 def judge(detect: Detect, chosen: dict[str, list[str]]) -> tuple[dict[str, float], float]:

@@ -75,7 +75,7 @@ SIGNALS: tuple[Signal, ...] = (
     _ratio("alpha_words", "share of the words with at least one letter", GOPHER_QUALITY, "at least 0.8"),
     _count(
         "stop_words",
-        "how many of the be to of and that have with occur, in any case and beside any punctuation",
+        'how many of the eight words "the be to of and that have with" occur, in any case and beside any punctuation',
         GOPHER_QUALITY,
         "at least 2",
     ),
@@ -87,7 +87,7 @@ SIGNALS: tuple[Signal, ...] = (
         "duplicate_line_characters",
         "share of characters in lines that repeat an earlier one",
         GOPHER_REPETITION,
-        "at most 0.20",
+        "at most 0.20; FineWeb: less than 0.1",
     ),
     _ratio(
         "duplicate_paragraph_characters",
