@@ -16,6 +16,8 @@ _NO_DIGIT = re.compile(rb"\D+")
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _ONE_DECIMAL = re.compile(rb"\+\d+\.\d+")
 
+_NOBODYS = frozenset((b"0", b"10", b"127"))  # first numbers of most of those that are not routed: a quick answer
+
 # Country codes of two digits; those of one are 1 and 7, those of three begin with one of _CODES_3.
 _CODES_2 = frozenset(
     b"20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86 "
@@ -105,7 +107,7 @@ def social_security(found: bytes) -> bool:
 def public_ip4(found: bytes) -> bool:
     """One that the internet routes. Of less than seven digits it is a version or a section: of all addresses, not one
     in 500 is so short."""
-    return len(found) > 9 and _routed(found)
+    return len(found) > 9 and found[: found.index(b".")] not in _NOBODYS and _routed(found)
 
 
 def public_ip6(found: bytes) -> bool:
