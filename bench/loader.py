@@ -3,9 +3,9 @@
 Makes 100 million synthetic tokens (three sources with lognormal document lengths, uint16, memory-mapped, in the page
 cache), then times batches of 8 x 2048 from: a plain copy of the memory-mapped file in order (the ceiling),
 nanoGPT-style random crops (no boundaries, no resume), and Sheaf (packed, shuffled, mixed; input ids, labels,
-positions and document numbers), with its thread and without. All run in this process on one core, interleaved, the
-median of some rounds. The first batch is timed in a fresh process: opening the corpus and finding the pack, without
-imports.
+positions and document numbers), with its thread and without, and with half of the tokens not to be predicted. All run
+in this process on one core, interleaved, the median of some rounds. The first batch is timed in a fresh process:
+opening the corpus and finding the pack, without imports.
 
 Use: python bench/loader.py [--tokens 100e6] [--seconds 2] [--rounds 3]
 """
@@ -59,14 +59,20 @@ def make(folder: Path, tokens: int) -> None:
     rng.integers(1, 50_000, int(length.sum()), dtype=np.uint16).tofile(folder / "flat.bin")
 
 
-def sheaf_loader(folder: Path, prefetch: int) -> Any:
+def sheaf_loader(folder: Path, prefetch: int, *, chats: bool = False) -> Any:
+    """chats: half of the tokens of every file are not to be predicted."""
     from sheaf.corpus.documents import Documents
     from sheaf.order.loader import Loader
     from sheaf.order.order import Order
 
+    losses = []
+    if chats:
+        rng = np.random.default_rng(0)
+        sizes = [(folder / f"tokens-{s}.bin").stat().st_size // 2 for s in range(SHARDS)]
+        losses = [np.repeat(rng.integers(0, 2, n // 64 + 1, dtype=np.uint8), 64)[:n] for n in sizes]
     order = Order.build(
         Documents.open(folder), list(SOURCES), "bench", sequence_length=T, batch=BATCH, seed=0, mixture={},
-        held_out=0.01, cache=folder / "packs",
+        held_out=0.01, cache=None if chats else folder / "packs", losses=losses,
     )  # fmt: skip
     files = [np.memmap(folder / f"tokens-{s}.bin", np.uint16, "r") for s in range(SHARDS)]
     return Loader(order, files, prefetch=prefetch)
@@ -128,6 +134,7 @@ def compare(folder: Path, seconds: float, rounds: int) -> None:
         "random crops": crops(folder),
         "sheaf, no thread": iter(sheaf_loader(folder, 0)),
         "sheaf, thread": iter(sheaf_loader(folder, 2)),
+        "sheaf, chats": iter(sheaf_loader(folder, 2, chats=True)),
     }
     speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
