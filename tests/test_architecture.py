@@ -39,6 +39,8 @@ LEFT_TO_RIGHT = [
 TOP = {
     "api",
     "cli",
+    "cli_corpus",
+    "cli_words",
     "init",
     "init_datasets",
     "init_tables",
