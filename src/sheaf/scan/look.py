@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
 from itertools import groupby
 from typing import Any, BinaryIO
 
@@ -28,6 +27,7 @@ from sheaf.corpus.reading import USUAL, Manner, parse_options
 from sheaf.engine.base import Json, Task
 from sheaf.errors import TryAgain
 from sheaf.formats.sandbox import ItemInput, kept_sandbox
+from sheaf.prepare import language, score
 from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.scan.licences import licences
 from sheaf.sources.ahead import Ahead
@@ -173,21 +173,14 @@ def _first(text: pa.ChunkedArray, most: int) -> str:
 
 
 def _languages(text: pa.ChunkedArray) -> dict[str, int]:
-    """Characters by language, of some records of the item."""
+    """Characters by language, of some records of the item; `prepare` names the same."""
+    sample = pc.utf8_slice_codeunits(text.slice(0, LANGUAGE_RECORDS), 0, LANGUAGE_CHARACTERS)
+    codes, _ = language.classify(*score.bytes_of(sample.combine_chunks().cast(pa.large_string())))
     found: Counter[str] = Counter()
-    for value in text.slice(0, LANGUAGE_RECORDS):
-        sample = value.as_py()[:LANGUAGE_CHARACTERS]
-        if sum(c.isalpha() for c in sample) >= 20:
-            found[_identifier()(sample)] += len(sample)
+    for value, code in zip(sample.to_pylist(), codes.to_pylist(), strict=True):
+        if code and sum(c.isalpha() for c in value) >= 20:
+            found[code] += len(value)
     return dict(found)
-
-
-@cache
-def _identifier() -> Any:
-    """py3langid (Lui and Baldwin 2012, its model renewed; BSD): text → ISO 639-1 code. 0.5 s to load, so once."""
-    import py3langid
-
-    return lambda text: py3langid.classify(text)[0]
 
 
 def _ends(file: BinaryIO, size: int) -> str:
