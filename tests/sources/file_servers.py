@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import logging
 import os
 import socket
@@ -12,24 +14,53 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pyftpdlib.authorizers import DummyAuthorizer
-from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.handlers import FTPHandler, TLS_FTPHandler
 from pyftpdlib.servers import FTPServer
 
 USER, PASSWORD = "reader", "canary-5d1e word"
 
 
-class Ftp:
-    """without: commands that this server does not know."""
+def certificate(folder: Path, name: str) -> Path:
+    """A file with a key and a certificate for this address that it has signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sheaf tests")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))])
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    file = folder / "certificate.pem"
+    pem = serialization.Encoding.PEM
+    file.write_bytes(key.private_bytes(pem, form, plain) + made.public_bytes(pem))
+    return file
 
-    def __init__(self, root: Path, without: tuple[str, ...] = ()) -> None:
+
+class Ftp:
+    """without: commands that this server does not know. certificate: a file with it and its key, for FTPS."""
+
+    def __init__(self, root: Path, without: tuple[str, ...] = (), certificate: Path | None = None) -> None:
+        self.secure = certificate is not None
         logging.getLogger("pyftpdlib").setLevel(logging.CRITICAL)
         authorizer = DummyAuthorizer()
         authorizer.add_user(USER, PASSWORD, str(root), perm="elr")
         commands = {k: v for k, v in FTPHandler.proto_cmds.items() if k not in without}
-        self.handler = type(
-            "Handler", (FTPHandler,), {"authorizer": authorizer, "proto_cmds": commands, "use_sendfile": False}
-        )
+        facts: dict[str, Any] = {"authorizer": authorizer, "proto_cmds": commands, "use_sendfile": False}
+        if certificate is not None:
+            commands = {k: v for k, v in TLS_FTPHandler.proto_cmds.items() if k not in without}
+            facts |= {"proto_cmds": commands, "certfile": str(certificate)}
+            facts |= {"tls_control_required": True, "tls_data_required": True, "ssl_context": None}
+        self.handler = type("Handler", (TLS_FTPHandler if certificate else FTPHandler,), facts)
         self.server = FTPServer(("127.0.0.1", 0), self.handler)
         self.port = self.server.socket.getsockname()[1]
         self._stop = threading.Event()
@@ -143,8 +174,8 @@ def _interface(owner: Sftp) -> type[paramiko.SFTPServerInterface]:
 
 
 @contextmanager
-def ftp_server(root: Path, without: tuple[str, ...] = ()) -> Iterator[Ftp]:
-    server = Ftp(root, without)
+def ftp_server(root: Path, without: tuple[str, ...] = (), certificate: Path | None = None) -> Iterator[Ftp]:
+    server = Ftp(root, without, certificate)
     try:
         yield server
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from file_servers import PASSWORD, USER, Ftp, Sftp, ftp_server, sftp_server
+from file_servers import PASSWORD, USER, Ftp, Sftp, certificate, ftp_server, sftp_server
 
 from sheaf.errors import DataRefused, EnvironmentProblem, MissingExtra, RecipeError, TryAgain
 from sheaf.recipe import Secret, SourceSpec
@@ -36,11 +36,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.fixture(params=["sftp", "ftp", "ftp-list"])
-def opened(request: pytest.FixtureRequest, root: Path) -> Iterator[Open]:
+@pytest.fixture(params=["sftp", "ftp", "ftp-list", "ftps"])
+def opened(
+    request: pytest.FixtureRequest, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Open]:
     """Opens a source on a server of each kind; ftp-list knows neither MLSD nor MLST."""
     if request.param == "sftp":
         with sftp_server(root) as server:
+            yield lambda path="", **more: source(server, path, **more)
+    elif request.param == "ftps":
+        pem = certificate(tmp_path, "127.0.0.1")
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        with ftp_server(root, certificate=pem) as server:
             yield lambda path="", **more: source(server, path, **more)
     else:
         with ftp_server(root, ("MLSD", "MLST") if request.param == "ftp-list" else ()) as server:
@@ -48,7 +55,7 @@ def opened(request: pytest.FixtureRequest, root: Path) -> Iterator[Open]:
 
 
 def source(server: Ftp | Sftp, path: str = "", **more: Any) -> FileServerSource:
-    scheme = "sftp" if isinstance(server, Sftp) else "ftp"
+    scheme = "sftp" if isinstance(server, Sftp) else "ftps" if server.secure else "ftp"
     if isinstance(server, Sftp):
         more = {"options": {"host_key": server.key.fingerprint}, **more}
     uri = f"{scheme}://{USER}@127.0.0.1:{server.port}/{path}"
@@ -76,7 +83,10 @@ def test_every_file_is_listed_in_order_and_read_exactly(opened: Open, root: Path
     assert list(listed) == sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
     for path, item in listed.items():
         assert content(found, item) == (root / path).read_bytes()
-        assert item.uri.startswith(("sftp://reader@127", "ftp://reader@127")) and PASSWORD not in item.uri
+        assert (
+            item.uri.startswith(("sftp://reader@127", "ftp://reader@127", "ftps://reader@127"))
+            and PASSWORD not in item.uri
+        )
 
 
 def test_a_folder_below_and_globs_choose_files(opened: Open) -> None:
@@ -224,3 +234,18 @@ def test_no_thread_is_left_behind(root: Path) -> None:
         before = {t for t in threading.enumerate() if not t.daemon}
         items(source(server))
         assert {t for t in threading.enumerate() if not t.daemon} == before
+
+
+@pytest.mark.parametrize("wrong", ["nobody knows it", "it names another host"])
+def test_an_ftps_server_with_a_certificate_that_is_not_good_never_sees_the_password(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    pem = certificate(tmp_path, "127.0.0.1" if wrong == "nobody knows it" else "192.0.2.7")
+    if wrong != "nobody knows it":
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    asked: list[str] = []
+    with ftp_server(root, certificate=pem) as server:
+        server.handler.ftp_PASS = lambda handler, line: asked.append(line)
+        with pytest.raises(EnvironmentProblem, match="certificate"):
+            list(source(server).list_items())
+    assert asked == []
