@@ -377,3 +377,22 @@ def test_a_source_is_safe_for_threads_and_a_network_that_fails_at_random_changes
         assert list(pool.map(lambda i: read(source, i), items)) == calm
     assert bucket.items() == items
     assert threading.active_count() < 50
+
+
+def test_a_store_cannot_send_us_elsewhere_by_a_redirect(bucket: Bucket) -> None:
+    bucket.put("a", b"alpha")
+    [item] = bucket.items()
+    reached: list[str] = []
+
+    def lead_away(request: Any) -> bool:
+        if request.path.startswith("/elsewhere"):
+            reached.append(request.path)
+            return refuse(request, 200, b"alpha", ETag=item.version.removeprefix("etag:"))
+        return refuse(request, 302, Location=f"{bucket.proxy.url}/elsewhere")
+
+    bucket.proxy.disturb = lead_away
+    with pytest.raises(ItemRefused, match="302"):
+        bucket.source().open_item(item)
+    with pytest.raises(RecipeError):
+        list(bucket.source().list_items())
+    assert reached == []

@@ -20,7 +20,6 @@ from botocore.credentials import Credentials
 from sheaf.errors import DataRefused, RecipeError
 from sheaf.recipe import Secret, SourceSpec
 from sheaf.sources import Item, ItemRefused, open_source, retry
-from sheaf.sources.objects import ODD
 from sheaf.sources.s3 import Access, signature
 
 ODD_KEYS = ["a//b", "/a", "//", "../x", "p/./y", "p/../y", "t/", "x/..", "nul\x01", "del\x7f", ".", "a/b//"]
@@ -61,7 +60,6 @@ def test_keys_that_are_no_paths_are_listed_and_read_beside_the_others(moto: int)
     assert all(item.uri == f"s3://odd-keys/{path}" for path, (item, _) in found.items())
     assert set(listed(moto, "s3://odd-keys/a")) == {"/b", "b", "b//"}
     assert listed(moto, "s3://odd-keys//a")["a"][1] == b"in /a"
-    assert all(ODD.search(key) for key in ODD_KEYS) and not any(ODD.search(key) for key in PLAIN_KEYS)
 
 
 @pytest.mark.parametrize("key", ["a", "a//b", "../x y", "é+&=%41~!'()*", "line\nbreak"])

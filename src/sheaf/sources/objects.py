@@ -7,8 +7,9 @@ prefix, its version the object's etag. An item is fetched into an unlinked tempo
 taken up where it broke, under the same etag. When to try again is decided in `retry.py` alone: the library's own
 retries are off. Where credentials come from is in `object_options.py`.
 
-The library takes keys for paths, so S3 is listed, and odd keys are read, by `s3.py`. On Google's and Azure's stores,
-and on S3 with credentials that a service gives out, one key such as `a//b` ends the listing, and the user is told.
+The library takes keys for paths and follows redirects to any address, so S3 is listed and read by `s3.py`. On Google's
+and Azure's stores, and on S3 with credentials that a service gives out, it is the library: there one key such as `a//b`
+ends the listing, and the user is told; and an endpoint must be trusted as far as this machine's network reaches.
 
 Cost: a request a 1,000 objects when listing (50 µs of processor time an object), one an item when opening; disk for
 the items that are open. No message repeats what the library says: it quotes URLs, and those may hold signatures.
@@ -17,7 +18,6 @@ the items that are open. No message repeats what the library says: it quotes URL
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -42,8 +42,6 @@ from sheaf.sources.spool import spooled
 
 PAGE_OBJECTS = 1000
 CHUNK_BYTES = 1 << 20
-# What the library's paths cannot be: an empty part, "." or "..", a control character.
-ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f]")
 Pages = Callable[[str], Iterable[list[Found]]]  # from after a key on
 Opened = tuple[str, int, int, Iterator[bytes]]  # version, size of the whole, first byte, the bytes from there on
 
@@ -139,7 +137,7 @@ class ObjectSource:
         """The object from a byte on."""
         # S3's etags are the same in a listing and as a condition; others quote them in one place only.
         condition = etag if self._place.scheme == "s3" else ""
-        if self._s3 is not None and ODD.search(key):
+        if self._s3 is not None:  # the library would follow a redirect to wherever the endpoint says
             with self._s3.read(key, condition, start) as answer:
                 yield _as_sent(answer, start)
             return
