@@ -26,7 +26,7 @@ from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.schema import DECISIONS
 from sheaf.corpus.version import FORMAT, CorpusVersion
 from sheaf.corpus.workspace import Workspace
-from sheaf.files import checked, digest_json, digest_of, task_folder, write_file
+from sheaf.files import checked, digest_json, digest_of, read_done, task_folder, write_file
 
 _OTHERS: dict[str, DTypeLike] = {"row": np.int32, "bytes": np.int64}  # of a document's record: its row, its text's size
 
@@ -74,7 +74,7 @@ def commit(
         "tool": f"sheaf {importlib.metadata.version('sheaf')}",
     }
     name = f"{manifest['corpus']}.{digest_json(manifest)[:8]}"
-    if not (workspace.corpus(name) / "DONE").exists():
+    if read_done(workspace.corpus(name)) is None:
         with task_folder(workspace.corpus(name), stage="commit") as out:
             for file in columns.iterdir():
                 shutil.move(file, out / file.name)

@@ -26,7 +26,7 @@ from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.schema import DECISIONS
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused, UsageError
-from sheaf.files import checked
+from sheaf.files import checked, read_done
 from sheaf.formats.schema import CHATS, KINDS
 from sheaf.privacy import masked_text
 
@@ -103,8 +103,11 @@ class CorpusVersion:
     def loss_files(self) -> list[NDArray[np.uint8] | None]:
         """By shard, which of its tokens are to be predicted, 0 or 1 a token; None: all of them."""
         folders = [self.workspace.tokens(self.rendering, shard) for shard in self.shard_names]
-        paths = [folder / "loss.bin" for folder in folders]
-        return [_map_tokens(checked(path), "uint8") if path.exists() else None for path in paths]
+        has = ["loss.bin" in (read_done(folder) or {"files": ()})["files"] for folder in folders]
+        return [
+            _map_tokens(checked(folder / "loss.bin"), "uint8") if there else None
+            for folder, there in zip(folders, has, strict=True)
+        ]
 
     def tokens_by_source(self) -> dict[str, int]:
         total = np.zeros(len(self.source_names), np.int64)

@@ -19,7 +19,7 @@ from pathlib import Path
 from sheaf.console import Console
 from sheaf.corpus import lease, store
 from sheaf.errors import EnvironmentProblem
-from sheaf.files import disk_errors, is_url, read_done, refreshed, this_machine
+from sheaf.files import PRIVATE, disk_errors, is_url, read_done, refreshed, this_machine
 
 _TEMPORARY = re.compile(r"^\..*\.tmp-(?:([0-9a-f]{8})-)?(\d+)$")
 FOREIGN_SECONDS = 24 * 3600  # after which what another machine left half-written is nobody's
@@ -111,12 +111,16 @@ class Workspace:
 
     def finished(self, folder: str) -> list[str]:
         """Names of the complete task folders in a folder of the workspace, sorted."""
+        return [path.name for path in self.folders(folder) if read_done(path) is not None]
+
+    def folders(self, folder: str) -> list[Path]:
+        """The folders in a folder of the workspace, finished or not, sorted by name; in a store, those that it has."""
         place, mirrored = self.root / folder, store.store_of(self.root)
-        if mirrored is not None:
+        if mirrored is not None and folder not in PRIVATE:
             names = mirrored.names(place)
         else:
-            names = [p.name for p in place.iterdir()] if place.is_dir() else []
-        return sorted(name for name in names if not name.startswith(".") and read_done(place / name) is not None)
+            names = [p.name for p in place.iterdir() if p.is_dir()] if place.is_dir() else []
+        return [place / name for name in sorted(names) if not name.startswith(".")]
 
     @contextmanager
     def locked(self, console: Console) -> Generator[None]:
