@@ -3,21 +3,46 @@
 numba keeps it beside the source file, else (a read-only install) in the user's cache folder or in NUMBA_CACHE_DIR.
 Where none of them can be written we compile once a process, a few seconds, rather than fail. Trap: numba notices a
 change of a kernel's own file only, so a kernel calls kernels of its own file and no others.
+
+Cost: nothing until a kernel is first called; then 0.4 s to load numba, once a process, and some 5 ms a kernel whose
+machine code is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
-
-from numba import njit
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 R = TypeVar("R")
 
 
 def kernel(function: Callable[..., R]) -> Callable[..., R]:
     """Compile `function` at its first call. It may run beside Python threads: it holds no GIL."""
-    try:
-        return cast(Callable[..., R], njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # "no locator available": no place to keep the machine code
-        return cast(Callable[..., R], njit(nogil=True)(function))
+    return cast(Callable[..., R], Kernel(function))
+
+
+class Kernel:
+    """A function that is compiled when it is first called, from Python or from another kernel."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.compiled(*arguments)
+
+    @cached_property
+    def compiled(self) -> Any:
+        """numba's dispatcher."""
+        from numba import njit  # here: most processes that import a kernel call none
+
+        try:
+            return njit(cache=True, nogil=True)(self._function)
+        except RuntimeError:  # "no locator available": no place to keep the machine code
+            return njit(nogil=True)(self._function)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes this for where another kernel calls it."""
+        return self.compiled._numba_type_

@@ -17,7 +17,7 @@ import numpy as np
 from sheaf.order.shuffle import _mix, permute
 assert sorted(permute(np.arange(9), 9, 1).tolist()) == list(range(9))
 _mix(np.uint64(3))
-print(sum(_mix.stats.cache_hits.values()))
+print(sum(_mix.compiled.stats.cache_hits.values()))
 """
 
 
