@@ -293,3 +293,25 @@ class Notes(Silent):
 
     def note(self, text: str) -> None:
         self.said.append(text)
+
+
+def test_what_of_a_conversation_is_trained_on_is_known_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flags are a file that only some shards have: not being here must not look like not being there."""
+    (tmp_path / "chats").mkdir()
+    turns = [
+        {"role": "user", "content": "What is a ledger?"},
+        {"role": "assistant", "content": "It says where all went."},
+    ]
+    (tmp_path / "chats/c.jsonl").write_bytes(orjson.dumps({"messages": turns}) + b"\n")
+    recipe = recipe_file.loads(
+        "{name: c, sources: [{name: c, uri: ./chats, map: openai}],"
+        f" prepare: {{tokenizer: {{train: bpe, vocab_size: 300}}}}, workspace: '{URL}'}}",
+        tmp_path,
+    )
+    prepare(recipe, workers=1)
+    here = [flags.tolist() for flags in Corpus.open(URL).loss_files() if flags is not None]
+    another_machine("second", tmp_path, monkeypatch)
+    there = [flags.tolist() for flags in Corpus.open(URL).loss_files() if flags is not None]
+    assert here == there != []
