@@ -27,6 +27,7 @@ import orjson
 from sheaf.errors import CorruptStore, EnvironmentProblem
 
 DONE = "DONE"
+MARK = ".store"  # in a folder that mirrors an object store: the URL, for whoever opens the folder
 
 
 class Mirror(Protocol):
@@ -52,6 +53,11 @@ PRIVATE = frozenset({"near", "runs", "packs", "spool"})  # of a workspace: what 
 def add_mirror(root: Path, mirror: Mirror) -> None:
     """From now on what lies under the root is also elsewhere, but PRIVATE and names that begin with a dot."""
     _mirrors[root] = mirror
+
+
+def is_mirror(root: Path) -> bool:
+    """Whether a folder mirrors an object store, for this process or by its mark."""
+    return root.resolve() in _mirrors or (root / MARK).exists()
 
 
 def _mirror_of(path: Path) -> Mirror | None:

@@ -22,14 +22,13 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 
 from sheaf.errors import EnvironmentProblem, RecipeError, TryAgain
-from sheaf.files import DONE, add_mirror, disk_errors, folder_of, temporary_name, write_file
+from sheaf.files import DONE, MARK, add_mirror, disk_errors, folder_of, temporary_name, write_file
 from sheaf.recipe import Secret, SourceSpec
 from sheaf.sources.object_errors import ask
 from sheaf.sources.object_options import Place, open_store
 from sheaf.sources.retry import Line, Unreachable
 from sheaf.sources.s3 import Answer
 
-MARK = ".store"  # in the mirroring folder: the URL, for whoever opens the folder
 URL = re.compile(r"(s3|gs|az|abfss?)://[^/]")
 CHUNK_BYTES = 4 << 20
 T = TypeVar("T")
