@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 from sheaf import recipe_file
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import RecipeError
+from sheaf.errors import DataRefused, RecipeError
 from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.examples import examples
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
 
@@ -185,23 +186,65 @@ def test_the_template_of_the_given_tokenizers_folder_is_taken(tmp_path: Path) ->
     assert whole.startswith("<|im_start|>user\n")
 
 
-def test_a_conversation_that_the_template_does_not_take_is_kept_and_counted_and_gives_no_tokens(tmp_path: Path) -> None:
+STRICT = (
+    "{% if messages[0].role != 'user' %}{{ raise_exception('The user speaks first') }}{% endif %}"
+    "{% for m in messages %}{{ m.role + ' ' + m.content + '<|end|>' }}{% endfor %}"
+)
+
+
+def test_a_conversation_that_the_template_does_not_take_is_dropped_with_what_it_said(tmp_path: Path) -> None:
     make(tmp_path, [talk(0), {"messages": talk(1)["messages"][1:]}])
-    (tmp_path / "strict.jinja").write_text(
-        "{% if messages[0].role != 'user' %}{{ raise_exception('The user speaks first') }}{% endif %}"
-        "{% for m in messages %}{{ m.role + ' ' + m.content + '<|end|>' }}{% endfor %}"
-    )
-    notes: list[str] = []
-
-    class Listening(Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
-    result = prepare(recipe_for(tmp_path, ", template: ./strict.jinja"), workers=1, console=Listening())
+    (tmp_path / "strict.jinja").write_text(STRICT)
+    result = prepare(recipe_for(tmp_path, ", template: ./strict.jinja"), workers=1)
     corpus = CorpusVersion.open(tmp_path / "workspace")
-    assert result["records"]["kept"] == 4 and len(corpus.documents) == 3
-    assert corpus.manifest["unwritten"] == 1
-    assert any("The user speaks first" in note for note in notes)
+    records = result["records"]
+    assert records["dropped"] == {"template": 1}
+    assert records["kept"] == len(corpus.documents) == 3 and records["read"] == 4
+    told = examples(corpus, "template")
+    assert told["count"] == 1 and told["meaning"]
+    (shown,) = told["examples"]
+    assert shown["source"] == "talk" and shown["detail"] == "The user speaks first"
+    again = prepare(recipe_for(tmp_path, ", template: ./strict.jinja"), workers=1)
+    assert again["corpus"] == result["corpus"] and again["items"]["read"] == 0
+
+
+def test_what_is_like_a_conversation_that_the_template_refused_is_kept(tmp_path: Path) -> None:
+    said = [{"role": "assistant", "content": " ".join(f"word {n} of the long answer" for n in range(80))}]
+    refused, taken = said, [{"role": "user", "content": "Well?"}, *said]
+    make(tmp_path, [{"messages": taken}])
+    (tmp_path / "better" / "rows.jsonl").unlink()
+    (tmp_path / "better" / "talks.jsonl").write_bytes(orjson.dumps({"messages": refused}) + b"\n")
+    (tmp_path / "strict.jinja").write_text(STRICT)
+    text = """
+name: test
+sources:
+  - {name: first, uri: ./better, map: openai}
+  - {name: second, uri: ./talk, map: openai}
+prepare: {dedup: {near: 0.8, max_loss: 1}, template: TEMPLATE, tokenizer: {train: bpe, vocab_size: 400}}
+"""
+    recipes = {name: recipe_file.loads(text.replace("TEMPLATE", name), tmp_path) for name in ("chatml", "strict.jinja")}
+    found: dict[str, Any] = {}
+    for name, recipe in recipes.items():
+        prepare(recipe, workers=1)
+        told = CorpusVersion.open(tmp_path / "workspace").manifest["counts"]["sources"]
+        found[name] = {source: about["decisions"] for source, about in told.items()}
+    assert found["chatml"] == {"first": {"kept": 1}, "second": {"near-duplicate": 1}}
+    assert found["strict.jinja"] == {"first": {"template": 1}, "second": {"kept": 1}}
+
+
+def test_a_corpus_of_which_the_template_takes_nothing_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "never.jinja").write_text("{{ raise_exception('Never') }}")
+    text = "name: t\nsources: [{name: talk, uri: ./talk, map: openai}]\nprepare: {template: ./never.jinja}\n"
+    with pytest.raises(DataRefused, match="no record is left") as caught:
+        prepare(recipe_file.loads(text, tmp_path), workers=1)
+    assert "template: 5" in caught.value.why
+
+
+def test_what_the_template_refuses_cannot_be_admitted(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(RecipeError, match="cannot be trained"):
+        prepare(recipe_for(tmp_path, ", admit: [{path: '*', reason: template}]"), workers=1)
 
 
 def test_a_template_that_is_not_there_is_told_by_its_name(tmp_path: Path) -> None:

@@ -108,6 +108,24 @@ def test_the_next_copy_and_the_near_copy_take_the_place_of_what_goes(recipe: Rec
     assert opened(recipe).digest == done["corpus"] != first["corpus"]
 
 
+def test_exam_questions_stay_out_when_something_is_forgotten_and_older_versions_are_purged(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    question = "Which of the seven towers of the harbour is lit last, and who lights it, when there is fog in May?"
+    (tmp_path / "web/exam.txt").write_text(f"Guess what. {question} Nobody knows.")
+    (tmp_path / "exam.jsonl").write_bytes(orjson.dumps({"question": question}))
+    examined = recipe.model_copy(
+        update={"prepare": recipe.prepare.model_copy(update={"decontaminate": (str(tmp_path / "exam.jsonl"),)})}
+    )
+    prepare(examined, workers=1)
+    assert opened(recipe).manifest["counts"]["sources"]["web"]["decisions"]["evaluation"] == 1
+    told = api.forget(examined, item="mail/0.txt", yes=True, purge=True, workers=1)
+    assert told["gone"]["records"] == 1 and told["promoted"]["records"] == 0
+    assert api.forget(examined, item="mail/1.txt", yes=True, workers=1)["gone"]["records"] == 1
+    assert opened(recipe).manifest["counts"]["sources"]["web"]["decisions"]["evaluation"] == 1
+    assert prepare(examined, workers=1)["items"]["read"] == 0
+
+
 @pytest.mark.parametrize("how", [{"item": "secret.txt"}, {"matching": "violet-[a-z]+"}, {"records": ()}])
 def test_one_record_goes_by_its_item_by_its_text_or_by_its_id(
     recipe: Recipe, first: dict[str, Any], how: dict[str, Any]

@@ -35,6 +35,7 @@ DROPS: dict[str, str] = {
     "language": "The record is in none of the languages of `prepare.languages`.",
     "near-duplicate": "The record is similar to one that is kept, at `prepare.dedup.near` or more.",
     "privacy": "The record holds personal data or a secret of a kind that `prepare.privacy` drops.",
+    "template": "The chat template does not take the conversation, so it would give no tokens.",
     "too-long": "The record is longer than the recipe's `prepare.length` allows.",
     "too-short": "The record is shorter than the recipe's `prepare.length` asks for.",
 }
@@ -123,7 +124,7 @@ DECISIONS = pa.schema(
         pa.field("kept", pa.bool_()),
         pa.field("reason", pa.string()),  # "" when kept, else why it was dropped: of DROPS, perhaps with ":what"
         pa.field("of", pa.binary(ID_BYTES)),  # of a near duplicate: the record that is kept; else null
-        pa.field("detail", pa.string()),  # of "evaluation": the evaluation record that was hit; else ""
+        pa.field("detail", pa.string()),  # of "evaluation": the record that was hit; of "template": what it said
         pa.field("occurrences", pa.int32()),  # live places where it was seen; all but one of them are duplicates
     ]
 )

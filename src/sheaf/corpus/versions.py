@@ -50,12 +50,14 @@ def list_versions(workspace: Workspace) -> list[Json]:
 
 
 def folders_of(corpus: CorpusVersion) -> Iterable[Path]:
-    """The version's own folder and those of the shards, scores and tokens that it was made of."""
+    """The version's own folder and those of the shards, scores, evaluation files and tokens that it was made of."""
     yield corpus.root
+    exams = corpus.manifest["stages"].get("evaluation", {}).get("files")
+    live = {*corpus.shard_names, exams}
     for number, shard in enumerate(corpus.shard_names):
         yield corpus.shard_path(number)
         yield corpus.workspace.tokens(corpus.rendering, shard)
-        yield from (corpus.workspace.root / "scores").glob(f"{shard}.*")
+    yield from (folder for folder in corpus.workspace.folders("scores") if folder.name.partition(".")[0] in live)
 
 
 def compare(old: CorpusVersion, new: CorpusVersion) -> Json:

@@ -11,7 +11,7 @@ Texts go to the encoder a batch at a time, without a Python object each; convers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,7 +55,7 @@ def encode_shard(workspace: str, rendering: Mapping[str, Any], shard: str) -> Js
     has_chats = bool(pc.any(pc.is_in(kinds, pa.array(CHATS))).as_py()) and how.template != ""
     chats = Chats(how, encoder) if has_chats else None
     found = protect.findings(store, shard) if how.masked else None
-    refused: list[tuple[int, str]] = []
+    unwritten: list[tuple[int, str]] = []
     lengths, sizes, row = [_NONE], [_NONE], 0
     with (
         task_folder(store.tokens(how.digest, shard), stage="encode", dtype=encoder.dtype.__name__) as out,
@@ -66,7 +66,7 @@ def encode_shard(workspace: str, rendering: Mapping[str, Any], shard: str) -> Js
         for batch in records.iter_batches(ROWS, columns=["text", "kind", "messages", "meta"] if chats else ["text"]):
             part = _texts(encoder, _as_trained(batch, found, row, how, without_chats=chats is not None))
             if chats is not None:
-                part = _with_chats(part, chats, batch, how, refused, row)
+                part = _with_chats(part, chats, batch, how, unwritten, row)
             tokens.write(part.ids.astype(encoder.dtype).tobytes())
             if loss is not None:
                 loss.write(np.concatenate(part.loss).tobytes())
@@ -76,34 +76,34 @@ def encode_shard(workspace: str, rendering: Mapping[str, Any], shard: str) -> Js
         offsets = np.append(0, np.cumsum(np.concatenate(lengths)))
         save_array(out / "offsets.npy", offsets)
         save_array(out / "bytes.npy", np.concatenate(sizes))
-        (out / "refused.json").write_bytes(orjson.dumps(refused))
-    return {"tokens": int(offsets[-1]), "refused": len(refused)}
+        (out / "refused.json").write_bytes(orjson.dumps(unwritten))
+    return {"tokens": int(offsets[-1]), "refused": len(unwritten)}
 
 
-def settle(
-    workspace: Workspace,
-    rendering: Rendering,
-    live_shards: Sequence[str],
-    decided: Decided,
-    note: Callable[[str], None],
-) -> int:
-    """Set the sizes of the texts to those of what is trained, and say how many kept conversations the template did not
-    take: they are kept, and give no tokens."""
-    unwritten = 0
-    first = ""
+def refused(workspace: Workspace, rendering: Rendering, shard: str) -> tuple[NDArray[np.int64], list[str]]:
+    """The rows of a shard, ascending, that the template does not take, and what it said of each."""
+    if not rendering.template:
+        return _NONE, []
+    told = orjson.loads(checked(workspace.tokens(rendering.digest, shard) / "refused.json").read_bytes())
+    return np.array([row for row, _ in told], np.int64), [reason for _, reason in told]
+
+
+def keeps_refused(workspace: Workspace, rendering: Rendering, live_shards: Sequence[str], decided: Decided) -> bool:
+    """Whether a record is kept that the template does not take."""
+    for number, shard in enumerate(live_shards):
+        rows, ranks = decided.rows_of(number)
+        here = np.isin(rows, refused(workspace, rendering, shard)[0])
+        if bool((decided.reason[ranks[here]] == 0).any()):
+            return True
+    return False
+
+
+def settle(workspace: Workspace, rendering: Rendering, live_shards: Sequence[str], decided: Decided) -> None:
+    """Set the sizes of the texts to those of what is trained."""
     for number, shard in enumerate(live_shards):
         folder = workspace.tokens(rendering.digest, shard)
         rows, ranks = decided.rows_of(number)
         decided.text_bytes[ranks] = np.load(checked(folder / "bytes.npy"), allow_pickle=False)[rows]
-        if not rendering.template:
-            continue
-        refused = dict(orjson.loads(checked(folder / "refused.json").read_bytes()))
-        kept = [int(r) for r, rank in zip(rows, ranks, strict=True) if r in refused and decided.reason[rank] == 0]
-        unwritten += len(kept)
-        first = first or (refused[kept[0]] if kept else "")
-    if unwritten:
-        note(f"{unwritten:,} conversations are not trained, for their template does not take them; the first: {first}")
-    return unwritten
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _texts(encoder: Encoder, texts: pa.LargeStringArray) -> _Part:
 
 
 def _with_chats(
-    part: _Part, chats: Chats, batch: pa.RecordBatch, how: Rendering, refused: list[tuple[int, str]], first: int
+    part: _Part, chats: Chats, batch: pa.RecordBatch, how: Rendering, unwritten: list[tuple[int, str]], first: int
 ) -> _Part:
     """The same rows, with what the template makes of the conversations."""
     ids = [part.ids[a:b] for a, b in zip(part.bounds[:-1], part.bounds[1:], strict=True)]
@@ -159,7 +159,7 @@ def _with_chats(
                 encoded = chats.encode(messages, tools_of(batch["meta"][i].as_py()))
                 ids[i], loss[i], sizes[i] = encoded.ids, encoded.loss, encoded.spoken_bytes
             except Refused as error:
-                refused.append((first + i, hidden(str(error))))
+                unwritten.append((first + i, hidden(str(error))))
                 ids[i], loss[i], sizes[i] = ids[i][:0], loss[i][:0], 0
     return _Part(np.concatenate(ids), loss, np.cumsum([0, *(len(x) for x in ids)]), sizes)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from sheaf.prepare import pipeline, select, stages
 from sheaf.prepare.gather import Listing, forgotten_refusal
 from sheaf.prepare.known import known
 from sheaf.prepare.read import Listed
+from sheaf.prepare.rendering import Rendering
 from sheaf.recipe import Prepare, Recipe, SourceSpec
 from sheaf.sources.base import Item, Refusal
 
@@ -111,8 +112,9 @@ def preview(corpus: CorpusVersion, recipe: Recipe, found: Found) -> Change:
     new = found.forgotten()
     listing, before = _without(_listing(corpus), new), _recipe_of(corpus, recipe)
     with select.select(
-        *(corpus.workspace, corpus.shard_names, listing.keys, listing.refusals, before, stages.asked(before)),
+        *(corpus.workspace, corpus.shard_names, listing.keys, listing.refusals, before, _asked(corpus, before)),
         forgotten=new.records | store.read(corpus.workspace).records,
+        rendering=Rendering.from_json(corpus.manifest["rendering"]),
     ) as selection:
         return _change(corpus, selection.decided.tables())
 
@@ -139,7 +141,7 @@ def carry_out(
         listing = _without(_listing(corpus), new)
         live = list(known(workspace, listing.keys).rows)
         before = _recipe_of(corpus, recipe)
-        made = pipeline.derive(workspace, before, stages.asked(before), live, listing, pool, console)
+        made = pipeline.derive(workspace, before, _asked(corpus, before), live, listing, pool, console)
     difference = versions.compare(corpus, made)
     del difference["items"]["examples"]  # names of what is forgotten
     write_json(_next_name(workspace), told | {"replaced": replaced, "difference": difference})
@@ -216,10 +218,9 @@ def purge(workspace: Workspace) -> Json:
 def _all_folders(workspace: Workspace) -> Iterator[Path]:
     """Every folder that holds something made of texts: versions, shards, scores, tokens, caches."""
     for name in ("corpora", "shards", "scores", "packs", "near", "exams"):
-        if (workspace.root / name).is_dir():
-            yield from (p for p in (workspace.root / name).iterdir() if p.is_dir())
-    for tokens in (workspace.root / "tokens").iterdir():
-        yield from (p for p in tokens.iterdir() if p.is_dir())
+        yield from workspace.folders(name)
+    for tokens in workspace.folders("tokens"):
+        yield from workspace.folders(f"tokens/{tokens.name}")
 
 
 def _sources(corpus: CorpusVersion, wanted: Wanted) -> set[str]:
@@ -295,6 +296,11 @@ def _recipe_of(corpus: CorpusVersion, recipe: Recipe) -> Recipe:
     """The recipe as it was when the version was made: forgetting changes nothing else."""
     sources = tuple(SourceSpec.model_validate(s) for s in corpus.manifest["sources"])
     return recipe.model_copy(update={"sources": sources, "prepare": Prepare.model_validate(corpus.manifest["prepare"])})
+
+
+def _asked(corpus: CorpusVersion, recipe: Recipe) -> stages.Asked:
+    """What the recipe asks for, with the evaluation files of that time: they may be gone, what was in them is not."""
+    return replace(stages.asked(recipe), exams=corpus.manifest["stages"].get("evaluation", {}).get("files"))
 
 
 def _written_anew(corpus: CorpusVersion, forgotten: Forgotten, console: Console) -> dict[str, str]:

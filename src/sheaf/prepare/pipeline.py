@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from sheaf.recipe import Recipe
 from sheaf.sources.base import Refusal
 from sheaf.sources.reasons import DEFERRED
 
-SELECT_VERSION = 2
+SELECT_VERSION = 3
 
 
 def prepare(
@@ -118,17 +119,44 @@ def derive(
     if not live:
         raise _nothing(listing)
     stages.run(workspace, asked, live, pool, console)
+    with _selected(workspace, recipe, asked, live, listing, console) as selection:
+        made = _tokenise(workspace, recipe, asked, live, listing, selection, pool, console, new_tokenizer)
+        if not encode.keeps_refused(workspace, made.how, live, selection.decided):
+            return _commit(workspace, recipe, asked, live, listing, selection, made)
+    # Only now it is known that the template does not take some conversations. Selected once more without them, what was
+    # dropped for being like them stays, and "kept" means trained.
+    with _selected(workspace, recipe, asked, live, listing, console, made.how) as selection:
+        return _commit(workspace, recipe, asked, live, listing, selection, made)
+
+
+@contextmanager
+def _selected(
+    workspace: Workspace,
+    recipe: Recipe,
+    asked: Asked,
+    live: list[str],
+    listing: Listing,
+    console: Console,
+    how: Rendering | None = None,
+) -> Generator[select.Selection]:
     gone = forgotten.read(workspace).records
-    found = select.select(workspace, live, listing.keys, listing.refusals, recipe, asked, forgotten=gone)
+    found = select.select(workspace, live, listing.keys, listing.refusals, recipe, asked, forgotten=gone, rendering=how)
     with ExitStack() as stack:
         with console.stage("select", None, "records") as advance:
             selection = stack.enter_context(found)
             advance(len(selection.decided))
         _refuse_if_too_much(recipe, selection)
-        return _tokenise_and_commit(workspace, recipe, asked, live, listing, selection, pool, console, new_tokenizer)
+        yield selection
 
 
-def _tokenise_and_commit(
+@dataclass(frozen=True)
+class _Tokenised:
+    chosen: tokenizer.Chosen
+    encoder: Encoder
+    how: Rendering
+
+
+def _tokenise(
     workspace: Workspace,
     recipe: Recipe,
     asked: Asked,
@@ -138,7 +166,8 @@ def _tokenise_and_commit(
     pool: Engine,
     console: Console,
     new_tokenizer: bool,
-) -> CorpusVersion:
+) -> _Tokenised:
+    """Every shard's tokens, by the rendering that follows from what was selected."""
     template, variables = _template(recipe) if selection.kinds & set(CHATS) else ("", {})
     with console.stage("tokenizer", None, "tokens") as advance:
         chosen = tokenizer.ensure(
@@ -157,7 +186,20 @@ def _tokenise_and_commit(
     rendering.check(how, encoder, console.note)
     missing = [s for s in live if read_done(workspace.tokens(how.digest, s)) is None]
     stages.run_tasks(pool, console, "encode", [encode.task(workspace, how, s) for s in missing])
-    unwritten = encode.settle(workspace, how, live, selection.decided, console.note)
+    return _Tokenised(chosen, encoder, how)
+
+
+def _commit(
+    workspace: Workspace,
+    recipe: Recipe,
+    asked: Asked,
+    live: list[str],
+    listing: Listing,
+    selection: select.Selection,
+    made: _Tokenised,
+) -> CorpusVersion:
+    chosen, encoder, how = made.chosen, made.encoder, made.how
+    encode.settle(workspace, how, live, selection.decided)
     return commit(
         workspace,
         sources=[s.model_dump(mode="json", by_alias=True) for s in recipe.sources],
@@ -179,7 +221,6 @@ def _tokenise_and_commit(
             "stages": _stages(asked),
             "recipe": _recipe_digest(recipe),
             "sample": dict(chosen.sample),
-            "unwritten": unwritten,  # kept conversations that the template does not take
             "counts": selection.counts,
         },
     )

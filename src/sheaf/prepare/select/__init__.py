@@ -2,8 +2,8 @@
 
 It sees ids, scores and origins, never texts. Occurrences are gone through in ranges of ids (`occurrences.py`); the
 first by (source in recipe order, path, member, locator) speaks for the record, the others are duplicates (`fold.py`).
-Then rules, personal data and evaluation files (`reasons.py`), near duplicates among what is left (`similar.py`), and
-what became of every item (`account.py`). The outcome depends on the set of occurrences alone, not on shards, workers,
+Then rules, personal data, evaluation files and what the template refused (`reasons.py`), near duplicates among what is
+left (`similar.py`), and what became of every item (`account.py`). The outcome depends on the set of occurrences alone, not on shards, workers,
 ranges or order of arrival. Cost: O(n log n); memory for one range and per item; some 150 bytes an occurrence on disk,
 until the version is made.
 """
@@ -24,6 +24,7 @@ from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.files import disk_errors, temporary_name
 from sheaf.prepare import protect
+from sheaf.prepare.rendering import Rendering
 from sheaf.prepare.select import account
 from sheaf.prepare.select.admit import Admission, check_admit, idle_rules
 from sheaf.prepare.select.fold import Records, fold
@@ -62,18 +63,23 @@ def select(
     asked: Asked,
     *,
     forgotten: frozenset[bytes] = frozenset(),
+    rendering: Rendering | None = None,
     ranges: int | None = None,
 ) -> Generator[Selection]:
     """Decide over all records of the live items. The columns are there until the block ends.
 
-    forgotten: ids of records that are taken out. ranges: how many ranges of ids, if not as many as memory asks for.
+    forgotten: ids of records that are taken out. rendering: what the shards' tokens were made by, if they are there:
+    what it refused is dropped, before near duplicates are. ranges: how many ranges of ids, if not as many as memory
+    asks for.
     """
     folder = temporary_name(workspace.root / "select")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with disk_errors(folder):
             folder.mkdir()
-            yield _select(workspace, live_shards, live_keys, refusals, recipe, asked, forgotten, ranges, folder)
+            yield _select(
+                workspace, live_shards, live_keys, refusals, recipe, asked, forgotten, rendering, ranges, folder
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -86,6 +92,7 @@ def _select(
     recipe: Recipe,
     asked: Asked,
     forgotten: frozenset[bytes],
+    rendering: Rendering | None,
     ranges: int | None,
     folder: Path,
 ) -> Selection:
@@ -93,7 +100,7 @@ def _select(
     items = live_items(workspace, live_shards, live_keys, names)
     records = fold(lay_down(workspace, live_shards, items, folder, ranges), items, len(names), folder)
     admission = Admission(recipe.prepare.admit, items, records, folder)
-    reasons = reasons_of(workspace, live_shards, records, asked, admission, forgotten, folder)
+    reasons = reasons_of(workspace, live_shards, records, asked, admission, forgotten, rendering, folder)
     of, limited = np.broadcast_to(np.int64(-1), len(records)), 0
     if recipe.prepare.dedup.near is not None:
         near = drop_similar(workspace, live_shards, records, reasons, admission, recipe.prepare.dedup, names)

@@ -16,7 +16,7 @@ from sheaf.prepare.select.items import LiveItems
 from sheaf.recipe import Admit
 from sheaf.sources.globs import compile_globs
 
-FORGOTTEN = "forgotten"
+FORGOTTEN, TEMPLATE = "forgotten", "template"
 
 
 def check_admit(rules: Sequence[Admit], sources: Sequence[str]) -> None:
@@ -41,6 +41,12 @@ def check_admit(rules: Sequence[Admit], sources: Sequence[str]) -> None:
                 "what was forgotten is not admitted again by a recipe",
                 where=f"prepare.admit, path: {rule.path}",
                 fix="take the entry out of the workspace's forgotten.json, and prepare again",
+            )
+        if rule.reason == TEMPLATE:
+            raise RecipeError(
+                "what the chat template does not take cannot be trained",
+                where=f"prepare.admit, path: {rule.path}",
+                fix="name another template in prepare.template, or mend what it says of these conversations",
             )
 
 

@@ -1,8 +1,9 @@
 """Why each record is dropped, but for near duplicates: one pass over the shards' scores.
 
-The order of deciding: forgotten, the rules over scores (length, languages, filters), personal data, evaluation files;
-the first that drops a record names its reason. An exception of `prepare.admit` undoes its own reason only: what is too
-short and admitted may still hold a secret. Memory: one shard's scores.
+The order of deciding: forgotten, the rules over scores (length, languages, filters), personal data, evaluation files,
+conversations that the template does not take; the first that drops a record names its reason. An exception of
+`prepare.admit` undoes its own reason only: what is too short and admitted may still hold a secret. Memory: one shard's
+scores.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import pyarrow.compute as pc
 
 from sheaf.corpus.columns import Array, new_array, release
 from sheaf.corpus.workspace import Workspace
-from sheaf.prepare import decontaminate, protect, score
+from sheaf.prepare import decontaminate, encode, protect, score
+from sheaf.prepare.rendering import Rendering
 from sheaf.prepare.rules import Scored
-from sheaf.prepare.select.admit import FORGOTTEN, Admission
+from sheaf.prepare.select.admit import FORGOTTEN, TEMPLATE, Admission
 from sheaf.prepare.select.fold import Records
 from sheaf.prepare.stages import Asked
 
@@ -64,8 +66,10 @@ def reasons_of(
     asked: Asked,
     admission: Admission,
     forgotten: frozenset[bytes],
+    rendering: Rendering | None,
     folder: Path,
 ) -> Reasons:
+    """rendering: what the shards' tokens were made by, if they are there; what it refused is dropped."""
     n = len(records)
     found = Reasons(
         new_array(folder / "reason.npy", "u2", n),
@@ -83,9 +87,12 @@ def reasons_of(
         code = np.zeros(len(rows.row), np.uint16)
         if forgotten:
             code[_among(records.columns["id"][rows.rank], forgotten)] = gone
-        for judged in _judged(workspace, rows, scores, asked, found, one_by_one=bool(admission)):
+        for judged, detail in _judged(workspace, rows, scores, asked, rendering, found, one_by_one=bool(admission)):
             admission.apply(judged, rows.rank, found.names)
-            np.copyto(code, judged, where=code == 0)
+            decides = (code == 0) & (judged > 0)
+            code[decides] = judged[decides]
+            if detail is not None:
+                found.detail[rows.rank[decides]] = detail[decides]
         found.code[rows.rank] = code
         found.kinds |= set(pc.unique(scores["kind"].filter(pa.array(code == 0))).to_pylist())
         release(found.code, found.detail, found.text_bytes, records.rank_at, records.columns["id"])
@@ -93,32 +100,43 @@ def reasons_of(
 
 
 def _judged(
-    workspace: Workspace, rows: _Rows, scores: pa.Table, asked: Asked, found: Reasons, *, one_by_one: bool
-) -> Iterator[Array]:
-    """What each judge says, in their order: uint16 (rows,), codes. one_by_one: each rule of the scores for itself."""
+    workspace: Workspace,
+    rows: _Rows,
+    scores: pa.Table,
+    asked: Asked,
+    rendering: Rendering | None,
+    found: Reasons,
+    *,
+    one_by_one: bool,
+) -> Iterator[tuple[Array, Array | None]]:
+    """What each judge says, in their order: uint16 (rows,), codes, and int32 (rows,), details, of those that have any.
+    one_by_one: each rule of the scores for itself."""
     if one_by_one:
         scored = Scored(scores)
         for rule in asked.rules.rules:
-            yield np.where(rule.drops(scored), found.number(rule.reason), 0).astype(np.uint16)
+            yield np.where(rule.drops(scored), found.number(rule.reason), 0).astype(np.uint16), None
     else:
-        yield asked.rules.apply(scores)
+        yield asked.rules.apply(scores), None
     if asked.refused:
         counts = protect.counts(workspace, rows.shard)
         for kind in asked.refused:
             holds = counts[kind].to_numpy()[rows.row] > 0
-            yield np.where(holds, found.number(f"privacy:{kind}"), 0).astype(np.uint16)
+            yield np.where(holds, found.number(f"privacy:{kind}"), 0).astype(np.uint16), None
     if asked.exams is not None:
-        yield _evaluated(workspace, rows, asked.exams, found)
+        hits = decontaminate.hits(workspace, asked.exams, rows.shard)
+        yield _detailed(rows, "evaluation", hits["row"].to_numpy(), hits["detail"].to_pylist(), found)
+    if rendering is not None:
+        yield _detailed(rows, TEMPLATE, *encode.refused(workspace, rendering, rows.shard), found)
 
 
-def _evaluated(workspace: Workspace, rows: _Rows, exams: str, found: Reasons) -> Array:
-    hits = decontaminate.hits(workspace, exams, rows.shard)
-    at = np.searchsorted(rows.row, hits["row"].to_numpy())
-    speaks = (at < len(rows.row)) & (rows.row[np.minimum(at, len(rows.row) - 1)] == hits["row"].to_numpy())
-    code = np.zeros(len(rows.row), np.uint16)
-    code[at[speaks]] = found.number("evaluation")
-    found.detail[rows.rank[at[speaks]]] = found.details_of(hits["detail"].filter(pa.array(speaks)).to_pylist())
-    return code
+def _detailed(rows: _Rows, reason: str, row: Array, details: Sequence[str], found: Reasons) -> tuple[Array, Array]:
+    """Codes and details of a reason that drops these rows of the shard (ascending)."""
+    at = np.searchsorted(rows.row, row)
+    speaks = (at < len(rows.row)) & (rows.row[np.minimum(at, len(rows.row) - 1)] == row)
+    code, detail = np.zeros(len(rows.row), np.uint16), np.zeros(len(rows.row), np.int32)
+    code[at[speaks]] = found.number(reason)
+    detail[at[speaks]] = found.details_of([text for text, here in zip(details, speaks.tolist(), strict=True) if here])
+    return code, detail
 
 
 def _taken(table: pa.Table, rows: Array) -> pa.Table:
