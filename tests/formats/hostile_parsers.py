@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from sheaf.formats import wire
+from sheaf.formats.normalise import record_id
 from sheaf.formats.piece import Context, Pieces, Record
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_REGIONS
 from sheaf.formats.stream import Stream
@@ -25,7 +26,7 @@ from sheaf.formats.table import Format
 
 FORMATS = [Format("application/x-hostile", "extra:parse", (".hostile",), (b"HOSTILE ",), binary=True)]
 LIBC = ctypes.CDLL(None, use_errno=True)
-NAME, ID = b"taken over", bytes(16)
+TEXT = "taken over"
 
 
 def parse(stream: Stream, context: Context) -> Pieces:
@@ -205,7 +206,7 @@ def _frame(batches: list[pa.RecordBatch], schema: pa.Schema, compression: str | 
 
 def _row(**values: object) -> pa.RecordBatch:
     row = {
-        **{"item": _mine(), "id": ID, "kind": "text", "text": "taken over", "messages": "", "payload": b""},
+        **{"item": _mine(), "id": record_id(TEXT), "kind": "text", "text": TEXT, "messages": "", "payload": b""},
         **{"meta": "{}", "member": "", "locator": "{}", "media": "", "encoding": "", "confidence": 1.0, "repairs": ""},
         **{"stream": 0, "weight": 0},
         **values,
@@ -241,6 +242,11 @@ def _annotated(*_: str) -> None:
     _answer(_row().replace_schema_metadata(schema.metadata))
 
 
+def _ids(*_: str) -> None:
+    """A thousand rows of the same text, each with an id of its own."""
+    _answer(*(_row(id=number.to_bytes(16, "big")) for number in range(1000)))
+
+
 def _exception(*_: str) -> None:
     wire.send(_socket(), b"X", b"\x1b[2Jline\n" * 100_000)
     time.sleep(600)
@@ -258,6 +264,7 @@ ACTIONS: dict[str, Callable[..., str | None]] = {
     "annotated": _annotated,
     "exception": _exception,
     "honest": lambda: _answer(_row()),
+    "ids": _ids,
     "kind": lambda: _answer(_row(kind="program")),
     "meta": lambda: _answer(_row(meta='{"a":1}{')),
     "meta-list": lambda: _answer(_row(meta="[1]")),

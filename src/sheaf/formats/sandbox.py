@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from sheaf.errors import EnvironmentProblem
 from sheaf.formats import wire
-from sheaf.formats.answers import Answers, BadAnswer, Miscounted, Parsed, by_item
+from sheaf.formats.answers import Answers, BadAnswer, BadItem, Parsed, by_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.start import FOLDER, start, sweep
@@ -103,7 +103,8 @@ class Sandbox:
 
         folder: where the records of a long item wait for its end (default: the system's for temporary files).
         """
-        answers = Answers([item.size for item in items], self._limits.memory_mb << 20, folder)
+        sizes = [item.size for item in items]
+        answers = Answers(sizes, self._limits.memory_mb << 20, folder, with_ids=options.excerpt is None)
         try:
             for _ in self._rounds(answers, items, options):
                 if answers.held_bytes > PART_BYTES or answers.has_long:
@@ -226,7 +227,7 @@ class _Child:
         self._ask(numbers, items, options)
         try:
             yield from self._listen(numbers, items, answers)
-        except Miscounted as bad:
+        except BadItem as bad:
             raise self._blame(bad.item, "parser-bug", str(bad)) from bad
         except BadAnswer as bad:
             if len(numbers) > 1:
