@@ -44,9 +44,8 @@ def origins(corpus: CorpusVersion, number: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for shard in range(len(corpus.shard_names)):
         ids = _ids(checked(corpus.shard_path(shard) / "records.parquet"))
-        row = int(np.searchsorted(ids, wanted))
-        if row < len(ids) and ids[row] == wanted:
-            record = read_rows(corpus.shard_path(shard), [row])[0]
+        rows = range(*(int(np.searchsorted(ids, wanted, side)) for side in ("left", "right")))
+        for record in read_rows(corpus.shard_path(shard), rows, ["origins"]):
             found += [o for o in record["origins"] if (o["source"], o["path"], o["version"]) in live]
     rank = {name: i for i, name in enumerate(corpus.source_names)}
     found.sort(key=lambda o: (rank[o["source"]], o["path"], o["member"], o["locator"]))

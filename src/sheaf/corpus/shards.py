@@ -1,7 +1,9 @@
 """A shard: the records of one batch of items, written once.
 
 `build` turns what the parsers sent back into the three tables of a shard: occurrences of equal records are folded into
-one row that keeps all their origins, rows are sorted by id. All in Arrow and numpy, O(n log n) in the batch.
+one row that keeps all their origins, rows are sorted by id. Occurrences with other `meta` are rows of their own: what
+stands beside a text (a row's other columns, the tools of a conversation) goes when its item goes. All in Arrow and
+numpy, O(n log n) in the batch.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ def _item_columns(items: Sequence[Item]) -> dict[str, pa.Array]:
 def _fold(records: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
     order = _order(records, listed["path"])
     ids, item = _one(records["id"]).take(order), _one(records["item"]).take(order)
-    first = _run_starts(ids)
+    first = _run_starts(ids, _one(records["meta"]), order)
     columns = {"item": item} | {name: column.take(item) for name, column in listed.items()}
     columns |= {field.name: _one(records[field.name].take(order)) for field in ORIGIN if field.name not in columns}
     origins = pa.StructArray.from_arrays([columns[f.name] for f in ORIGIN], fields=list(ORIGIN))
@@ -110,17 +112,25 @@ def _fold(records: pa.Table, listed: dict[str, pa.Array]) -> pa.Table:
 
 
 def _order(records: pa.Table, path_of_item: pa.Array) -> pa.Array:
-    keys = {"id": records["id"].cast(pa.binary()), "path": path_of_item.take(_one(records["item"]))}
+    keys = {
+        "id": records["id"].cast(pa.binary()),
+        "meta": records["meta"],
+        "path": path_of_item.take(_one(records["item"])),
+    }
     keys |= {name: records[name] for name in ("member", "locator")}
     return pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys])
 
 
-def _run_starts(ids: pa.Array) -> np.ndarray:
-    """int64: the first row of each run of equal ids in a sorted column."""
+def _run_starts(ids: pa.Array, meta: pa.Array, order: pa.Array) -> np.ndarray:
+    """int64: the first row of each run of equal (id, meta). ids: sorted; meta: by `order` as the ids are."""
     raw = id_bytes(ids)
     if len(raw) == 0:
         return np.zeros(0, np.int64)
-    return np.flatnonzero(np.append(True, raw[1:] != raw[:-1])).astype(np.int64)
+    new = np.append(True, raw[1:] != raw[:-1])
+    again = np.flatnonzero(~new)
+    here, before = (meta.take(order.take(pa.array(rows))) for rows in (again, again - 1))
+    new[again] = pc.not_equal(here, before).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(new).astype(np.int64)
 
 
 def id_bytes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:

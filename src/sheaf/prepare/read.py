@@ -36,7 +36,7 @@ from sheaf.sources.ahead import Ahead
 from sheaf.sources.base import Item, ItemChanged, ItemRefused, ItemUnavailable
 from sheaf.sources.registry import open_source, source_options
 
-READ_VERSION = 4
+READ_VERSION = 5
 BATCH_ITEMS = 4096
 OPEN_ITEMS = 200  # descriptors held at once: the usual soft limit is 1024, and several workers share a terminal's
 OPEN_BYTES = 64 << 20
