@@ -35,6 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sheaf.console import Silent
 from sheaf.corpus.shards import ROW_GROUP
 from sheaf.corpus.workspace import Workspace
 from sheaf.files import digest_of, task_folder
@@ -226,7 +227,7 @@ def scale(folder: Path, n: int) -> str:
     stage = timed(lambda: [minhash.hash_shard(workspace.where, name, THRESHOLD) for name in shards])
     hashed = memory("VmHWM")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    found = timed(lambda: candidates.find(workspace, shards, shard, row, THRESHOLD))
+    found = timed(lambda: candidates.find(workspace, shards, shard, row, THRESHOLD, Silent()))
     decide = timed(lambda: near.decide(workspace, shards, shard, row, eligible, THRESHOLD))
     peak = memory("VmHWM")
     dropped = int((near.decide(workspace, shards, shard, row, eligible, THRESHOLD).of >= 0).sum())

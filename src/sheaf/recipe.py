@@ -174,7 +174,7 @@ class Dedup(Strict):
             ge=0,
             le=1,
             strict=False,
-            description="share of a source's records that `near` may drop; above, prepare ends with 3",
+            description="share of a source's records that `near` may drop (or 99 records); above, prepare ends with 3",
         ),
     ] = 0.5
 

@@ -12,7 +12,6 @@ import pytest
 from tokenizers import Tokenizer
 
 from sheaf import recipe_file
-from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused, RecipeError
 from sheaf.prepare.encoder import Encoder

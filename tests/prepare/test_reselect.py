@@ -16,6 +16,7 @@ from sheaf import recipe_file
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused
 from sheaf.prepare.pipeline import prepare
+from sheaf.prepare.select import similar
 
 
 @pytest.fixture
@@ -81,8 +82,11 @@ def test_a_stage_that_is_newly_asked_for_is_all_that_runs(base: Path, ran: Count
         assert run(base, **changed, refuse_above=0.9)["corpus"] == before["corpus"] and set(ran) == {module}
 
 
-def test_a_source_that_would_be_eaten_leaves_the_last_version_as_it_is(base: Path, ran: Counter[str]) -> None:
+def test_a_source_that_would_be_eaten_leaves_the_last_version_as_it_is(
+    base: Path, ran: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = run(base)
+    monkeypatch.setattr(similar, "FEW", 1)
     with pytest.raises(DataRefused, match="near duplicates would take") as caught:
         run(base, dedup={"near": 0.8, "max_loss": 0})
     assert caught.value.exit_code == 3

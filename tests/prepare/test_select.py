@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 import pytest
 from selecting import Place, Store, decisions, recipe_of, record_id
 
+from sheaf.console import Silent
 from sheaf.errors import DataRefused, RecipeError, SheafError
 from sheaf.prepare.select import check_admit
 from sheaf.recipe import Admit
@@ -194,17 +196,49 @@ def test_a_source_that_near_duplicates_would_eat_stops_everything_and_is_shown_w
     rng = random.Random(3)
     form = f"Dear jane.roe@bank.com, {prose(rng, 60)}"
     store = Store.at(tmp_path)
-    store.add({("forms", "x"): [f"{form} number {n}" for n in range(30)], ("prose", "y"): [prose(rng, 60)]})
+    store.add({("forms", "x"): [f"{form} number {n}" for n in range(101)], ("prose", "y"): [prose(rng, 60)]})
     recipe = recipe_of(["forms", "prose"], dedup={"near": 0.8})
-    match = "29 of the 30 records that the source 'forms' has left"
+    match = "100 of the 101 records that the source 'forms' has left"
     with pytest.raises(DataRefused, match=match) as caught, store.selected(recipe):
         pass
     assert caught.value.exit_code == 3
-    assert "29 are like this one of 'forms'" in caught.value.why and "[email]" in caught.value.why
+    assert "100 are like this one of 'forms'" in caught.value.why and "[email]" in caught.value.why
     assert "jane" not in str(caught.value) and "max_loss" in caught.value.fix
     assert not list(tmp_path.glob(".select*"))
     with store.selected(recipe_of(["forms", "prose"], dedup={"near": 0.8, "max_loss": 1})) as selection:
-        assert selection.counts["records"]["dropped"] == {"near-duplicate": 29}
+        assert selection.counts["records"]["dropped"] == {"near-duplicate": 100}
+
+
+def test_a_few_near_duplicates_stop_nothing_however_large_a_share_they_are(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    form = prose(rng, 60)
+    store = Store.at(tmp_path)
+    store.add({("forms", "x"): [f"{form} number {n}" for n in range(100)]})
+    with store.selected(recipe_of(["forms"], dedup={"near": 0.8, "max_loss": 0})) as selection:
+        assert selection.counts["records"]["dropped"] == {"near-duplicate": 99}
+
+
+def test_every_part_of_selecting_tells_how_far_it_is(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    texts = [prose(rng, 60) for _ in range(6)]
+    store = Store.at(tmp_path)
+    store.add({("a", "x"): texts})
+    store.add({("a", "y"): [f"{text} more" for text in texts]})
+    told: dict[str, list[int | None]] = {}
+
+    class Listening(Silent):
+        @contextmanager
+        def stage(self, title: str, total: int | None, unit: str) -> Generator[Callable[[int], None]]:
+            line = told[title] = [total, 0]
+
+            def advance(n: int) -> None:
+                line[1] = (line[1] or 0) + n
+
+            yield advance
+
+    with store.selected(recipe_of(["a"], dedup={"near": 0.8, "max_loss": 1}), console=Listening()):
+        pass
+    assert told == {"gather": [2, 2], "select": [2, 2], "near: candidates": [2, 2], "near: compare": [12, 12]}
 
 
 MEASURE = """

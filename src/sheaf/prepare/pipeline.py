@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,11 +140,12 @@ def _selected(
     how: Rendering | None = None,
 ) -> Generator[select.Selection]:
     gone = forgotten.read(workspace).records
-    found = select.select(workspace, live, listing.keys, listing.refusals, recipe, asked, forgotten=gone, rendering=how)
-    with ExitStack() as stack:
-        with console.stage("select", None, "records") as advance:
-            selection = stack.enter_context(found)
-            advance(len(selection.decided))
+    with select.select(
+        *(workspace, live, listing.keys, listing.refusals, recipe, asked),
+        forgotten=gone,
+        rendering=how,
+        console=console,
+    ) as selection:
         _refuse_if_too_much(recipe, selection)
         yield selection
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
+from sheaf.console import Console
 from sheaf.corpus import shards
 from sheaf.corpus.columns import Appended
 from sheaf.corpus.workspace import Workspace
@@ -52,14 +53,18 @@ def find(
     shard: NDArray[np.int32],
     row: NDArray[np.int32],
     threshold: float,
+    console: Console,
 ) -> Candidates:
     """shard (index into live_shards) and row of each distinct record, by rank. The minhash stage must be done."""
     stage = minhash.stage(threshold)
     folder = workspace.near / _digest(stage, live_shards, shard, row)
     if read_done(folder) is None:
-        with task_folder(folder, task="near") as out:
+        with (
+            task_folder(folder, task="near") as out,
+            console.stage("near: candidates", len(live_shards), "shards") as advance,
+        ):
             buckets.write(out, workspace, live_shards, shard, row, stage)
-            _write_runs(out, workspace, live_shards, shard, row)
+            _write_runs(out, workspace, live_shards, shard, row, advance)
         _remove_others(folder)
     columns = {name: _column(folder / name) for name in ("rank", "first", "bucket", "room", "run_first", "run_length")}
     return Candidates(**columns, runs=checked(folder / "runs"))
@@ -86,7 +91,12 @@ def _column(path: Path, dtype: DTypeLike = np.int64) -> NDArray[np.int64]:
 
 
 def _write_runs(
-    out: Path, workspace: Workspace, live_shards: Sequence[str], shard: NDArray[np.int32], row: NDArray[np.int32]
+    out: Path,
+    workspace: Workspace,
+    live_shards: Sequence[str],
+    shard: NDArray[np.int32],
+    row: NDArray[np.int32],
+    advance: Callable[[int], None],
 ) -> None:
     rank = np.fromfile(out / "rank", np.int64)
     first, length = np.zeros(len(rank), np.int64), np.zeros(len(rank), np.int64)
@@ -102,6 +112,7 @@ def _write_runs(
             first[some], length[some] = written + starts[:-1], np.diff(starts)
             runs.append(found)
             written += len(found)
+        advance(1)
     runs.mapped()
     first.tofile(out / "run_first")
     length.tofile(out / "run_length")

@@ -19,13 +19,14 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sheaf.console import Console, Silent
 from sheaf.corpus.workspace import Workspace
 from sheaf.files import disk_errors
 from sheaf.kernel import kernel
@@ -57,6 +58,7 @@ def decide(
     row: NDArray[np.int32],
     eligible: NDArray[np.bool_],
     threshold: float,
+    console: Console | None = None,
 ) -> Near:
     """Near duplicates among n distinct records, given by rank (source priority, then id).
 
@@ -64,11 +66,13 @@ def decide(
     other rules; the rest are neither dropped here nor compared with. threshold: in [0.5, 1]. The minhash stage must be
     done.
     """
-    found = candidates.find(workspace, live_shards, shard, row, threshold)
+    console = console or Silent()
+    found = candidates.find(workspace, live_shards, shard, row, threshold, console)
     of, similarity = np.full(len(row), -1, np.int64), np.zeros(len(row), np.float32)
     told = np.zeros(2, np.int64)
     if len(found.rank):
-        _over_slots(found, workspace.near, np.asarray(eligible, np.bool_), threshold, of, similarity, told)
+        with console.stage("near: compare", len(found.rank), "records") as advance:
+            _over_slots(found, workspace.near, np.asarray(eligible, np.bool_), threshold, of, similarity, told, advance)
     return Near(of, similarity, compared=int(told[0]), limited=int(told[1]))
 
 
@@ -80,6 +84,7 @@ def _over_slots(
     of: NDArray[np.int64],
     similarity: NDArray[np.float32],
     told: NDArray[np.int64],
+    advance: Callable[[int], None],
 ) -> None:
     member = _scratch(scratch, np.int64, len(found.bucket))
     filled = _scratch(scratch, np.int32, len(found.room) - 1)
@@ -90,6 +95,7 @@ def _over_slots(
         try:
             slot = 0
             while slot < len(found.rank):
+                before = slot
                 slot = _greedy(
                     slot,
                     found.rank,
@@ -112,6 +118,7 @@ def _over_slots(
                     PAIRS,
                     TOUCHED,
                 )
+                advance(slot - before)
                 mapping.madvise(mmap.MADV_DONTNEED)  # resident pages of the file, not its contents
         finally:
             del runs  # a mapping with a view into it cannot be closed

@@ -3,9 +3,9 @@
 It sees ids, scores and origins, never texts. Occurrences are gone through in ranges of ids (`occurrences.py`); the
 first by (source in recipe order, path, member, locator) speaks for the record, the others are duplicates (`fold.py`).
 Then rules, personal data, evaluation files and what the template refused (`reasons.py`), near duplicates among what is
-left (`similar.py`), and what became of every item (`account.py`). The outcome depends on the set of occurrences alone, not on shards, workers,
-ranges or order of arrival. Cost: O(n log n); memory for one range and per item; some 150 bytes an occurrence on disk,
-until the version is made.
+left (`similar.py`), and what became of every item (`account.py`). The outcome depends on the set of occurrences alone,
+not on shards, workers, ranges or order of arrival. Cost: O(n log n); memory for one range and per item; some 150 bytes
+an occurrence on disk, until the version is made.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sheaf.console import Console, Silent
 from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.files import disk_errors, temporary_name
@@ -65,6 +66,7 @@ def select(
     forgotten: frozenset[bytes] = frozenset(),
     rendering: Rendering | None = None,
     ranges: int | None = None,
+    console: Console | None = None,
 ) -> Generator[Selection]:
     """Decide over all records of the live items. The columns are there until the block ends.
 
@@ -78,7 +80,8 @@ def select(
         with disk_errors(folder):
             folder.mkdir()
             yield _select(
-                workspace, live_shards, live_keys, refusals, recipe, asked, forgotten, rendering, ranges, folder
+                *(workspace, live_shards, live_keys, refusals, recipe, asked),
+                *(forgotten, rendering, ranges, folder, console or Silent()),
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,15 +98,16 @@ def _select(
     rendering: Rendering | None,
     ranges: int | None,
     folder: Path,
+    console: Console,
 ) -> Selection:
     names = [s.name for s in recipe.sources]
     items = live_items(workspace, live_shards, live_keys, names)
-    records = fold(lay_down(workspace, live_shards, items, folder, ranges), items, len(names), folder)
+    records = fold(lay_down(workspace, live_shards, items, folder, console, ranges), items, len(names), folder)
     admission = Admission(recipe.prepare.admit, items, records, folder)
-    reasons = reasons_of(workspace, live_shards, records, asked, admission, forgotten, rendering, folder)
+    reasons = reasons_of(workspace, live_shards, records, asked, admission, forgotten, rendering, folder, console)
     of, limited = np.broadcast_to(np.int64(-1), len(records)), 0
     if recipe.prepare.dedup.near is not None:
-        near = drop_similar(workspace, live_shards, records, reasons, admission, recipe.prepare.dedup, names)
+        near = drop_similar(workspace, live_shards, records, reasons, admission, recipe.prepare.dedup, names, console)
         of, limited = near.of, near.limited
     decided = _decided(records, reasons, of, folder)
     outcomes = account.outcomes(records, decided, items, recipe.prepare.dedup.exact)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sheaf.console import Console
 from sheaf.corpus import shards
 from sheaf.corpus.columns import Array
 from sheaf.corpus.workspace import Workspace
@@ -45,18 +46,25 @@ class Occurrences:
 
 
 def lay_down(
-    workspace: Workspace, live_shards: Sequence[str], items: LiveItems, folder: Path, ranges: int | None = None
+    workspace: Workspace,
+    live_shards: Sequence[str],
+    items: LiveItems,
+    folder: Path,
+    console: Console,
+    ranges: int | None = None,
 ) -> Occurrences:
     """ranges: how many, if not as many as keep a range at RANGE occurrences."""
     n = ranges or max(-(-items.occurrences // RANGE), 1)
     edges = np.array([(i << 64) // n for i in range(1, n)], np.uint64)
     files, rows = [folder / f"{number}.arrow" for number in range(len(live_shards))], [0] * len(live_shards)
-    for number, shard in enumerate(live_shards):
-        table, rows[number] = _live_in(workspace, shard, items, number)
-        inner = np.searchsorted(leading(shards.id_bytes(table["id"])), edges)
-        with pa.OSFile(str(files[number]), "wb") as f, pa.ipc.new_file(f, table.schema) as writer:
-            for start, stop in pairwise([0, *inner.tolist(), len(table)]):
-                writer.write_batch(table.slice(start, stop - start))
+    with console.stage("gather", len(live_shards), "shards") as advance:
+        for number, shard in enumerate(live_shards):
+            table, rows[number] = _live_in(workspace, shard, items, number)
+            inner = np.searchsorted(leading(shards.id_bytes(table["id"])), edges)
+            with pa.OSFile(str(files[number]), "wb") as f, pa.ipc.new_file(f, table.schema) as writer:
+                for start, stop in pairwise([0, *inner.tolist(), len(table)]):
+                    writer.write_batch(table.slice(start, stop - start))
+            advance(1)
     return Occurrences(files, n, rows)
 
 

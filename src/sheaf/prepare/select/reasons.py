@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sheaf.console import Console
 from sheaf.corpus.columns import Array, new_array, release
 from sheaf.corpus.workspace import Workspace
 from sheaf.prepare import decontaminate, encode, protect, score
@@ -68,6 +69,7 @@ def reasons_of(
     forgotten: frozenset[bytes],
     rendering: Rendering | None,
     folder: Path,
+    console: Console,
 ) -> Reasons:
     """rendering: what the shards' tokens were made by, if they are there; what it refused is dropped."""
     n = len(records)
@@ -77,26 +79,40 @@ def reasons_of(
         new_array(folder / "text-bytes.npy", "i8", n),
         list(asked.rules.reasons),
     )
-    gone = found.number(FORGOTTEN)
-    for number, shard in enumerate(live_shards):
-        rows = _Rows(shard, *records.rows_of(number))
-        if not len(rows.row):
-            continue
-        found.text_bytes[rows.rank] = score.read(workspace, shard, ["bytes"])["bytes"].to_numpy()[rows.row]
-        scores = _taken(asked.rules.read(workspace, shard), rows.row)
-        code = np.zeros(len(rows.row), np.uint16)
-        if forgotten:
-            code[_among(records.columns["id"][rows.rank], forgotten)] = gone
-        for judged, detail in _judged(workspace, rows, scores, asked, rendering, found, one_by_one=bool(admission)):
-            admission.apply(judged, rows.rank, found.names)
-            decides = (code == 0) & (judged > 0)
-            code[decides] = judged[decides]
-            if detail is not None:
-                found.detail[rows.rank[decides]] = detail[decides]
-        found.code[rows.rank] = code
-        found.kinds |= set(pc.unique(scores["kind"].filter(pa.array(code == 0))).to_pylist())
-        release(found.code, found.detail, found.text_bytes, records.rank_at, records.columns["id"])
+    with console.stage("select", len(live_shards), "shards") as advance:
+        for number, shard in enumerate(live_shards):
+            rows = _Rows(shard, *records.rows_of(number))
+            if len(rows.row):
+                _decide(workspace, rows, records, asked, admission, forgotten, rendering, found)
+            advance(1)
     return found
+
+
+def _decide(
+    workspace: Workspace,
+    rows: _Rows,
+    records: Records,
+    asked: Asked,
+    admission: Admission,
+    forgotten: frozenset[bytes],
+    rendering: Rendering | None,
+    found: Reasons,
+) -> None:
+    """One shard's records."""
+    found.text_bytes[rows.rank] = score.read(workspace, rows.shard, ["bytes"])["bytes"].to_numpy()[rows.row]
+    scores = _taken(asked.rules.read(workspace, rows.shard), rows.row)
+    code = np.zeros(len(rows.row), np.uint16)
+    if forgotten:
+        code[_among(records.columns["id"][rows.rank], forgotten)] = found.number(FORGOTTEN)
+    for judged, detail in _judged(workspace, rows, scores, asked, rendering, found, one_by_one=bool(admission)):
+        admission.apply(judged, rows.rank, found.names)
+        decides = (code == 0) & (judged > 0)
+        code[decides] = judged[decides]
+        if detail is not None:
+            found.detail[rows.rank[decides]] = detail[decides]
+    found.code[rows.rank] = code
+    found.kinds |= set(pc.unique(scores["kind"].filter(pa.array(code == 0))).to_pylist())
+    release(found.code, found.detail, found.text_bytes, records.rank_at, records.columns["id"])
 
 
 def _judged(

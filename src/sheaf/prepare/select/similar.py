@@ -1,7 +1,9 @@
 """Near duplicates among what no other rule drops, and the brake: a source that would lose too much stops everything.
 
 A recipe that eats a source is nearly always a mistake (a template around every record, a source listed twice), and the
-loss would be found weeks later, if ever. So the clusters are shown instead, and nothing is committed.
+loss would be found weeks later, if ever. So the clusters are shown instead, and nothing is committed. A loss of fewer
+than FEW records stops nothing: in a small source one form letter is a large share, `sheaf show` prints all that went on
+a few screens, and no corpus is spoilt by it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sheaf.console import Console
 from sheaf.corpus.columns import Array, chunks, release
 from sheaf.corpus.decided import NEAR
 from sheaf.corpus.version import read_rows
@@ -22,6 +25,7 @@ from sheaf.prepare.select.reasons import Reasons
 from sheaf.privacy import hidden
 from sheaf.recipe import Dedup
 
+FEW = 100  # near duplicates of a source that never stop a run, whatever share they are
 CLUSTERS, READ, EXCERPT = 3, 2000, 120  # clusters shown; characters of a text that are masked, and shown of that
 
 
@@ -33,13 +37,14 @@ def drop_similar(
     admission: Admission,
     dedup: Dedup,
     names: Sequence[str],
+    console: Console,
 ) -> near.Near:
     """Give near duplicates their reason; what is kept instead of each is in the result. Raises DataRefused."""
     if dedup.near is None:
         raise ValueError("the recipe asks for no near duplicates")
     eligible = (reasons.code == 0) & (reasons.text_bytes > 0)
     shard, row = (records.columns[name] for name in ("shard", "row"))
-    found = near.decide(workspace, live_shards, shard, row, eligible, dedup.near)
+    found = near.decide(workspace, live_shards, shard, row, eligible, dedup.near, console)
     code = reasons.number(NEAR)
     for start, stop in chunks(len(records)):
         here = slice(start, stop)
@@ -66,7 +71,7 @@ def _brake(
     for source, name in enumerate(names):
         here = slice(*records.first[source : source + 2].tolist())
         had, lost = int(eligible[here].sum()), int((of[here] >= 0).sum())
-        if lost > dedup.max_loss * had:
+        if lost >= FEW and lost > dedup.max_loss * had:
             raise DataRefused(
                 f"near duplicates would take {lost:,} of the {had:,} records that the source '{name}' has left",
                 where=f"prepare.dedup: {{near: {dedup.near}, max_loss: {dedup.max_loss}}}",
