@@ -174,10 +174,20 @@ def test_a_few_words_come_out_right_or_are_refused_with_how_sure_a_guess_would_b
         "He said “yes” — to them.", "I don’t know what it is.", "It costs £5 at the door, or € 6.",
         "© 2004 Some Company ®",
         "José García wrote it.", "It was 20 °C outside.", "• first\n• second", "Gödel, Escher, Bach", "crème brûlée",
+        "That feeling of déjà vu again when we came home.", "The pâté was good and the wine was better.",
     ],
 )  # fmt: skip
 def test_the_signs_and_names_of_western_texts_need_no_more_evidence(text: str) -> None:
     assert decode(text.encode("cp1252")).text == text
+
+
+@pytest.mark.parametrize("text", ["Beyoncé", "a café", "We met at a café in town.\nThen we went home.\n"])
+def test_a_letter_of_an_older_encoding_at_the_end_of_a_word_is_no_opening_quote(text: str) -> None:
+    """é in cp850 is 0x82, which in cp1252 is ‚."""
+    try:
+        assert decode(text.encode("cp850")).text == text
+    except Refused:
+        return
 
 
 def test_romanian_is_read_with_the_commas_that_it_is_written_with() -> None:

@@ -51,6 +51,7 @@ _LETTERS = re.compile(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*")
 _ICELANDIC = "ðþÐÞ"  # bytes of other letters in all encodings but those of Western Europe
 _JOINERS = "‘·\xad–—-"  # may stand between two letters of a word
 _QUOTES = "“”‘’«»–—…"  # begin and end words; few encodings have them, so bytes that make sense as these are these
+_OPENING = "‚„"  # begin words only; what is é in older encodings is the first of them in cp1252
 _SYMBOLS = frozenset("©®™°£€¥¢§¶†‡±²³µ×÷¼½¾•·…–—«»‹›“”‘’„‚ƒ‰\xa0")
 # Romanian writes commas below; these two have only cedillas for them, which only Romanian uses, and whose bytes are the
 # commas of ISO-8859-16.
@@ -153,6 +154,8 @@ def _odd(before: str, letter: str, after: str) -> float:
         return -0.5 if letter == "’" else 0.0 if letter in _JOINERS else 2.0
     if letter in "¶§":
         return float(before.isalpha() or after.isalpha())
+    if letter in _OPENING and before.isalpha():
+        return 2.0
     return -0.5 if letter in _QUOTES else float(category in ("So", "Sk", "Sm", "Sc", "No", "Zs"))
 
 
