@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from sheaf.formats.charge import Int64, RecordCharges
 from sheaf.formats.long_item import LongItem, Spool, numbers, row_bytes, with_bytes
-from sheaf.formats.normalise import record_id
+from sheaf.formats.normalise import content_of, record_id
 from sheaf.formats.reasons import REASONS
 from sheaf.formats.schema import KINDS, PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.wire import RECORDS, STREAMS
@@ -176,9 +176,10 @@ class Answers:
     def _check_ids(self, table: pa.Table, owners: Int64) -> None:
         """Raises BadAnswer. A wrong id has been chosen to be wrong: from then on none is believed."""
         rows = np.flatnonzero(self._random.random(len(table)) < self._checked)
-        columns = (table.column(name).take(rows).to_pylist() for name in ("id", "text", "kind", "payload", "messages"))
-        for row, id, text, kind, payload, messages in zip(rows.tolist(), *columns, strict=True):
-            if id != record_id(text, kind, payload or messages.encode()):
+        names = ("id", "text", "kind", "payload", "messages", "meta")
+        columns = (table.column(name).take(rows).to_pylist() for name in names)
+        for row, id, text, kind, payload, messages, meta in zip(rows.tolist(), *columns, strict=True):
+            if id != record_id(text, kind, content_of(kind, payload, messages.encode(), meta)):
                 self._checked = 1.0
                 item = int(owners[row])
                 if self._done[item]:

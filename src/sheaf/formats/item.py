@@ -21,7 +21,7 @@ from sheaf.formats.charge import Int64, Node, charge
 from sheaf.formats.detect import Kind, claims_text, detect
 from sheaf.formats.guess import Guess
 from sheaf.formats.member_path import join
-from sheaf.formats.normalise import normalise, normalise_all, record_id, text_ids
+from sheaf.formats.normalise import content_of, normalise, normalise_all, record_id, text_ids
 from sheaf.formats.piece import Batch, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
 from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, progress
 from sheaf.formats.table import BY_MEDIA
@@ -275,8 +275,9 @@ class _Walk:
             refused = Refused("bad-json", "nested too deep to write")
             node.add(weight, self.region(path, piece.start, piece.end, refused, piece.locator))
             return
+        id = record_id(text, piece.kind, content_of(piece.kind, piece.payload, messages, meta))
         self.sink.record(
-            record_id(text, piece.kind, piece.payload or messages), piece.kind, text, messages.decode(), piece.payload,
+            id, piece.kind, text, messages.decode(), piece.payload,
             meta, path, locator, media, piece.encoding, repairs, node.number, weight,
         )  # fmt: skip
         node.records += weight

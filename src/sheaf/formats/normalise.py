@@ -13,9 +13,13 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
+
+from sheaf.formats.schema import CHATS
 
 _CONTROL = bytes(c for c in range(0x20) if c not in (0x09, 0x0A))
 _DROPPED = {c: None for c in range(0x20) if c not in (0x09, 0x0A)}
@@ -81,12 +85,23 @@ def text_ids(texts: Sequence[bytes]) -> list[bytes]:
 
 
 def record_id(text: str, kind: str = "text", content: bytes = b"") -> bytes:
-    """blake2b-128 of the kind and the normalised text; content: what else the record is (payload, messages)."""
+    """blake2b-128 of the kind and the normalised text; content: what else the record is (`content_of`)."""
     digest = hashlib.blake2b(f"{kind}\0".encode(), digest_size=16)
     digest.update(text.encode())
     if content:
         digest.update(b"\0" + content)
     return digest.digest()
+
+
+def content_of(kind: str, payload: bytes, messages: bytes, meta: str) -> bytes:
+    """What a record is beside its kind and text: a payload, or messages with the tools that the conversation offers.
+
+    meta: JSON. Tools are written out for the model, so the same words with other tools are another record.
+    """
+    if kind not in CHATS or '"tools"' not in meta:
+        return payload or messages
+    tools: Any = orjson.loads(meta).get("tools")
+    return messages + b"\0" + orjson.dumps(tools) if tools else messages
 
 
 def _once(text: str, mojibake: bool, repairs: set[str]) -> str:

@@ -1,8 +1,9 @@
 """The privacy stage: where personal data lies in a shard's texts, and how much of which kind each record has.
 
 What follows from it (mask, drop, keep) is decided later, so a changed recipe searches nothing again. Findings are
-places, never texts. Of conversations the messages are searched as well, string by string, because they are what trains;
-a record's counts are those of its messages there. Cost: see `sheaf.privacy.find`.
+places, never texts. Of conversations the messages are searched as well, and the tools that they offer, string by
+string, because they are what trains; a record's counts are those of its messages and tools there. Cost: see
+`sheaf.privacy.find`.
 
   findings.parquet  a row a finding: row, kind, start, end in UTF-8 bytes of the record's text
   counts.parquet    row-aligned with the shard: an int32 column a kind
@@ -23,11 +24,12 @@ from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
+from sheaf.prepare.rendering import tools_of
 from sheaf.privacy import KINDS, counts_by_row, find, masked
 
-__all__ = ["STAGE", "by_source", "counts", "findings", "masked", "masked_messages", "task"]
+__all__ = ["STAGE", "by_source", "counts", "findings", "masked", "masked_messages", "masked_tools", "task"]
 
-STAGE = "privacy-1"  # name and version: part of the folder's name
+STAGE = "privacy-2"  # name and version: part of the folder's name
 # Strings of a message that say who speaks, not what is said.
 _NOT_SAID = frozenset({"role", "type", "id", "tool_call_id"})
 
@@ -39,11 +41,11 @@ def task(workspace: Workspace, shard: str) -> Task:
 
 def protect_shard(workspace: str, shard: str) -> Json:
     store = Workspace.at(workspace)
-    table = shards.read(store.shard(shard), "records", ["text", "messages"])
-    texts, messages = (_one(table[name]) for name in ("text", "messages"))
+    table = shards.read(store.shard(shard), "records", ["text", "messages", "meta"])
+    texts, messages, meta = (_one(table[name]) for name in ("text", "messages", "meta"))
     found = find(texts)
     numbers = counts_by_row(found, len(table))
-    numbers = _with_messages(numbers, messages)
+    numbers = _with_messages(numbers, messages, meta)
     with task_folder(store.scores(shard, STAGE), stage="privacy") as out:
         pq.write_table(found, out / "findings.parquet", compression="zstd")
         pq.write_table(numbers, out / "counts.parquet", compression="zstd")
@@ -102,8 +104,17 @@ def masked_messages(messages: pa.LargeStringArray, kinds: Collection[str]) -> pa
     return pa.array(["" if tree is None else orjson.dumps(tree).decode() for tree in filled], pa.large_string())
 
 
-def _with_messages(numbers: pa.Table, messages: pa.LargeStringArray) -> pa.Table:
-    """The counts, those of conversations taken from their messages."""
+def masked_tools(tools: list[Any] | None, kinds: Collection[str]) -> list[Any] | None:
+    """The tools that a conversation offers, with the findings of these kinds replaced."""
+    if not tools or not kinds:
+        return tools
+    texts = pa.array(_said([tools], frozenset()), pa.large_string())
+    changed = iter(masked(texts, find(texts), kinds).to_pylist())
+    return _walk(tools, lambda _: next(changed), frozenset())
+
+
+def _with_messages(numbers: pa.Table, messages: pa.LargeStringArray, meta: pa.StringArray) -> pa.Table:
+    """The counts, those of conversations taken from their messages and tools."""
     rows = [row for row, text in enumerate(messages.to_pylist()) if text]
     if not rows:
         return numbers
@@ -111,6 +122,7 @@ def _with_messages(numbers: pa.Table, messages: pa.LargeStringArray) -> pa.Table
     owner: list[int] = []
     for row in rows:
         more = _said([orjson.loads(messages[row].as_py())])
+        more += _said([tools_of(meta[row].as_py())], frozenset())
         said += more
         owner += [row] * len(more)
     found = find(pa.array(said, pa.large_string()))
@@ -124,8 +136,8 @@ def _with_messages(numbers: pa.Table, messages: pa.LargeStringArray) -> pa.Table
     return pa.table(columns)
 
 
-def _said(trees: list[Any]) -> list[str]:
-    """Every string of conversations that trains, in one order."""
+def _said(trees: list[Any], skipped: frozenset[str] = _NOT_SAID) -> list[str]:
+    """Every string of conversations that trains, in one order. skipped: names of what is not looked into."""
     found: list[str] = []
 
     def note(text: str) -> str:
@@ -133,18 +145,18 @@ def _said(trees: list[Any]) -> list[str]:
         return text
 
     for tree in trees:
-        _walk(tree, note)
+        _walk(tree, note, skipped)
     return found
 
 
-def _walk(value: Any, change: Callable[[str], str]) -> Any:
+def _walk(value: Any, change: Callable[[str], str], skipped: frozenset[str] = _NOT_SAID) -> Any:
     """The value with its strings changed, always in the same order."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_walk(one, change) for one in value]
+        return [_walk(one, change, skipped) for one in value]
     if isinstance(value, dict):
-        return {name: one if name in _NOT_SAID else _walk(one, change) for name, one in value.items()}
+        return {name: one if name in skipped else _walk(one, change, skipped) for name, one in value.items()}
     return value
 
 
