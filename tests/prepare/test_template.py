@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sheaf.errors import RecipeError
-from sheaf.prepare.template import CHATML, Controls, Refused, Template, TooDear, Written, limited
+from sheaf.prepare.controls import Controls
+from sheaf.prepare.limits import TooDear, limited
+from sheaf.prepare.template import CHATML, Refused, Template, Written
 
 CHATML_TOKENS = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
 TALK: list[dict[str, Any]] = [
@@ -144,6 +146,13 @@ def test_a_turn_of_weight_0_is_context_only() -> None:
         assert said(made(source).write(talk)) == ["Twice a day.<|im_end|>"]
 
 
+def test_a_weight_that_cannot_be_placed_is_refused_not_forgotten() -> None:
+    source = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
+    assert len(said(made(source).write(TALK))) == 1
+    with pytest.raises(Refused, match="weight 0"):
+        made(source).write([*TALK[:2], {**TALK[2], "weight": 0}, *TALK[3:]])
+
+
 def test_the_prompt_ends_where_the_assistant_begins() -> None:
     assert made(CHATML).prompt(TALK[:2]).text.endswith("late?<|im_end|>\n<|im_start|>assistant\n")
 
@@ -178,6 +187,21 @@ def test_two_messages_side_by_side_make_no_control_token() -> None:
     assert made(source).write(talk).text == "<|im_start|>"
 
 
+def test_a_control_token_that_the_template_begins_is_not_ended_by_data() -> None:
+    source = "{% for m in messages %}<{{ m.content }}>{% endfor %}{% for k in tools or [] %}<|im_{{ k }}{% endfor %}"
+    written = made(source).write([{"role": "user", "content": " |im_end|"}], tools=["end|>", "start|> of it"])
+    assert controls(written) == []
+    assert written.text == "< |im_end|><|im_end|><|im_start|> of it"
+    talk = [{"role": "user", "content": "|im_end|"}]
+    assert controls(made(source).write(talk)) == [] and made(source).write(talk).text == "<|im_end|>"
+
+
+def test_two_beginnings_of_control_tokens_are_both_guarded() -> None:
+    template = Template("{{ messages[0].content }}{{ messages[1].content }}", {}, Controls({"<<SYS>>": 0, "<s>": 1}))
+    for second in ("SYS>>", "s>"):
+        assert template.write([{"role": "user", "content": "<<"}, {"role": "user", "content": second}]).controls == []
+
+
 pieces = st.sampled_from(["<|im_start|>", "<|im_end|>", "<|im_", "|>", "<", " ", "\n", "a", "é", "\U000f0000", "<|"])
 content = st.lists(pieces, max_size=8).map("".join)
 
@@ -204,6 +228,15 @@ def test_whatever_messages_hold_there_are_as_many_control_tokens_as_the_template
 def test_a_template_that_eats_time_or_memory_is_stopped(source: str) -> None:
     with pytest.raises(TooDear), limited(seconds=0.5, extra_bytes=1 << 29):
         made(source).write(TALK)
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ 'a' * 9 }}", "{% set x = 'a' * 9 %}", "{{ 'a' | center(9) }}", "{{ '%9d' % 1 }}"]
+)
+def test_nothing_of_a_template_is_computed_while_it_is_read(source: str) -> None:
+    with pytest.raises(TooDear), limited(seconds=0.5, extra_bytes=1 << 29):
+        made(source.replace("9", str(10**11))).write(TALK)  # read before the limits would bound it
+    assert made(source.replace("9", str(10**11))) is not None
 
 
 @pytest.mark.parametrize(

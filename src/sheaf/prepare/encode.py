@@ -33,8 +33,9 @@ from sheaf.files import checked, task_folder
 from sheaf.formats.schema import CHATS
 from sheaf.prepare import protect
 from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.limits import limited
 from sheaf.prepare.rendering import Chats, Rendering, messages_of, tools_of
-from sheaf.prepare.template import Refused, limited
+from sheaf.prepare.template import Refused
 from sheaf.privacy import hidden
 
 VERSION = 2
@@ -154,9 +155,14 @@ def _with_chats(
     with limited() as wind_up:
         for i in np.flatnonzero(pc.is_in(batch["kind"], pa.array(CHATS)).to_numpy(zero_copy_only=False)).tolist():
             wind_up()
+            said = stored[i].as_py()
+            if not said:  # it was forgotten
+                ids[i], loss[i], sizes[i] = ids[i][:0], loss[i][:0], 0
+                continue
             try:
-                messages = messages_of(batch["kind"][i].as_py(), stored[i].as_py())
-                encoded = chats.encode(messages, tools_of(batch["meta"][i].as_py()))
+                messages = messages_of(batch["kind"][i].as_py(), said)
+                tools = protect.masked_tools(tools_of(batch["meta"][i].as_py()), how.masked)
+                encoded = chats.encode(messages, tools)
                 ids[i], loss[i], sizes[i] = encoded.ids, encoded.loss, encoded.spoken_bytes
             except Refused as error:
                 unwritten.append((first + i, hidden(str(error))))

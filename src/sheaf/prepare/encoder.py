@@ -20,6 +20,7 @@ source code and manuals, one core: 10–12 MB/s against 3 MB/s of the library (`
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tiktoken
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from sheaf.errors import RecipeError
 
@@ -51,6 +52,8 @@ PATTERNS = frozenset(
 )
 SEPARATOR = "\U0010ff5a"  # private use: hardly any text holds it, and those that do are encoded one by one
 
+# What looks like this is a control token, also where tokenizer.json does not say so (DeepSeek's "<｜User｜>").
+CONTROL = re.compile(r"<[|｜][^\s|｜<>]{1,64}[|｜]>")
 END_OF_TEXT = "<|endoftext|>"  # of the tokenizers that we train
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>")
 
@@ -59,13 +62,12 @@ class Encoder:
     """tokenizer.json → ids. Special tokens written in a text are text: data cannot forge a document's end."""
 
     def __init__(self, tokenizer_json: Path) -> None:
-        self._library = Tokenizer.from_file(str(tokenizer_json))
-        self._library.no_truncation()
-        self._library.no_padding()
-        self._library.encode_special_tokens = True
+        self._library = _library(_with_controls(orjson.loads(tokenizer_json.read_bytes())))
         self.vocab_size: int = max(self._library.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_text = self._find_end_of_text(tokenizer_json)
         description = orjson.loads(self._library.to_str())
+        inner = _without_prefix(description)
+        self._inner = self._library if inner is None else _library(inner)
         added: list[dict[str, Any]] = description["added_tokens"]
         control = [t for t in added if t["special"]]
         self.control_ids: dict[str, int] = {t["content"]: t["id"] for t in control}
@@ -84,15 +86,16 @@ class Encoder:
     def is_fast(self) -> bool:
         return self._fast is not None
 
-    def encode(self, text: str) -> NDArray[np.uint32]:
-        """Ids of one text, without any control token. uint32 (tokens,)."""
+    def encode(self, text: str, *, first: bool = True) -> NDArray[np.uint32]:
+        """Ids of one text, without any control token. uint32 (tokens,). first: nothing stands before it, not even a
+        control token; some tokenizers put a blank there."""
         ready = self._normal(text)
         if self._fast is None or self._holds_added(ready):
-            return self.encode_with_library(text)
+            return self.encode_with_library(text, first=first)
         try:
             ranks = self._fast.encode_to_numpy(ready, disallowed_special=())
         except ValueError:  # the regular expression's stack: a run of about a million blanks
-            return self.encode_with_library(text)
+            return self.encode_with_library(text, first=first)
         return self._id_of_rank[ranks]
 
     def encode_many(self, texts: pa.LargeStringArray) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -109,19 +112,24 @@ class Encoder:
         bounds = np.cumsum([0, *(len(part) + 1 for part in parts)])
         return np.concatenate([x for part in parts for x in (part, end)] or [end[:0]]), bounds
 
-    def encode_placed(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+    def encode_placed(
+        self, text: str, *, first: bool = True
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
         """As `encode`, and where each token begins and ends in the text's UTF-8 bytes: int64 (tokens,) each."""
-        ids = self.encode(text)
+        ids = self.encode(text, first=first)
         ends = self.spans(ids)
         if ends is not None and int(ends[-1] if len(ends) else 0) == len(text.encode()):
             return ids, np.concatenate([[0], ends[:-1]]), ends
-        encoded = self._library.encode(text, add_special_tokens=False)
+        encoded = self._by_library(text, first)
         places = np.array(encoded.offsets, np.int64).reshape(-1, 2)
         sizes = np.cumsum([0, *(len(c.encode()) for c in text)])
         return np.array(encoded.ids, np.uint32), sizes[places[:, 0]], sizes[places[:, 1]]
 
-    def encode_with_library(self, text: str) -> NDArray[np.uint32]:
-        return np.array(self._library.encode(text, add_special_tokens=False).ids, np.uint32)
+    def encode_with_library(self, text: str, *, first: bool = True) -> NDArray[np.uint32]:
+        return np.array(self._by_library(text, first).ids, np.uint32)
+
+    def _by_library(self, text: str, first: bool) -> Encoding:
+        return (self._library if first else self._inner).encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._library.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -169,6 +177,32 @@ class Encoder:
             why="documents are separated by it; looked for " + ", ".join(END_OF_TEXT_NAMES),
             fix="add one of these as a special token to tokenizer.json",
         )
+
+
+def _library(description: dict[str, Any]) -> Tokenizer:
+    library = Tokenizer.from_str(orjson.dumps(description).decode())
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True
+    return library
+
+
+def _with_controls(description: dict[str, Any]) -> dict[str, Any]:
+    """The same, where what looks like a control token is one."""
+    added: list[dict[str, Any]] = description.get("added_tokens") or []
+    marked = [{**t, "special": t["special"] or CONTROL.fullmatch(t["content"]) is not None} for t in added]
+    return {**description, "added_tokens": marked}
+
+
+def _without_prefix(description: dict[str, Any]) -> dict[str, Any] | None:
+    """The tokenizer for texts behind a control token, if it puts a blank before the very first text only."""
+    before: dict[str, Any] = description.get("pre_tokenizer") or {}
+    several = before.get("type") == "Sequence"
+    steps: list[dict[str, Any]] = before["pretokenizers"] if several else [before]
+    changed = [{**s, "prepend_scheme": "never"} if s.get("prepend_scheme") == "first" else s for s in steps]
+    if changed == steps:
+        return None
+    return {**description, "pre_tokenizer": {**before, "pretokenizers": changed} if several else changed[0]}
 
 
 def _fast_path(description: dict[str, Any]) -> tuple[tiktoken.Encoding | None, NDArray[np.uint32]]:

@@ -8,7 +8,6 @@ preference, the prompt with the chosen answer is trained, as a conversation; nob
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 
 from sheaf.errors import RecipeError
 from sheaf.files import digest_json
-from sheaf.prepare.encoder import END_OF_TEXT, Encoder
-from sheaf.prepare.template import CHATML, Controls, Messages, Template, Written
+from sheaf.prepare.controls import Controls
+from sheaf.prepare.encoder import CONTROL, END_OF_TEXT, Encoder
+from sheaf.prepare.template import CHATML, Messages, Template, Written
 
-VERSION = 1
+VERSION = 2  # raise it whenever the same record would get other tokens
 AUTO, BUILT_IN = "auto", {"chatml": CHATML}
-_CONTROL = re.compile(r"<\|[^\s|<>]{1,64}\|>")
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -70,11 +69,12 @@ class Chats:
         return self._encode(self.template.prompt(messages), whole=False).ids
 
     def ends_of_turn(self) -> list[int]:
-        """The control tokens with which the assistant ends its turn, by a short conversation."""
+        """The control tokens with which the assistant ends its turn, by a short conversation; not those inside it."""
         talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
         encoded = self.encode(talk)
+        last = np.flatnonzero(np.diff(encoded.loss.astype(np.int8), append=0) < 0)
         control = set(self._encoder.control_ids.values())
-        return [int(i) for i in encoded.ids[encoded.loss > 0] if int(i) in control]
+        return [int(i) for i in encoded.ids[last] if int(i) in control]
 
     def _encode(self, written: Written, *, whole: bool) -> Encoded:
         ids: list[NDArray[np.uint32]] = []
@@ -86,7 +86,7 @@ class Chats:
                 ids.append(part)
                 loss.append(flags)
             if start < end:
-                ids.append(np.array([self._encoder.control_ids[_literal(written, start, end)]], np.uint32))
+                ids.append(np.array([self._control_id(written.text[start:end])], np.uint32))
                 loss.append(np.array([_inside(written.trained, start, end)], np.uint8))
             at = end
         if not whole:
@@ -101,14 +101,19 @@ class Chats:
         signs = sum(len(written.text[a:b].encode()) for a, b in written.controls if _inside(written.trained, a, b))
         return Encoded(_joined(ids, np.uint32), _joined(loss, np.uint8), spoken - signs)
 
+    def _control_id(self, found: str) -> int:
+        """Some control tokens take in the blanks beside them, others hold some."""
+        known = self._encoder.control_ids
+        return known[found if found in known else found.strip()]
+
     def _text(self, written: Written, start: int, end: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """Ids of a stretch without control tokens; a token counts as the assistant's if a part of it is."""
         text = written.text[start:end]
         spans = [(max(a, start) - start, min(b, end) - start) for a, b in written.trained if a < end and b > start]
         if not spans or spans == [(0, end - start)]:
-            ids = self._encoder.encode(text)
+            ids = self._encoder.encode(text, first=start == 0)
             return ids, np.full(len(ids), bool(spans), np.uint8)
-        ids, begins, ends = self._encoder.encode_placed(text)
+        ids, begins, ends = self._encoder.encode_placed(text, first=start == 0)
         flags = np.zeros(len(ids), np.uint8)
         for a, b in spans:
             flags |= (begins < len(text[:b].encode())) & (ends > len(text[:a].encode()))
@@ -137,7 +142,7 @@ def check(rendering: Rendering, encoder: Encoder, note: Callable[[str], None]) -
 
 def control_literals(template: str) -> list[str]:
     """The control tokens that a template names, such as "<|im_start|>", in its order."""
-    return list(dict.fromkeys(_CONTROL.findall(template)))
+    return list(dict.fromkeys(CONTROL.findall(template)))
 
 
 def messages_of(kind: str, stored: str) -> Messages:
@@ -222,10 +227,6 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(literal, str):
             found[name] = literal
     return found
-
-
-def _literal(written: Written, start: int, end: int) -> str:
-    return written.text[start:end].strip()
 
 
 def _inside(spans: Sequence[tuple[int, int]], start: int, end: int) -> bool:

@@ -1,20 +1,21 @@
 """Write a conversation out as its template says, and know two things of every character of the result.
 
 *Is it control?* A template's "<|im_start|>" is one token; the same characters inside a message are text, and must never
-become that token (a record could else speak as the system). So before rendering every control token's literal inside
-the messages gets a *guard* character after its first one; what matches a control token afterwards came from the
-template, and the guards are taken out again. Guards and marks are characters that the conversation does not hold.
+become that token (a record could else speak as the system). So before rendering, the messages' texts are guarded
+(`controls.py`); what matches a control token afterwards came from the template, and the guards are taken out again.
+Guards and marks are characters that the conversation does not hold.
 
 *Is it the assistant's?* Only that is trained. Templates say it with `{% generation %}` … `{% endgeneration %}`, as in
 transformers. Where they do not, each of the assistant's messages is rendered once more with another content: what
-differs is what the assistant said, and the control token right behind it ends the turn. (Rendering prefixes, as others
-do, fails on templates that write old turns otherwise than the last one, such as Qwen3's.) Cost: one rendering, 20 to
-100 µs, and another one for each of the assistant's messages where there are no markers.
+differs is what the assistant said, and the control token right behind it ends the turn; what a template writes between
+the prompt for an answer and the answer ("<think>") is the assistant's too. (Rendering prefixes, as others do, fails on
+templates that write old turns otherwise than the last one, such as Qwen3's.) Cost: one rendering, 20 to 100 µs, and
+where there are no markers one more, and another one for each of the assistant's messages.
 
 Templates come with downloaded checkpoints: they run in Jinja's sandbox, without files, imports, clock and randomness,
-and `limited` bounds processor time and memory. Variables are those of transformers: messages, tools, the special
-tokens, add_generation_prompt, raise_exception; not strftime_now, for the same records must give the same tokens on
-any day (templates that use it have a date for when it is missing).
+and `limits.py` bounds processor time and memory; nothing is computed while they are read. Variables are those of
+transformers: messages, tools, the special tokens, add_generation_prompt, raise_exception; not strftime_now, for the
+same records must give the same tokens on any day (templates that use it have a date for when it is missing).
 """
 
 from __future__ import annotations
@@ -22,29 +23,23 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import resource
-import signal
-import threading
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sheaf.errors import RecipeError
+from sheaf.prepare.controls import Controls, Span
+from sheaf.prepare.limits import TooDear, too_dear
 
 Messages = Sequence[Mapping[str, Any]]
-Span = tuple[int, int]
 
-SECONDS = 10.0  # of processor time for one conversation; a usual one takes less than a thousandth
-EXTRA_BYTES = 2 << 30  # of memory, beyond what the process has when rendering begins
 _MARKS = tuple(chr(c) for c in range(0xF0000, 0xF0100))  # private use: of these three are taken that are not in use
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
@@ -118,10 +113,14 @@ class Template:
             raw, trained = _take_marks(render(given), marks)
         else:
             raw = render(given)
-            trained = self._said(raw, given, render, marks)
+            prompt = self._asked(raw, given, with_tools, marks)
+            trained = [self._from_prompt(raw, span, prompt) for span in self._said(raw, given, render, marks)]
         said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        if len(said) == len(trained):  # "weight": 0, as in OpenAI's format: this turn is context only
-            trained = [span for i, span in zip(said, trained, strict=True) if messages[i].get("weight") != 0]
+        context = {i for i in said if messages[i].get("weight") == 0}  # as in OpenAI's format
+        if context and len(said) != len(trained):
+            raise Refused(_UNCLEAR_WEIGHT)
+        if context:
+            trained = [span for i, span in zip(said, trained, strict=True) if i not in context]
         return _without_guards(raw, trained, self._controls, marks.guard)
 
     def prompt(self, messages: Messages) -> Written:
@@ -138,7 +137,7 @@ class Template:
         except TooDear:
             raise
         except MemoryError as error:
-            raise _too_dear("memory") from error
+            raise too_dear("memory") from error
         # A template is a program: it can fail in any way on a conversation that it does not foresee.
         except Exception as error:
             raise Refused(str(error) or type(error).__name__) from error
@@ -156,6 +155,23 @@ class Template:
         if spans != sorted(spans) or any(b[0] < a[1] for a, b in itertools.pairwise(spans)):
             raise Refused(_UNCLEAR)
         return spans
+
+    def _asked(self, raw: str, given: list[Any], tools: list[Any] | None, marks: _Marks) -> str:
+        """What the template writes where an answer is asked for, such as "<|im_start|>assistant"; "" if that cannot be
+        told from words."""
+        try:
+            asking = self._render(given, tools, marks, prompt=True)
+        except Refused:
+            return ""
+        prompt = asking[len(raw) :] if asking.startswith(raw) else ""
+        return prompt if self._controls.search(prompt, 0, len(prompt)) else ""
+
+    def _from_prompt(self, raw: str, span: Span, prompt: str) -> Span:
+        """The span from where its prompt ends: what the template writes before the words is to be said as well."""
+        at = raw.rfind(prompt, 0, span[0]) if prompt else -1
+        start = at + len(prompt)
+        between = at >= 0 and start < span[0] and self._controls.search(raw, start, span[0]) is None
+        return (start, span[1]) if between else span
 
     def _difference(self, raw: str, probes: list[list[Any]], render: Callable[[list[Any]], str], marks: _Marks) -> Span:
         for probe in probes:
@@ -181,38 +197,6 @@ class Template:
         return following[1] if calls or raw[end : following[0]].isspace() or following[0] == end else end
 
 
-class Controls:
-    """The tokenizer's control tokens: literals → ids. `search` finds the next one; the longest wins.
-
-    before, after: those that take in the blanks on that side (lstrip, rstrip of the tokenizers library).
-    """
-
-    def __init__(
-        self, ids: Mapping[str, int], before: frozenset[str] = frozenset(), after: frozenset[str] = frozenset()
-    ) -> None:
-        self.ids = dict(ids)
-        literals = sorted((x for x in ids if x), key=lambda x: (-len(x), x))
-        parts = [(r"\s*" if x in before else "") + re.escape(x) + (r"\s*" if x in after else "") for x in literals]
-        self._find = re.compile("|".join(parts)) if parts else None
-        # Also the beginning of one at a text's end: the template may put two texts side by side.
-        begun = sorted({x[:n] for x in literals for n in range(1, len(x))}, key=lambda x: (-len(x), x))
-        inside = "|".join(re.escape(x) for x in literals)
-        ends = "|".join(re.escape(x) for x in begun)
-        self._inside = re.compile(rf"(?:{inside}|(?:{ends})(?=\s*\Z))" if begun else inside) if parts else None
-
-    def search(self, text: str, start: int, end: int) -> Span | None:
-        found = self._find.search(text, start, end) if self._find else None
-        return found.span() if found else None
-
-    def all(self, text: str) -> list[Span]:
-        return [found.span() for found in self._find.finditer(text)] if self._find else []
-
-    def guard(self, text: str, mark: str) -> str:
-        if self._inside is None:
-            return text
-        return self._inside.sub(lambda found: found[0][0] + mark + found[0][1:], text)
-
-
 @dataclass(frozen=True, slots=True)
 class _Marks:
     guard: str
@@ -220,55 +204,15 @@ class _Marks:
     close: str
 
 
-class TooDear(RecipeError):
-    """A template that takes more time or memory than a conversation may cost."""
-
-
-@contextmanager
-def limited(seconds: float = SECONDS, extra_bytes: int = EXTRA_BYTES) -> Generator[Callable[[], None]]:
-    """Inside the block: TooDear after so much processor time, MemoryError beyond so much memory. The value is a
-    function that winds the clock up again, for the next conversation.
-
-    Only a process' main thread has such an alarm; tasks of an engine run there.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def stop(_number: int, _frame: object) -> None:
-        raise _too_dear(f"{seconds:g} seconds of processor time")
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    ceiling = _address_space() + extra_bytes
-    if soft == resource.RLIM_INFINITY or ceiling < soft:
-        resource.setrlimit(resource.RLIMIT_AS, (ceiling, hard))
-    _wind(seconds)
-    try:
-        yield lambda: _wind(seconds)
-    finally:
-        _wind(0)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGVTALRM, before)
-
-
-def _wind(seconds: float) -> None:
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-
-
 _UNCLEAR = (
     "one cannot tell which part of it is the assistant's: the template should put it between "
     "{% generation %} and {% endgeneration %}"
 )
+_UNCLEAR_WEIGHT = (
+    "one cannot tell which of its turns are of weight 0: the template should put each of the assistant's turns between "
+    "{% generation %} and {% endgeneration %}"
+)
 _OPEN, _CLOSE = "_sheaf_open", "_sheaf_close"
-
-
-def _too_dear(what: str) -> TooDear:
-    return TooDear(
-        "the chat template takes too much on one conversation",
-        why=f"more than {what}",
-        fix="set `prepare.template` to another template, such as chatml",
-    )
 
 
 class _Generation(Extension):
@@ -287,13 +231,24 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
+    # Jinja computes constants ("a" * 10**10) while it reads a template, where nothing bounds them: not optimised, and
+    # with a `finalize` that needs the context, it does not.
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, "jinja2.ext.loopcontrols"],
+        optimized=False,
+        finalize=_as_it_is,
     )
     environment.filters["tojson"] = _to_json
     environment.globals.pop("lipsum", None)  # random words
     environment.filters.pop("random", None)
     return environment
+
+
+@pass_context
+def _as_it_is(_context: object, value: Any) -> Any:
+    return value
 
 
 def _to_json(
@@ -396,8 +351,3 @@ def _common_suffix(a: str, b: str) -> int:
         same = a[len(a) - middle : len(a) - low] == b[len(b) - middle : len(b) - low]
         low, high = (middle, high) if same else (low, middle - 1)
     return low
-
-
-def _address_space() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize()

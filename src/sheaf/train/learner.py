@@ -1,8 +1,9 @@
 """One step of training on one rank: a model, its gradients and its optimiser.
 
 The loss of a step is Σ token losses of the global batch / valid tokens of the global batch, whatever the split into
-ranks and micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, `Gradients` sums the shares over ranks, and every rank
-makes the same update. Cost beyond forward and backward: one all-reduce of the gradients, one small message.
+ranks and micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, `Gradients`
+sums the shares over ranks, and every rank makes the same update. Cost beyond forward and backward: one all-reduce of
+the gradients, one small message.
 """
 
 from __future__ import annotations
