@@ -68,6 +68,11 @@ def _mirror_of(path: Path) -> Mirror | None:
     return None
 
 
+def user_cache(name: str) -> Path:
+    """The user's folder for what can be made again at any time. Raises RuntimeError for a user without a home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheaf" / name
+
+
 def is_url(where: str) -> bool:
     return "://" in where
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -106,3 +108,49 @@ def test_varieties_are_counted_to_a_code_of_two_letters() -> None:
     assert codes[0] == "" and all(len(code) == 2 for code in codes[1:])
     assert list(codes) == sorted(set(codes))
     assert set(language.VARIETIES) <= set(LanguageIdentifier.from_model_file(MODEL_FILE).nb_classes)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder of the user, and a process that has loaded nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    forget_what_is_loaded()
+    yield tmp_path
+    forget_what_is_loaded()
+
+
+def forget_what_is_loaded() -> None:
+    for loaded in (language.model, language.codes, language._kept):
+        loaded.cache_clear()
+
+
+def loaded_anew() -> dict[str, tuple[str, bytes]]:
+    forget_what_is_loaded()
+    model = language.model()
+    assert model.codes == language.codes()
+    return {name: (str(getattr(model, name).dtype), getattr(model, name).tobytes()) for name in language.ARRAYS}
+
+
+def test_the_model_is_unpacked_once_and_a_damaged_copy_is_made_again(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = loaded_anew()
+    with monkeypatch.context() as patch:
+        patch.setattr(language, "_unpacked", lambda: pytest.fail("it is kept"))
+        assert loaded_anew() == unpacked
+    (weights,) = cached.rglob("weights_fc.npy")
+    whole = weights.read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        weights.write_bytes(damaged)
+        assert loaded_anew() == unpacked
+        assert weights.read_bytes() == whole
+
+
+@pytest.mark.parametrize("surroundings", [{"XDG_CACHE_HOME": "/dev/null"}, {"XDG_CACHE_HOME": "", "HOME": "/proc"}])
+def test_where_nothing_can_be_kept_languages_are_told_all_the_same(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, surroundings: dict[str, str]
+) -> None:
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    forget_what_is_loaded()
+    assert named(DECLARATION["ru"])[0][0] == "ru"

@@ -11,26 +11,35 @@ ISO 639-1 take part: varieties are counted to the language that they belong to (
 (Nigerian Pidgin, Ligurian) is left out, for on short texts it takes English and Italian away. "No linguistic content",
 a class that was trained for numbers, code and markup, is "" here, as is a text without any feature (confidence 0).
 
-Cost: 0.7 s to load, once a process, and 80 MB; then some 40 ns a byte read, nearly all of it waiting for memory. Chosen
-over eldc, which is faster but knows 60 languages where this one knows 115: bench/language.py, docs/benchmarks.md.
+Cost: 0.7 s to unpack the model, once a machine: its arrays are kept in the user's cache folder, where that can be
+written. Then 0.1 s and 70 MB a process, and some 40 ns a byte read, nearly all of it waiting for memory. The arrays are
+read, not mapped: mapped they have no large pages, and a file that is cut short would kill. Chosen over eldc, which is
+faster but knows 60 languages where this one knows 115: bench/language.py, docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sheaf.errors import CorruptStore, EnvironmentProblem
+from sheaf.files import checked, digest_file, digest_json, read_done, remove_folder, task_folder, user_cache
 from sheaf.kernel import kernel
 
 SAMPLE = 1024  # bytes
 PIECES = 4
 FRACTION = 512  # the weights are float16 between -15 and -2: over 512 they are whole numbers, in half the memory
 NOTHING = "zxx"  # the model's class of what is no language
+FORM = 1  # of `Model` and what makes it: a change makes a new name in the cache
+ARRAYS = ("code_of", "moves", "states", "weights_fc", "priors")
 # Class of the model → the code of ISO 639-1 that it is counted to: members of macrolanguages, and languages that have
 # a code of two letters beside the one of three.
 VARIETIES = {
@@ -70,18 +79,70 @@ def code_of(label: str) -> str | None:
 
 
 @cache
+def codes() -> tuple[str, ...]:
+    """Of the languages that are told apart, sorted; the first is "", for none."""
+    return _kept_codes(_kept()) or model().codes
+
+
+@cache
 def model() -> Model:
-    import py3langid
-    from py3langid.langid import MODEL_FILE
+    kept = _kept()
+    if kept is not None:
+        with suppress(CorruptStore, OSError, ValueError):  # it is not there, or not what was written
+            return _read(kept)
+    unpacked = _unpacked()
+    if kept is not None:
+        with suppress(EnvironmentProblem, OSError):  # nothing can be kept here
+            _keep(unpacked, kept)
+    return unpacked
+
+
+@cache
+def _kept() -> Path | None:
+    """The folder in the cache for the arrays of this model."""
+    try:
+        return user_cache("language") / digest_json([FORM, FRACTION, VARIETIES, digest_file(_model_file())])
+    except RuntimeError:  # no home
+        return None
+
+
+def _kept_codes(kept: Path | None) -> tuple[str, ...]:
+    try:
+        done: dict[str, Any] = (read_done(kept) if kept is not None else None) or {}
+    except (OSError, ValueError):
+        return ()
+    return tuple(done.get("codes", ()))
+
+
+def _read(kept: Path) -> Model:
+    """Raises CorruptStore."""
+    arrays = {name: np.load(checked(kept / f"{name}.npy"), allow_pickle=False) for name in ARRAYS}
+    return Model(codes=_kept_codes(kept), **arrays)
+
+
+def _keep(unpacked: Model, kept: Path) -> None:
+    remove_folder(kept)
+    with task_folder(kept, codes=unpacked.codes) as folder:
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(unpacked, name), allow_pickle=False)
+
+
+def _model_file() -> Path:
+    spec = find_spec("py3langid")  # its import takes a while
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "data" / "model.npz.xz"
+
+
+def _unpacked() -> Model:
     from py3langid.modelio import load_model
 
-    weights, priors, classes, moves, rows, features = load_model(Path(py3langid.__file__).parent / MODEL_FILE)
+    weights, priors, classes, moves, rows, features = load_model(_model_file())
     named = [code_of(str(label)) for label in classes]
     used = [n for n, name in enumerate(named) if name is not None]
-    codes = tuple(sorted({name for name in named if name is not None}))
+    found = tuple(sorted({name for name in named if name is not None}))
     return Model(
-        codes=codes,
-        code_of=np.array([codes.index(str(named[n])) for n in used], np.int64),
+        codes=found,
+        code_of=np.array([found.index(str(named[n])) for n in used], np.int64),
         moves=np.frombuffer(moves, f"u{moves.itemsize}").astype(np.uint32, copy=False),
         states=np.frombuffer(rows, f"u{rows.itemsize}").astype(np.int64) | (np.array(features, np.int64) + 1) << 32,
         weights_fc=(np.asarray(weights)[:, used] * np.float16(FRACTION)).astype(np.int16, order="C"),
@@ -98,8 +159,8 @@ def classify(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[pa.Ar
     best, confidence = np.zeros(len(offsets) - 1, np.int32), np.zeros(len(offsets) - 1, np.float64)
     tables = (known.code_of, known.moves, known.states, known.weights_fc, known.priors)
     _classify(data, offsets, SAMPLE, PIECES, _lowered(), *tables, best, confidence)
-    codes = pa.DictionaryArray.from_arrays(pa.array(best), pa.array(known.codes, pa.string()))
-    return codes.cast(pa.string()), np.round(confidence, 4)
+    said = pa.DictionaryArray.from_arrays(pa.array(best), pa.array(known.codes, pa.string()))
+    return said.cast(pa.string()), np.round(confidence, 4)
 
 
 @cache

@@ -180,7 +180,7 @@ def problems(prepare: Prepare, known: Mapping[str, Scorer] | None = None) -> Ite
 
 def _no_language(code: str) -> RecipeError | None:
     """A language that no record is ever told to be in would keep nothing, in silence."""
-    known = [name for name in language.model().codes if name]
+    known = [name for name in language.codes() if name]
     if code in known:
         return None
     counted = language.VARIETIES.get(code)
