@@ -419,17 +419,19 @@ class Run:
     def export(
         self, to: Path | None = None, *, step: int | None = None, dtype: Literal["bf16", "fp32"] = "fp32"
     ) -> Path:
-        """Write the model, its config and its tokenizer as a folder that transformers loads; returns the folder."""
+        """Write the model, its config, its tokenizer and its chat template as a folder that transformers loads; returns
+        the folder."""
         import torch
 
-        from sheaf.model.pretrained import export_folder
+        from sheaf.model.pretrained import ChatFormat, export_folder
         from sheaf.train.checkpoint import load_model
 
         model, _ = load_model(self.path, step)
         corpus = self.corpus()
         kind = torch.float32 if dtype == "fp32" else torch.bfloat16
         folder = to or self.path / "export"
-        export_folder(model, folder, corpus.tokenizer_path, corpus.end_of_text, kind)
+        chat = ChatFormat.of(corpus.manifest["rendering"], corpus.tokenizer_path)
+        export_folder(model, folder, corpus.tokenizer_path, corpus.end_of_text, kind, chat)
         return folder
 
     def report(self) -> Path:

@@ -237,7 +237,7 @@ def test_a_corpus_of_which_the_template_takes_nothing_is_refused(tmp_path: Path)
     text = "name: t\nsources: [{name: talk, uri: ./talk, map: openai}]\nprepare: {template: ./never.jinja}\n"
     with pytest.raises(DataRefused, match="no record is left") as caught:
         prepare(recipe_file.loads(text, tmp_path), workers=1)
-    assert "template: 5" in caught.value.why
+    assert "template: 5" in caught.value.why and "the template says: Never" in caught.value.where
 
 
 def test_what_the_template_refuses_cannot_be_admitted(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ train: {sequence_length: 64, batch_tokens: 256, budget: {steps: 2}, held_out: 0,
     said = "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
     assert said == "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
     assert said != "".join(run.generate("Ferry 7?", max_tokens=20, temperature=0))
+    assert (run.export(tmp_path / "out") / "chat_template.jinja").read_text() == corpus.manifest["rendering"]["template"]
 
 
 def test_a_run_without_conversations_answers_no_user(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,9 @@ from sheaf.errors import UsageError
 from sheaf.files import disk_errors, sync_folder, write_file
 from sheaf.model.config import read_config
 from sheaf.model.decoder import Decoder
+from sheaf.prepare.encoder import Encoder
+from sheaf.prepare.rendering import Chats, Rendering
+from sheaf.prepare.template import Refused
 
 
 def load_folder(folder: Path, compute_dtype: torch.dtype) -> Decoder:
@@ -38,12 +42,41 @@ def load_state(model: Decoder, tensors: Mapping[str, Tensor]) -> None:
     _copy(model, tensors.items(), "")
 
 
+@dataclass(frozen=True)
+class ChatFormat:
+    """How conversations were written out. template: Jinja. variables: its special tokens, by name, "" for those that
+    the tokenizer has not. ends_of_turn: tokens with which an answer ends."""
+
+    template: str
+    variables: Mapping[str, str]
+    ends_of_turn: Sequence[int]
+
+    @staticmethod
+    def of(rendering: Mapping[str, Any], tokenizer_json: Path) -> ChatFormat | None:
+        """Of a corpus, by its rendering; None if it has no conversations."""
+        how = Rendering.from_json(rendering)
+        if not how.template:
+            return None
+        try:
+            ends = Chats(how, Encoder(tokenizer_json)).ends_of_turn()
+        except Refused:  # a template for conversations of another kind than question and answer
+            ends = []
+        return ChatFormat(how.template, how.variables, ends)
+
+
 def export_folder(
-    model: Decoder, folder: Path, tokenizer_json: Path, end_of_text: int, dtype: torch.dtype = torch.float32
+    model: Decoder,
+    folder: Path,
+    tokenizer_json: Path,
+    end_of_text: int,
+    dtype: torch.dtype = torch.float32,
+    chat: ChatFormat | None = None,
 ) -> None:
     """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer load. It appears whole or not at all.
 
-    dtype: of the stored weights. Raises UsageError if the folder is there and not empty.
+    dtype: of the stored weights. chat: if the model has learned conversations; `apply_chat_template` then writes them
+    as they were trained, and `generate` stops where an answer ends. Raises UsageError if the folder is there and not
+    empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError("the folder to export to is not empty", where=str(folder), fix="name a new folder")
@@ -51,15 +84,17 @@ def export_folder(
     with disk_errors(folder):
         temporary.mkdir(parents=True)
         try:
-            _write_model(model, temporary, end_of_text, dtype)
-            _write_tokenizer(model, temporary, tokenizer_json, end_of_text)
+            _write_model(model, temporary, end_of_text, dtype, chat.ends_of_turn if chat else ())
+            _write_tokenizer(model, temporary, tokenizer_json, end_of_text, chat)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_folder(folder.parent)
 
 
-def _write_model(model: Decoder, folder: Path, end_of_text: int, dtype: torch.dtype) -> None:
+def _write_model(
+    model: Decoder, folder: Path, end_of_text: int, dtype: torch.dtype, ends_of_turn: Sequence[int]
+) -> None:
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     content = {**model.config.to_hf(), "eos_token_id": end_of_text, "pad_token_id": end_of_text}
@@ -67,16 +102,24 @@ def _write_model(model: Decoder, folder: Path, end_of_text: int, dtype: torch.dt
     stored = str(dtype).removeprefix("torch.")
     _write_json(folder / "config.json", {**content, "dtype": stored, "torch_dtype": stored})
     generation = {key: content[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if ends := [token for token in dict.fromkeys(ends_of_turn) if token != end_of_text]:
+        generation["eos_token_id"] = [end_of_text, *ends]
     _write_json(folder / "generation_config.json", generation)
 
 
-def _write_tokenizer(model: Decoder, folder: Path, tokenizer_json: Path, end_of_text: int) -> None:
+def _write_tokenizer(
+    model: Decoder, folder: Path, tokenizer_json: Path, end_of_text: int, chat: ChatFormat | None
+) -> None:
     data = tokenizer_json.read_bytes()
-    word = Tokenizer.from_str(data.decode()).id_to_token(end_of_text)
+    tokenizer = Tokenizer.from_str(data.decode())
+    word = tokenizer.id_to_token(end_of_text)
     if word is None:
         raise UsageError(f"the tokenizer has no token {end_of_text} to end a text with", where=str(tokenizer_json))
     write_file(folder / "tokenizer.json", data)
     special = {"eos_token": word, "pad_token": word}
+    if chat is not None:
+        special |= {name: said for name, said in chat.variables.items() if tokenizer.token_to_id(said) is not None}
+        write_file(folder / "chat_template.jinja", _template_for_others(chat, special).encode())
     _write_json(folder / "special_tokens_map.json", special)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -85,6 +128,13 @@ def _write_tokenizer(model: Decoder, folder: Path, tokenizer_json: Path, end_of_
         **special,
     }
     _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _template_for_others(chat: ChatFormat, special: Mapping[str, str]) -> str:
+    """The template, which sets those of its variables that the tokenizer cannot hold: transformers leaves them
+    undefined. Each on a line of its own, which gives no output, so that the template's first line stays one."""
+    lacking = {n: said for n, said in chat.variables.items() if special.get(n) != said and n in chat.template}
+    return "".join(f"{{% set {name} = {said!r} %}}\n" for name, said in lacking.items()) + chat.template
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -288,11 +288,9 @@ def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
     records = selection.counts["records"]
     if not records["kept"]:
         dropped = ", ".join(f"{reason}: {n}" for reason, n in records["dropped"].items())
-        first = selection.quarantine.slice(0, 1).to_pylist()
-        example = f"for example {first[0]['uri']}: {first[0]['detail'] or explain(first[0]['reason'])}" if first else ""
         raise DataRefused(
             "no record is left to train on",
-            where=example,
+            where=_example(selection),
             why="; ".join(x for x in (dropped and f"dropped {dropped}", lost and f"quarantined {lost}") if x),
             fix=f"{'relax these rules, or ' if dropped else ''}mend the sources, or how the recipe reads them",
         )
@@ -305,6 +303,17 @@ def _refuse_if_too_much(recipe: Recipe, selection: select.Selection) -> None:
             why=lost,
             fix="mend the sources, exclude what is broken, or raise prepare.refuse_above",
         )
+
+
+def _example(selection: select.Selection) -> str:
+    """One of what was lost: a quarantined region, else what the template said of a conversation."""
+    for first in selection.quarantine.slice(0, 1).to_pylist():
+        return f"for example {first['uri']}: {first['detail'] or explain(first['reason'])}"
+    decided = selection.decided
+    if select.TEMPLATE in decided.reasons:
+        for rank in np.flatnonzero(decided.reason == decided.reasons.index(select.TEMPLATE))[:1]:
+            return f"for example, the template says: {decided.details[decided.detail[rank]]}"
+    return ""
 
 
 def summary(corpus: CorpusVersion, *, read_now: int, seconds: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sheaf.files import disk_errors, temporary_name
 from sheaf.prepare import protect
 from sheaf.prepare.rendering import Rendering
 from sheaf.prepare.select import account
-from sheaf.prepare.select.admit import Admission, check_admit, idle_rules
+from sheaf.prepare.select.admit import TEMPLATE, Admission, check_admit, idle_rules
 from sheaf.prepare.select.fold import Records, fold
 from sheaf.prepare.select.items import live_items, quarantined
 from sheaf.prepare.select.occurrences import lay_down
@@ -37,7 +37,7 @@ from sheaf.prepare.stages import Asked
 from sheaf.recipe import Recipe
 from sheaf.sources.base import Refusal
 
-__all__ = ["Selection", "check_admit", "idle_rules", "select"]
+__all__ = ["TEMPLATE", "Selection", "check_admit", "idle_rules", "select"]
 
 
 @dataclass(frozen=True)
