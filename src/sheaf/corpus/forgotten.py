@@ -6,7 +6,9 @@ is not opened again, a forgotten record that turns up elsewhere is blanked befor
 mistake removes the entry, and prepares again.
 
 A shard is written anew without the rows of forgotten items; a forgotten record of another item keeps its row, which
-its item's byte account needs, but no text, message, payload or meta. Cost: one shard in memory at a time.
+its item's byte account needs, but no text, message, payload or meta. A shard's DONE names the records that are blank in
+it: should one of them not be forgotten any more, the shard counts no longer, and its items are read again. Cost: one
+shard in memory at a time.
 """
 
 from __future__ import annotations
@@ -97,9 +99,28 @@ def write_anew(workspace: Workspace, shard: str, forgotten: Forgotten) -> str:
     cleaned = without(tables, gone, forgotten.records)
     name = digest_json([REASON, shard, _content(cleaned)])
     if read_done(workspace.shard(name)) is None:
-        with task_folder(workspace.shard(name), stage=REASON, items=len(cleaned.items)) as out:
+        before = frozenset(bytes.fromhex(record) for record in _blank_in(workspace, shard))
+        told = blanks(cleaned.records, before | forgotten.records)
+        with task_folder(workspace.shard(name), stage=REASON, items=len(cleaned.items), **told) as out:
             shards.write(cleaned, out)
     return name
+
+
+def counts(workspace: Workspace, shard: str, forgotten: Forgotten) -> bool:
+    """Whether items are still to be had from the shard: it was not replaced, and all that is blank is forgotten."""
+    return shard not in forgotten.replaced and all(
+        bytes.fromhex(record) in forgotten.records for record in _blank_in(workspace, shard)
+    )
+
+
+def blanks(records: pa.Table, ids: frozenset[bytes]) -> Json:
+    """For a shard's DONE: which of its records are blank, if any. ids: those that are blanked wherever they are."""
+    here = records["id"].filter(pa.array(_among(records["id"], ids))).unique().to_pylist()
+    return {"blank": sorted(record.hex() for record in here)} if here else {}
+
+
+def _blank_in(workspace: Workspace, shard: str) -> list[str]:
+    return (read_done(workspace.shard(shard)) or {}).get("blank", [])
 
 
 def blanked(records: pa.Table, ids: frozenset[bytes]) -> pa.Table:

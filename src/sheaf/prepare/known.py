@@ -38,9 +38,9 @@ def known(workspace: Workspace, wanted: set[bytes], names: Sequence[str] | None 
     rows: dict[str, list[int]] = {}
     keys: set[bytes] = set()
     several: dict[bytes, _Parts] = {}
-    replaced = forgotten.read(workspace).replaced  # by one without what `sheaf forget` took out
+    gone = forgotten.read(workspace)
     for name in workspace.finished_shards() if names is None else names:
-        if name in replaced:
+        if not forgotten.counts(workspace, name, gone):
             continue
         table = shards.read(workspace.shard(name), "items", ["key", "part", "last"])
         own = rows.setdefault(name, [])

@@ -189,13 +189,15 @@ class _Reader:
         keys = [x.key for x in self.items]
         records, regions, about = (pa.concat_tables(t) for t in (self.records, self.regions, self.about))
         tables = shards.build([x.item for x in self.items], keys, records, regions, about)
-        name = digest_json([READ_VERSION, [key.hex() for key in keys]])
         self._begin()
-        self._write(name, tables)
+        self._write([key.hex() for key in keys], tables)
 
-    def _write(self, name: str, tables: shards.ShardTables) -> None:
+    def _write(self, name: Any, tables: shards.ShardTables) -> None:
+        """name: what tells the shard from others, beside the records in it that are forgotten."""
+        blank = forgotten.blanks(tables.records, self.forgotten)
         tables = replace(tables, records=forgotten.blanked(tables.records, self.forgotten))
-        with task_folder(self.store.shard(name), stage="read", items=len(tables.items)) as out:
+        folder = self.store.shard(digest_json([READ_VERSION, name, blank]))
+        with task_folder(folder, stage="read", items=len(tables.items), **blank) as out:
             shards.write(tables, out)
 
     def _open(self, x: Listed, stack: ExitStack) -> BinaryIO | None:
@@ -254,7 +256,7 @@ class _Reader:
                 *([x.item], [x.key], _renumber(records, alone), regions, about), part=part, last=written == long.rows
             )
             regions = regions.slice(0, 0)
-            self._write(digest_json([READ_VERSION, x.key.hex(), part]), tables)
+            self._write([x.key.hex(), part], tables)
 
 
 def _cut(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
