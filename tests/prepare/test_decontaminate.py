@@ -185,6 +185,17 @@ def test_the_same_files_are_the_same_exams_on_another_machine_and_other_contents
     assert decontaminate.build(workspace, recipe_for(tmp_path), Silent()) is None
 
 
+def test_files_that_are_read_in_another_way_are_other_exams(tmp_path: Path) -> None:
+    write_rows(tmp_path / "evals/q.jsonl", [{"q": "what is cafÃ© au lait in the kitchen of the hotel called"}])
+    repaired = recipe_for(tmp_path, "evals/*")
+    as_written = repaired.model_copy(update={"prepare": repaired.prepare.model_copy(update={"mojibake": False})})
+    workspace = Workspace.at(repaired.workspace)
+    workspace.create()
+    tables = [decontaminate.build(workspace, recipe, Silent()) for recipe in (repaired, as_written)]
+    keys = [Exams.open(workspace, table or "").keys.tolist() for table in tables]
+    assert keys[0] != keys[1]
+
+
 def plain_pieces(hashes: list[int], k: int) -> list[int]:
     """The twin of `hash_pieces`: each sum anew."""
     base, mix, mask = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 2**64 - 1

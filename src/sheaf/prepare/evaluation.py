@@ -37,6 +37,7 @@ from sheaf.corpus.columns import save_array
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import DataRefused, RecipeError
 from sheaf.files import checked, digest_file, digest_json, read_done, task_folder
+from sheaf.formats import READER_VERSION
 from sheaf.formats.normalise import normalise
 from sheaf.formats.reasons import explain
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox
@@ -88,7 +89,8 @@ def build(workspace: Workspace, recipe: Recipe, console: Console) -> str | None:
         return None
     files = sorted({file.path: file for file in files}.values(), key=lambda file: (file.name, file.path))
     digests = [digest_file(Path(file.path)) for file in files]
-    exams = digest_json([EXAMS, [[f.name, digest] for f, digest in zip(files, digests, strict=True)]])
+    how = [EXAMS, READER_VERSION, recipe.prepare.mojibake]
+    exams = digest_json([*how, [[f.name, digest] for f, digest in zip(files, digests, strict=True)]])
     if read_done(workspace.scores(exams, EXAMS)) is None:
         with console.stage("evaluation files", len(files), "files") as advance:
             _write(workspace, exams, _Read.of(files, recipe, advance), console)
