@@ -141,7 +141,7 @@ def test_texts_and_their_origins_are_read_on_a_machine_that_has_never_prepared(
         for number in range(len(corpus.documents)):
             assert {again.text(origin) for origin in lineage.origins(corpus, number)} == {corpus.text(number)}
     with corpus.loader(sequence_length=32, batch=2) as loader:  # it goes on for ever
-        assert next(iter(loader)).inputs.shape[-1] == 32
+        assert next(iter(loader)).input_ids.shape[-1] == 32
 
 
 def test_a_folder_that_mirrors_a_store_is_opened_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
