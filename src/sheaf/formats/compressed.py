@@ -11,12 +11,12 @@ from __future__ import annotations
 import bz2
 import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import brotli
 import zstandard
+from isal import isal_zlib
 
 from sheaf.formats.peek import BZIP2, ZSTD
 from sheaf.formats.piece import Context, Member, Pieces, Refused, Region
@@ -47,15 +47,16 @@ class Codec(Protocol):
 
 
 class Gzip:
-    """gzip, and with other window bits zlib (15) and raw deflate (-15), as HTTP has them: these come alone."""
+    """gzip, and with other window bits zlib (15) and raw deflate (-15), as HTTP has them: these come alone. By ISA-L,
+    which takes 0.4 of zlib's time."""
 
     chunk = 1 << 16
     padding = b"\0"
-    errors: tuple[type[Exception], ...] = (zlib.error,)
+    errors: tuple[type[Exception], ...] = (cast(type[Exception], isal_zlib.IsalError),)  # its stubs say instance
 
     def __init__(self, window_bits: int = 31) -> None:
         self.magics: tuple[bytes, ...] = (b"\x1f\x8b\x08",) if window_bits == 31 else ()
-        self._codec = zlib.decompressobj(window_bits)
+        self._codec = isal_zlib.decompressobj(window_bits)
 
     @property
     def ended(self) -> bool:
