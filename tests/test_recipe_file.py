@@ -112,6 +112,26 @@ def test_a_mistake_names_its_line_its_key_and_the_way_out(old: str, new: str, li
         assert words in str(error)
 
 
+PREPARE = "  tokenizer: {train: bpe, vocab_size: 4096}"
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("filters: gopher", ["'prepare.filters' is a list", "write [gopher]"]),
+        ("decontaminate: {evals: a}", ["'prepare.decontaminate' is a list", "a mapping", "a line `- a` for each"]),
+        ("privacy: {e-mail: mask}", ["unknown key 'prepare.privacy.e-mail'", "did you mean 'email'?"]),
+        ("privacy: {zzz: drop}", ["unknown key 'prepare.privacy.zzz'", "use one of: email, phone"]),
+        ("length: {min_characters: 100, max_characters: 10}", ["max_characters (10) is below min_characters (100)"]),
+    ],
+)
+def test_what_prepare_cannot_mean_says_what_it_takes(line: str, said: list[str]) -> None:
+    error = refused(GOOD.replace(PREPARE, f"{PREPARE}\n  {line}"))
+    assert error.where == "sheaf.yaml:14"
+    for words in said:
+        assert words in str(error)
+
+
 def test_all_mistakes_of_a_file_are_told_at_once_in_its_order() -> None:
     text = GOOD.replace("seed: 7", "sed: 7").replace("batch_tokens", "batch_token").replace("wiki: {w", "wik: {w")
     message = str(refused(text))

@@ -156,6 +156,15 @@ class Length(Strict):
     max_characters: Annotated[int | None, Field(ge=1, description="longer records are dropped")] = None
     min_words: Annotated[int, Field(ge=0, description="records of fewer words are dropped")] = 0
 
+    @model_validator(mode="after")
+    def _something_fits(self) -> Length:
+        if self.max_characters is not None and self.max_characters < self.min_characters:
+            raise ValueError(
+                f"max_characters ({self.max_characters}) is below min_characters ({self.min_characters}): "
+                "every record would be dropped"
+            )
+        return self
+
 
 class Dedup(Strict):
     """Exact: one copy of records with equal normalised text is kept, with the origins of all. Near: a record is dropped

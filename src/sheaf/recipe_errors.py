@@ -105,12 +105,30 @@ def _problem(path: KeyPath, missing: str, errors: list[Any], tree: Tree) -> Prob
         fix = nearest(str(path[-1]), known) or f"delete the line, or use one of: {', '.join(known)}"
         allowed = f"allowed in '{dotted(path[:-1])}': {', '.join(known)}"
         return Problem(place, f"unknown key '{dotted(path)}'", why=allowed, fix=fix)
+    if errors[0]["loc"][-1:] == ("[key]",):
+        known = [str(word) for a in _annotations_at(path[:-1]) for word in _names(a)]
+        fix = nearest(str(path[-1]), known) or f"use one of: {', '.join(known)}"
+        return Problem(place, f"unknown key '{dotted(path)}'", why=f"allowed: {', '.join(known)}", fix=fix)
     errors = _of_the_branch_taken(errors, _value_at(path, tree))
     kind = errors[0]["type"]
+    if kind == "tuple_type":
+        given = _value_at(path, tree)
+        fix = f"write [{given}]" if isinstance(given, (str, int, float)) else "write [a, b], or a line `- a` for each"
+        return Problem(place, f"'{dotted(path)}' is a list", why=f"here stands {_kind_of(given)}", fix=fix)
     words = dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in errors)
     why = " or ".join(words) + _given(path, kind, tree)
     what = f"'{dotted(path)}' says something impossible" if kind == "value_error" else f"'{dotted(path)}' is wrong"
     return Problem(place, what, why=why, fix=_choice(path, kind, _value_at(path, tree)) or _only(path))
+
+
+def _kind_of(given: Any) -> str:
+    return "nothing" if given is None else "a mapping" if isinstance(given, dict) else "a single value"
+
+
+def _names(annotation: Any) -> Sequence[Any]:
+    """The keys that a mapping may have, where these are a choice."""
+    inner = typing.get_args(annotation) if typing.get_origin(annotation) is dict else ()
+    return typing.get_args(inner[0]) if inner else ()
 
 
 def _of_the_branch_taken(errors: list[Any], given: Any) -> list[Any]:

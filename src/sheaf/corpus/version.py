@@ -239,7 +239,7 @@ def _find(store: Workspace, digest: str | None) -> str:
     head = store.head.read_text().strip() if store.head.exists() else ""
     if digest is None and head:
         return head
-    if digest is None:
+    if digest is None or not store.versions():
         raise DataRefused("there is no corpus yet", where=str(store.root), fix="run `sheaf prepare` first")
     if head.startswith(f"{digest}."):
         return head

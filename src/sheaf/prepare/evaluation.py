@@ -131,8 +131,8 @@ def _matching(pattern: str) -> Iterator[_File]:
         raise RecipeError(
             "no evaluation file is there",
             where=f"prepare.decontaminate: {pattern}",
-            why="no file's path matches",
-            fix="correct the path, which is relative to the recipe, or take it out",
+            why="it is a folder" if pattern and Path(pattern).is_dir() else "no file's path matches",
+            fix="name files, such as ./evals/*.jsonl or ./evals/**/*, relative to the recipe, or take it out",
         )
 
 
