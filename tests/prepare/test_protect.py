@@ -16,6 +16,8 @@ from sheaf.prepare import protect
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.pipeline import prepare
 from sheaf.privacy import counts
+from sheaf.report.build import render
+from sheaf.report.facts import corpus_facts
 
 CARD, KEY = "4111 1111 1111 1111", "ghp_" + "a1B2" * 9
 LONG = "and then there is some more to say about the things that were said before. "
@@ -97,6 +99,18 @@ def test_findings_are_counted_by_source_in_what_is_kept_and_in_all(base: Path) -
         "chats": {"email": {"kept": 8, "all": 8}},
         "preferences": {"email": {"kept": 3, "all": 3}},
     }
+
+
+def test_the_report_counts_findings_and_decisions_by_source_and_quotes_none(base: Path) -> None:
+    corpus, _ = made(base, {"email": "mask", "secret": "drop"}, "counted")
+    facts = corpus_facts(corpus)
+    told = {(p.source, p.kind): (p.action, p.found, p.kept) for p in facts.personal}
+    assert told[("files", "email")] == ("mask", 13, 12) and told[("files", "card")] == ("keep", 1, 0)
+    assert told[("files", "secret")] == ("drop", 1, 0) and told[("chats", "email")] == ("mask", 8, 8)
+    assert facts.decisions[:2] == (("files", "kept", 12), ("files", "privacy:secret", 1))
+    page = render(facts, None)
+    assert "<td>13</td><td>12</td>" in page and "privacy:secret" in page
+    assert "@" not in page.partition("</style>")[2] and KEY not in page and CARD not in page
 
 
 def test_a_changed_action_searches_nothing_again(base: Path) -> None:

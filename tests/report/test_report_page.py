@@ -13,7 +13,16 @@ import pytest
 
 from sheaf.report.build import render
 from sheaf.report.charts import Line, Part, histogram, lines, short_number, stacked
-from sheaf.report.facts import CorpusFacts, EpochFacts, ReasonFacts, Repeat, RunFacts, SourceFacts, time_spent
+from sheaf.report.facts import (
+    CorpusFacts,
+    EpochFacts,
+    PersonalFacts,
+    ReasonFacts,
+    Repeat,
+    RunFacts,
+    SourceFacts,
+    time_spent,
+)
 from sheaf.report.rules import Change, RuleFacts, RulesFacts
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert('2')">&amp;{{ 7 * 7 }}</svg></style>"""
@@ -51,6 +60,8 @@ def corpus(text: str = HOSTILE) -> CorpusFacts:
         repeats=[Repeat(7, text)],
         recipe_prepare={},
         rules=rules(text),
+        decisions=(("a", "kept", 12), (text, text, 3)),
+        personal=(PersonalFacts(text, text, text, 1234, 5),),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sheaf.corpus.decided import KEPT
 from sheaf.corpus.ledger import sums
 from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.formats.reasons import explain
@@ -67,6 +68,18 @@ class Repeat:
 
 
 @dataclass(frozen=True)
+class PersonalFacts:
+    """Personal data of one kind in a source: findings in all its distinct records, and in those that are kept. action:
+    what the recipe does with them there."""
+
+    source: str
+    kind: str
+    action: str
+    found: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class CorpusFacts:
     digest: str
     documents: int
@@ -78,6 +91,8 @@ class CorpusFacts:
     repeats: list[Repeat]
     recipe_prepare: dict[str, Any]
     rules: RulesFacts | None = None
+    decisions: tuple[tuple[str, str, int], ...] = ()  # source, reason ("kept" comes first), distinct records
+    personal: tuple[PersonalFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,8 @@ def corpus_facts(corpus: CorpusVersion) -> CorpusFacts:
         repeats=_repeats(corpus),
         recipe_prepare=corpus.manifest["prepare"],
         rules=rules_facts(corpus),
+        decisions=_decisions(corpus.manifest["counts"]["sources"]),
+        personal=_personal(corpus.manifest),
     )
 
 
@@ -190,6 +207,23 @@ def _source_facts(spec: dict[str, Any], ledger: pa.Table, tokens: int, every: in
         quarantined=total["regions"],
         tokens=tokens,
         share=tokens / every if every else 0.0,
+    )
+
+
+def _decisions(sources: Mapping[str, Any]) -> tuple[tuple[str, str, int], ...]:
+    return tuple(
+        (name, reason, n)
+        for name, told in sources.items()
+        for reason, n in sorted(told["decisions"].items(), key=lambda one: (one[0] != KEPT, -one[1], one[0]))
+    )
+
+
+def _personal(manifest: Mapping[str, Any]) -> tuple[PersonalFacts, ...]:
+    asked = manifest["prepare"]["privacy"]
+    return tuple(
+        PersonalFacts(name, kind, asked.get(kind, "keep"), n["all"], n["kept"])
+        for name, kinds in manifest["counts"].get("privacy", {}).items()
+        for kind, n in kinds.items()
     )
 
 
