@@ -91,6 +91,35 @@ def test_a_few_bytes_and_tables_of_numbers_are_no_utf16(data: bytes) -> None:
         decode(data)
 
 
+def test_chance_makes_hardly_any_utf16_of_short_binary_data() -> None:
+    """Bytes with a NUL here and there; before scripts were compared, one in four of 24 bytes was read."""
+    rng = random.Random(1)
+    read = 0
+    for size in (24, 32, 40, 64) * 250:
+        raw = bytearray(rng.randbytes(size))
+        for _ in range(size // 12):
+            raw[rng.randrange(size)] = 0
+        try:
+            read += bool(decode(bytes(raw)).text)
+        except Refused:
+            continue
+    assert read < 10
+
+
+@pytest.mark.parametrize(
+    "text", ["Иван читает «The Times» сегодня", "東京タワーへ行きました。OK!", "오늘은 날씨가 좋습니다, Kim씨"]
+)
+def test_a_line_of_utf16_is_read_without_a_mark(text: str) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert decode(text.encode(encoding)).text == text
+
+
+def test_iso_2022_cn_is_refused_rather_than_read_as_ascii() -> None:
+    raw = b"\x1b$)A\x0e" + bytes(b & 0x7F for b in "今天天气很好".encode("gb2312")) + b"\x0f and more"
+    with pytest.raises(Refused, match="ISO-2022-CN"):
+        decode(raw)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_mark_decides_and_is_not_text(encoding: str) -> None:
     decoded = decode("é".encode(encoding))

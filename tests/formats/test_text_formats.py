@@ -61,6 +61,8 @@ def test_content_decides_over_the_suffix_and_the_item_says_so(read: Read, name: 
     [
         (b"\x7fELF\2\1\1" + bytes(64), "ELF"),
         (b"SQLite format 3\0" + bytes(84), "SQLite"),
+        (b"\0\1\0\0Standard Jet DB\0" + bytes(80), "Access"),
+        (b"FORM\0\0\x0f.AIFFCOMM" + bytes(80), "AIFF"),
         (bytes(range(256)) * 4, "unknown binary data"),
     ],
 )

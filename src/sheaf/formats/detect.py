@@ -56,10 +56,35 @@ UNREAD: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"wOF2", "font/woff2", "web font"),
     (0, b"\xde\x12\x04\x95", "application/x-gettext-translation", "gettext catalogue"),
     (0, b"\x80\x04\x95", "application/x-pickle", "Python pickle (never opened)"),
+    (4, b"Standard Jet DB\0", "application/x-msaccess", "Access database"),
+    (4, b"Standard ACE DB\0", "application/x-msaccess", "Access database"),
+    (4, b"JXL \r\n\x87\n", "image/jxl", "JPEG XL image"),
+    (0, b"!BDN", "application/vnd.ms-outlook-pst", "Outlook data file"),
+    (0, b"ITSF\x03\0", "application/vnd.ms-htmlhelp", "compiled HTML Help"),
+    (0, b"\xffWPC", "application/vnd.wordperfect", "WordPerfect document"),
+    (0, b"\0\0\x1a\0", "application/vnd.lotus-1-2-3", "Lotus 1-2-3 worksheet"),
+    (0, b"\0\0\2\0", "application/vnd.lotus-1-2-3", "Lotus 1-2-3 or Quattro Pro worksheet"),
+    (0, b"\x09\0\4\0", "application/vnd.ms-excel", "Excel 2 worksheet"),
+    (0, b"\x09\2\6\0", "application/vnd.ms-excel", "Excel 3 worksheet"),
+    (0, b"\x09\4\6\0", "application/vnd.ms-excel", "Excel 4 worksheet"),
+    (0, b"xar!\0", "application/x-xar", "XAR archive"),
+    (0, b"\xff\6\0\0sNaPpY", "application/x-snappy-framed", "Snappy stream"),
+    (0, b"#!AMR", "audio/amr", "AMR audio"),
+    (0, b".snd\0\0", "audio/basic", "AU audio"),
+    (8, b"AIFF", "audio/aiff", "AIFF audio"),
+    (8, b"AIFC", "audio/aiff", "AIFF audio"),
+    (0, b"AT&TFORM", "image/vnd.djvu", "DjVu document"),
+    (0, b"\xd7\xcd\xc6\x9a", "image/wmf", "Windows metafile"),
+    (0, b"icns\0\0", "image/x-icns", "Apple icon"),
+    (0, b"\xff\x4f\xff\x51", "image/x-jp2-codestream", "JPEG 2000 image"),
+    (0, b"SIMPLE  =  ", "image/fits", "FITS image"),
     (32769, b"CD001", "application/x-iso9660-image", "ISO 9660 image"),
 )
 # Short magics that text can start with by chance: they count only when the rest is not text.
-_SHORT = frozenset({b"\r\r\n", b"\x0e\r\n", b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP"})
+_SHORT = frozenset(
+    {b"\r\r\n", b"\x0e\r\n", b"MZ", b"070701", b"070707", b"-lh", b"ftyp", b"OTTO", b"LZIP", b"!BDN", b"AIFF", b"AIFC"}
+    | {b"#!AMR", b"SIMPLE  =  ", b"AT&TFORM"}
+)
 _STARTS = {place: tuple(magic for offset, magic, _, _ in UNREAD if offset == place) for place, *_ in UNREAD}
 _TEXT_LIKE = ("text/", "application/json", "application/x-ndjson", "message/", "application/mbox", "application/xml")
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from sheaf.formats.guess import SAMPLE, Guess, guesses
+from sheaf.formats.guess import SAMPLE, Guess, guesses, script
 from sheaf.formats.stream import Refused
 
 MARKS = (
@@ -49,6 +50,7 @@ _PLAIN = bytes(range(0x20, 0x7F)) + b"\t\n\r"
 _ASCII = bytes(range(0x80))
 SURE = 0.7  # a guess that is less sure is not taken
 PROVED = 0.99  # confidence where bytes can hardly be anything else, though nothing says what they are
+MIXED = 100  # characters, below which chance makes UTF-16 of other bytes
 SHORT = 12  # characters; UTF-16 without a mark is believed below this only where all are Latin
 
 
@@ -148,11 +150,28 @@ def wide_encoding(raw: bytes) -> str:
         kinds = len({ord(c) >> 8 for c in text})  # the wrong byte order scatters characters over the whole plane
         if len(text) < SHORT and max(text, default="") > "\xff":
             continue  # any four bytes with a NUL are two letters of something
+        if len(text) < MIXED and not _of_one_script(text):
+            continue
         if kinds < best_kinds:
             best, best_kinds = encoding, kinds
         if width == 4:
             break
     return best
+
+
+def _of_one_script(text: str) -> bool:
+    """Whether but one in eight letters is Latin or of the commonest other script: bytes of anything else are spread
+    over many, and over Chinese characters that hardly anybody writes (U+3400 to U+4DBF)."""
+    found = Counter(_script(c) for c in text if c.isalpha())
+    latin = found.pop("LATIN", 0)
+    return (found.total() - max(found.values(), default=0)) * 8 <= found.total() + latin
+
+
+def _script(letter: str) -> str:
+    """As `guess.script`, with Korean apart, and the rare Chinese characters."""
+    if letter < "\u3400":
+        return script(letter)
+    return "rare" if letter < "\u4e00" else "HANGUL" if "\uac00" <= letter < "\ud7b0" else script(letter)
 
 
 def too_many_controls(raw: bytes) -> bool:
@@ -261,6 +280,8 @@ def _stateful(raw: bytes, legacy: str) -> Decoded | None:
         names.append("iso2022_kr")
     if b"\x1b$B" in raw or b"\x1b$@" in raw or b"\x1b(J" in raw:
         names += ["iso2022_jp", "iso2022_jp_2"]
+    if b"\x0e" in raw and raw.count(b"\x1b$)A") + raw.count(b"\x1b$)G"):
+        raise Refused("undecodable", "ISO-2022-CN, which is not read")
     for name in names:
         text = _try(raw, name)
         if text is not None:

@@ -133,6 +133,15 @@ def oddity(text: str) -> float:
     return odd
 
 
+@lru_cache(1 << 14)
+def script(letter: str) -> str:
+    """LATIN, CYRILLIC, …, of a letter, and CJK for the kana and Hangul too; else ""."""
+    if unicodedata.category(letter)[0] != "L":
+        return ""
+    name = unicodedata.name(letter, "?").split()[0].split("-")[0]
+    return "CJK" if name in _EAST_ASIAN else name
+
+
 def _neighbours(text: str) -> Iterator[tuple[str, str, str]]:
     padded = f" {text} "
     return ((padded[n], c, padded[n + 2]) for n, c in enumerate(text) if c >= "\x80")
@@ -160,16 +169,8 @@ def _odd(before: str, letter: str, after: str) -> float:
 
 
 def _strangers(one: str, other: str) -> bool:
-    first, second = _script(one), _script(other)
+    first, second = script(one), script(other)
     return bool(first and second) and first != second and "CJK" not in (first, second)
-
-
-@lru_cache(1 << 14)
-def _script(letter: str) -> str:
-    if unicodedata.category(letter)[0] != "L":
-        return ""
-    script = unicodedata.name(letter, "?").split()[0].split("-")[0]
-    return "CJK" if script in _EAST_ASIAN else script
 
 
 def _lone(words: bytes, sample: bytes) -> list[Guess]:
