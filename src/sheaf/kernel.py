@@ -14,12 +14,23 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 R = TypeVar("R")
+T = TypeVar("T", bound=np.generic)
 
 
 def kernel(function: Callable[..., R]) -> Callable[..., R]:
     """Compile `function` at its first call. It may run beside Python threads: it holds no GIL."""
     return cast(Callable[..., R], Kernel(function))
+
+
+def read_only(array: NDArray[T]) -> NDArray[T]:
+    """A view that nobody can write to. Buffers of Arrow may be of either kind, and numba compiles once for each."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class Kernel:

@@ -23,6 +23,7 @@ from sheaf.corpus.schema import SCORES
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
 from sheaf.files import checked, task_folder
+from sheaf.kernel import read_only
 from sheaf.prepare import language
 from sheaf.prepare import measure as m
 from sheaf.prepare import repetition as r
@@ -101,10 +102,10 @@ def bytes_of(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.
     if texts.null_count:
         texts = texts.fill_null("")
     if len(texts) == 0:
-        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+        return read_only(np.zeros(0, np.uint8)), read_only(np.zeros(1, np.int64))
     _, offsets, data = texts.buffers()
-    starts = np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8)
-    return np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), starts
+    starts = read_only(np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8))
+    return read_only(np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)), starts
 
 
 def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sheaf.kernel import kernel
+from sheaf.kernel import kernel, read_only
 from sheaf.prepare.characters import SPACELESS, WORD, classes
 
 PIECE = 1 << 23  # bytes: their words and all that is made of them fit in some 50 MB
@@ -62,9 +62,9 @@ def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.
     """UTF-8 bytes, and int64 (texts + 1,), where each text begins in them."""
     buffers: list[Any] = texts.buffers()
     if buffers[1] is None or buffers[2] is None:
-        return np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
+        return read_only(np.zeros(0, np.uint8)), read_only(np.zeros(len(texts) + 1, np.int64))
     offsets = np.frombuffer(buffers[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(buffers[2], np.uint8), offsets
+    return read_only(np.frombuffer(buffers[2], np.uint8)), read_only(offsets)
 
 
 @cache

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sheaf.kernel import kernel
+from sheaf.kernel import kernel, read_only
 from sheaf.privacy.plain import Span, apart
 from sheaf.privacy.rules import (
     AMERICAN,
@@ -67,7 +67,7 @@ def values_of(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np
     """The UTF-8 bytes of all texts one after another, and where each begins and ends in them; nothing is copied."""
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1] if offsets else _NONE
-    return (np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)), bounds
+    return read_only(np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)), read_only(bounds)
 
 
 _NONE = np.zeros(1, np.int64)
