@@ -91,7 +91,7 @@ class Answers:
         waiting = np.flatnonzero(~self._done[self._next : self._next + 4 * most]) + self._next
         return [int(n) for n in waiting[:most]]
 
-    def take(self, kind: bytes, payload: bytearray) -> None:
+    def take(self, kind: bytes, payload: memoryview) -> None:
         """One frame; I commits what came before it. Raises BadAnswer."""
         if kind not in _SCHEMAS:
             raise BadAnswer("an unknown frame")
@@ -284,7 +284,7 @@ class WrongId(BadItem):
     """A record's id does not follow from its content."""
 
 
-def _table(payload: bytearray, schema: pa.Schema) -> pa.Table:
+def _table(payload: memoryview, schema: pa.Schema) -> pa.Table:
     try:
         with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
             if not reader.schema.equals(schema, check_metadata=True):
@@ -301,7 +301,7 @@ def _table(payload: bytearray, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def _plain_messages(payload: bytearray) -> Iterator[pa.Message]:
+def _plain_messages(payload: memoryview) -> Iterator[pa.Message]:
     """The record batches of a stream. Raises BadAnswer for one that is compressed: its buffers say themselves how large
     they will be, and Arrow believes them."""
     for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(payload)):

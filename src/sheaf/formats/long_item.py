@@ -1,8 +1,8 @@
 """An item whose records are too much to hold: they wait on disk until its end, when their bytes are known.
 
-The file has no name, so nothing is left of it whatever happens; it holds what the child sent, checked, as Arrow with
-LZ4. Cost: writing and reading the text once more, at about 1 GB/s; in memory one frame at a time, and a few numbers for
-each stream (member) of the item.
+The file has no name, so nothing is left of it whatever happens; it holds what the child sent, checked, as Arrow. Cost:
+writing and reading the text once more, at memory's speed while the system's cache holds it (LZ4 halves the file, and
+took five times as long); in memory one frame at a time, and a few numbers for each stream (member) of the item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sheaf.formats.wire import RECORDS
 
 ROW_BYTES = 256  # what a record takes beside its texts, in Python, Arrow and the origins of a shard
 _VARIABLE = ("text", "messages", "payload", "meta", "member", "locator")
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_OPTIONS = pa.ipc.IpcWriteOptions(use_threads=False)
 
 
 def row_bytes(records: pa.Table) -> Int64:

@@ -248,7 +248,7 @@ class _Child:
         self._sock.settimeout(START_SECONDS)
         with contextlib.ExitStack() as opened:
             descriptors = [_for_reading(items[n].file, opened) for n in numbers]
-            wire.send(self._sock, b"G", orjson.dumps(request), descriptors)
+            wire.send(self._sock, b"G", orjson.dumps(request), fds=descriptors)
 
     def _listen(self, numbers: Sequence[int], items: Sequence[ItemInput], answers: Answers) -> Iterator[None]:
         current = -1
@@ -277,7 +277,7 @@ class _Child:
                 self._watch.begin(items[current].size)
                 self.items, self.bytes = self.items + 1, self.bytes + items[current].size
             elif kind == b"X":
-                raise self._blame(current, "parser-bug", payload[:300].decode("utf-8", "replace"))
+                raise self._blame(current, "parser-bug", bytes(payload[:300]).decode("utf-8", "replace"))
             elif kind == b"D":
                 if not all(map(answers.has, numbers)):
                     raise BadAnswer("it says that it is done, and is not")
@@ -323,7 +323,7 @@ class _Child:
         self._folder.cleanup()
 
 
-def _number(payload: bytearray) -> int:
+def _number(payload: memoryview) -> int:
     if len(payload) > 8:
         raise BadAnswer("a number of more than 8 bytes")
     return int.from_bytes(payload, "little")
