@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,12 @@ def test_what_stands_beside_knows_no_room() -> None:
         path = SOURCE / f"{name}.py"
         for file in [path] if path.exists() else (SOURCE / name).rglob("*.py"):
             assert not imported_rooms(file) & set(LEFT_TO_RIGHT), file
+
+
+@pytest.mark.parametrize("module", ["sheaf.prepare.pipeline", "sheaf.prepare.read", "sheaf.prepare.score"])
+def test_preparing_a_folder_loads_neither_a_compiler_nor_a_client(module: str) -> None:
+    """Each takes 0.1 to 0.4 s of every process; `tests/order` says the same of its room."""
+    dear = ("numba", "obstore", "httpx", "torch", "py3langid", "ray", "cyclopts", "transformers")
+    code = f"import sys, {module}; print(*[name for name in {dear} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert shown.split() == []
