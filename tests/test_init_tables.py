@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,38 @@ def test_a_folder_of_mixed_schemas_gets_a_source_for_each_and_every_file_is_in_e
         "tables": (None, ["stock/config.yaml", "stock/products.csv"]),
     }
     assert next(s for s in recipe.sources if s.name == "tables-alpaca").include == ("sft/alpaca/**/*.jsonl",)
+
+
+def test_compressed_rows_are_sampled_and_mapped_as_if_they_were_not(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in ("a.jsonl", "b.jsonl"):
+        jsonl(folder / name, data.GSM8K)
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    (folder / "notes.gz").write_bytes(gzip.compress(b"some words"))
+    _, recipe = written(folder)
+    assert asked(recipe) == {
+        "tables": ("question-answer", ["a.jsonl.gz", "b.jsonl.gz"]),
+        "archives": (None, ["notes.gz"]),
+    }
+
+
+def test_a_table_of_questions_and_answers_in_a_database_is_proposed_as_a_talk(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "help.db")) as database:
+        database.execute("CREATE TABLE faq (id INTEGER PRIMARY KEY, question TEXT, answer TEXT)")
+        database.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, title TEXT, body TEXT)")
+        pairs = [(row["question"], row["answer"]) for row in data.GSM8K]
+        database.executemany("INSERT INTO faq (question, answer) VALUES (?, ?)", pairs)
+        database.executemany("INSERT INTO note (title, body) VALUES (?, ?)", pairs)
+        database.execute("INSERT INTO note (title, body) VALUES (CAST(x'ff' AS TEXT), x'00ff')")
+        database.commit()
+    text, recipe = written(folder)
+    faq, note = recipe.sources
+    assert (faq.map, faq.text) == ("question-answer", None)
+    assert (note.map, note.text) == (None, "{title}\n\n{body}")
+    assert f"# {len(pairs)} of {len(pairs)} sampled rows fit" in text
 
 
 def test_the_preview_is_what_the_recipe_gives(tmp_path: Path) -> None:

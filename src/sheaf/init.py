@@ -24,9 +24,9 @@ from sheaf.console import printable, size
 from sheaf.errors import DataRefused, UsageError
 from sheaf.files import write_file
 from sheaf.formats.detect import unread
-from sheaf.formats.propose import yaml_string
+from sheaf.formats.propose import SURE, Proposal, propose_files, yaml_string
 from sheaf.init_datasets import MEDIA, labelled, metadata_tables, split
-from sheaf.init_tables import TableSource, table_sources
+from sheaf.init_tables import TableSource, is_packed, suffix_of, table_sources
 
 MOST_FILES = 200_000
 SCHEMA_NAME = ".sheaf-schema.json"  # beside the recipe: an editor finds it on any machine, and it goes into git with it
@@ -47,6 +47,7 @@ KINDS: dict[str, frozenset[str]] = {
     "images": frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp"}),
     "audio": frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}),
 }
+SAMPLED, CELL = 200, 2000  # rows of a database's table, and characters of each cell, that are looked at
 HEAD = 64  # bytes of a file that tell what is not read, and databases
 SQLITE = b"SQLite format 3\x00"
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "workspace", "sheaf-demo"})
@@ -69,12 +70,13 @@ class Census:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a database and the columns that look like text."""
+    """A table of a database and the columns that look like text. mapping: of its rows, if one is sure."""
 
     name: str
     columns: tuple[str, ...]
     text: tuple[str, ...]
     rows: int
+    mapping: Proposal | None = None
 
 
 def init(folder: Path, recipe: Path, *, force: bool = False) -> dict[str, object]:
@@ -125,12 +127,13 @@ def take_census(folder: Path) -> Census:
         if head.startswith(SQLITE):
             census.databases.append(path)
             continue
-        suffix = path.suffix
+        suffix = suffix_of(path.name)
         refused = unread(head)
         if refused is not None:  # a quarantine line for each would be noise
             census.unread[suffix, refused.detail] += 1
             continue
         kind = next((k for k, suffixes in KINDS.items() if suffix.lower() in suffixes), "other")
+        kind = "tables" if is_packed(suffix) else kind
         census.files[kind] += 1
         census.sizes[kind] += length
         if kind == "tables":
@@ -185,7 +188,20 @@ def _table(connection: sqlite3.Connection, name: str) -> Table:
     keys = [c[1] for c in columns if c[5]]
     rows = connection.execute(f"SELECT count(*) FROM {_sql_name(name)}").fetchone()[0]
     first = keys[0] if keys else "rowid"
-    return Table(name, (first, *text), text, rows)
+    return Table(name, (first, *text), text, rows, _mapping(connection, name, text))
+
+
+def _mapping(connection: sqlite3.Connection, name: str, text: tuple[str, ...]) -> Proposal | None:
+    """How the first rows read as conversations or preferences, if that is sure."""
+    if len(text) < 2:
+        return None
+    columns = ", ".join(f"substr({_sql_name(column)}, 1, {CELL})" for column in text)
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # what is no UTF-8 costs its own cell
+    cells = connection.execute(f"SELECT {columns} FROM {_sql_name(name)} LIMIT {SAMPLED}").fetchall()
+    rows = [{column: cell for column, cell in zip(text, row, strict=True) if isinstance(cell, str)} for row in cells]
+    groups = propose_files({name: rows}) if rows else []
+    best = next((group.proposals[0] for group in groups if group.proposals), None)
+    return best if best and "map" in best.keys and best.confidence >= SURE else None
 
 
 def _sql_name(name: str) -> str:
@@ -271,7 +287,9 @@ def _sources(census: Census, folder: Path) -> list[TableSource]:
             sources = [replace(s, exclude=tuple(map(glob.escape, sorted(labels)))) for s in table_sources(folder, rows)]
             found += [split(source, source.paths) for source in sources]
         else:
-            source = TableSource(kind, patterns, census.files[kind], census.sizes[kind])
+            packed = sorted(filter(is_packed, census.suffixes.get("tables", ()))) if kind == "archives" else []
+            away = tuple(f"**/*{suffix}" for suffix in packed)  # `**/*.gz` would take them as well
+            source = TableSource(kind, patterns, census.files[kind], census.sizes[kind], exclude=away)
             if kind in MEDIA:
                 source = labelled(split(source, census.media[kind]), census.media[kind], metadata[kind])
             found.append(source)
@@ -303,10 +321,14 @@ def _database_sources(census: Census, base: Path) -> list[str]:
                 "name": _source_name(f"{database.stem}-{table.name}"),
                 "uri": f"sqlite:///{path}",
                 "query": f"SELECT {columns} FROM {_sql_name(table.name)}",
-                "text": "\n\n".join(f"{{{c}}}" for c in table.text),
             }
             flow = ", ".join(f"{key}: {_text(value)}" for key, value in keys.items())
+            template = "\n\n".join(f"{{{c}}}" for c in table.text)
+            flow += f", {table.mapping.recipe}" if table.mapping else f", text: {_text(template)}"
             lines.append(f"  # {table.rows:,} rows" + ("" if alone else "; remove the # to use it"))
+            if table.mapping:
+                fit = f"{table.mapping.fits} of {table.mapping.rows} sampled rows fit"
+                lines.append(printable(f"  # {fit}; {table.mapping.why}").replace("\n", "\\n"))
             lines.append(f"  {'' if alone else '# '}- {{{flow}}}")
     if alone and not any(line.startswith("  - ") for line in lines):
         raise DataRefused("nothing to read in this folder", why="its databases have no table with a text column")

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sheaf.console import printable
 from sheaf.formats.propose import SURE, Proposal, Row, propose_files
@@ -24,6 +24,8 @@ from sheaf.recipe import Limits
 MOST_SAMPLED, FROM_EACH, OPEN_AT_ONCE = 200, 4, 50
 LARGEST_WHOLE = 16 << 20  # of formats that are read whole
 STREAMED = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".orc", ".avro"})
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})  # around lines of these, which are then sampled all the same:
+LINES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv"})
 PREVIEW = 150
 
 
@@ -72,6 +74,23 @@ class TableSource:
         return [printable(line).replace("\n", "\\n") for line in lines]
 
 
+def suffix_of(file: str) -> str:
+    """ ".jsonl", and ".jsonl.gz" where rows are compressed."""
+    path = PurePosixPath(file)
+    inner = PurePosixPath(path.stem).suffix
+    return inner + path.suffix if path.suffix.lower() in PACKED and inner.lower() in LINES else path.suffix
+
+
+def is_streamed(file: str) -> bool:
+    """Whether the first rows of such a file cost the same, however large it is."""
+    suffix = suffix_of(file).lower()
+    return suffix in STREAMED or is_packed(suffix)
+
+
+def is_packed(suffix: str) -> bool:
+    return suffix.count(".") == 2
+
+
 def table_sources(folder: Path, tables: Sequence[tuple[Path, int]]) -> list[TableSource]:
     """Sources for the files that hold rows, given with their sizes. The last, "tables", takes those without a sure
     mapping, and those that were not sampled among files that differ."""
@@ -91,7 +110,7 @@ def table_sources(folder: Path, tables: Sequence[tuple[Path, int]]) -> list[Tabl
             sources.append(replace(source, paths=tuple(files), holds_files=_column_of_files(rows, files)))
     rest = [file for file, n in chosen.items() if n == -1]
     if rest:
-        patterns = tuple(f"**/*{suffix}" for suffix in sorted({Path(file).suffix for file in rest}))
+        patterns = tuple(f"**/*{suffix}" for suffix in sorted({suffix_of(file) for file in rest}))
         likely = [p for g in groups if g not in sure for p in g.proposals[:1]]
         likely.sort(key=lambda p: -p.rows)
         total = sum(sizes[file] for file in rest)
@@ -104,8 +123,8 @@ def _source(
     name: str, files: list[str], chosen: dict[str, int], number: int, sizes: dict[str, int], proposals: list[Proposal]
 ) -> TableSource:
     patterns: list[str] = []
-    for suffix in sorted({Path(file).suffix for file in files}):
-        like = [(file.split("/"), n == number) for file, n in chosen.items() if Path(file).suffix == suffix]
+    for suffix in sorted({suffix_of(file) for file in files}):
+        like = [(file.split("/"), n == number) for file, n in chosen.items() if suffix_of(file) == suffix]
         patterns += _patterns(like, "", suffix)
     return TableSource(name, tuple(patterns), len(files), sum(sizes[file] for file in files), tuple(proposals))
 
@@ -135,7 +154,7 @@ def _to_sample(sizes: dict[str, int]) -> list[str]:
     able = [
         file
         for file, size in sizes.items()
-        if size > 0 and (size <= LARGEST_WHOLE or Path(file).suffix.lower() in STREAMED) and _sayable(file)
+        if size > 0 and (size <= LARGEST_WHOLE or is_streamed(file)) and _sayable(file)
     ]
     if len(able) <= MOST_SAMPLED:
         return able
@@ -183,7 +202,7 @@ def _column_of_files(rows: dict[str, list[Row]], files: Sequence[str]) -> str:
 
 def _bucket(file: str) -> tuple[str, str]:
     path = Path(file)
-    return path.parent.as_posix(), path.suffix
+    return path.parent.as_posix(), suffix_of(file)
 
 
 def _sayable(file: str) -> bool:
