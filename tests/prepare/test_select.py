@@ -192,6 +192,13 @@ def test_what_was_forgotten_goes_first_and_no_exception_brings_it_back(tmp_path:
         check_admit([Admit(reason="forgotten")], ["a"])
 
 
+@pytest.mark.parametrize("reason", ["gopher:mean_word_lenght", "privacy:e-mail", "fineweb:stop_words"])
+def test_a_rule_that_drops_nothing_so_is_not_admitted(reason: str) -> None:
+    with pytest.raises(RecipeError, match="no record is dropped as"):
+        check_admit([Admit(reason=reason)], ["a"])
+    check_admit([Admit(reason=r) for r in ("gopher:mean_word_length", "privacy:email", "gopher", "filter:x")], ["a"])
+
+
 def test_a_source_that_near_duplicates_would_eat_stops_everything_and_is_shown_without_secrets(tmp_path: Path) -> None:
     rng = random.Random(3)
     form = f"Dear jane.roe@bank.com, {prose(rng, 60)}"

@@ -11,12 +11,15 @@ import numpy as np
 from sheaf.corpus.columns import Array, new_array
 from sheaf.corpus.schema import DROPS
 from sheaf.errors import RecipeError
+from sheaf.prepare.rule_sets import RULE_SETS
 from sheaf.prepare.select.fold import Records
 from sheaf.prepare.select.items import LiveItems
+from sheaf.privacy import KINDS
 from sheaf.recipe import Admit
 from sheaf.sources.globs import compile_globs
 
 FORGOTTEN, TEMPLATE = "forgotten", "template"
+_DETAILS = {"privacy": list(KINDS)} | {name: [rule.signal for rule in rules.rules] for name, rules in RULE_SETS.items()}
 
 
 def check_admit(rules: Sequence[Admit], sources: Sequence[str]) -> None:
@@ -35,6 +38,15 @@ def check_admit(rules: Sequence[Admit], sources: Sequence[str]) -> None:
                 f"no record is dropped as '{rule.reason}'",
                 where=f"prepare.admit, path: {rule.path}",
                 fix=f"reasons are {', '.join(DROPS)}; what was quarantined is admitted by encoding, format or limits",
+            )
+        base, _, detail = (rule.reason or "").partition(":")
+        if detail and base in _DETAILS and detail not in _DETAILS[base]:
+            near = get_close_matches(detail, _DETAILS[base], 1)
+            raise RecipeError(
+                f"no record is dropped as '{rule.reason}'",
+                where=f"prepare.admit, path: {rule.path}",
+                why=f"'{base}' drops by {', '.join(_DETAILS[base])}",
+                fix=f"write '{base}:{near[0]}'" if near else f"write '{base}' for all of them",
             )
         if rule.reason == FORGOTTEN:
             raise RecipeError(
