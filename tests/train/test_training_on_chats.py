@@ -13,13 +13,13 @@ from training_corpus import make_corpus, make_recipe
 
 from sheaf import api, recipe_file
 from sheaf.console import Silent
-from sheaf.errors import UsageError
+from sheaf.errors import DataRefused, UsageError
 from sheaf.order.loader import Loader
 from sheaf.parallel.ranks import alone
 from sheaf.prepare.encoder import Encoder
 from sheaf.train import journal
 from sheaf.train.checkpoint import load_model
-from sheaf.train.evaluate import evaluate
+from sheaf.train.evaluate import evaluate, evaluate_run
 from sheaf.train.launch import train
 from sheaf.train.learner import forward
 from sheaf.train.setup import order_of
@@ -47,6 +47,37 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     for a, b in zip(one, two, strict=True):
         assert (a["valid_tokens"], a["samples"]) == (b["valid_tokens"], b["samples"])
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_steps_micro_batches_and_ranks_that_predict_nothing_change_nothing(tmp_path: Path, ranks: int) -> None:
+    corpus = make_corpus(tmp_path, said=range(3, 30_000, 997))  # about one in two steps
+    recipe = make_recipe(tmp_path, budget={"steps": 8}, micro_batch_tokens=64)
+    one, some = (journal.read(Path(train(recipe, corpus, nproc=n, console=Silent())["run"])) for n in (1, ranks))
+    assert {line["valid_tokens"] for line in one} >= {0, 1}
+    for a, b in zip(one, some, strict=True):
+        assert (a["valid_tokens"], a["samples"]) == (b["valid_tokens"], b["samples"])
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert (a["valid_tokens"] > 0) == (a["loss"] > 0) == (a["grad_norm"] > 0)
+
+
+def test_a_budget_of_tokens_reaches_over_steps_that_predict_nothing(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, said=[2_500])
+    result = train(make_recipe(tmp_path, budget={"tokens": 1}, held_out=0), corpus, console=Silent())
+    assert result["steps"] > 1
+
+
+def test_a_held_out_part_that_predicts_nothing_is_not_evaluated(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, said=[2_500])
+    recipe = make_recipe(tmp_path, budget={"steps": 1})
+    assert train(recipe, corpus, console=Silent())["validation_loss"] is None
+    with pytest.raises(DataRefused, match="to be predicted"):
+        evaluate_run(next((tmp_path / "runs").iterdir()))
+
+
+def test_a_corpus_that_predicts_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="nothing to predict"):
+        train(make_recipe(tmp_path, budget={"tokens": 1000}), make_corpus(tmp_path, said=[]), console=Silent())
 
 
 def test_the_evaluation_is_of_what_is_to_be_predicted(tmp_path: Path) -> None:
@@ -108,7 +139,9 @@ train: {sequence_length: 64, batch_tokens: 256, budget: {steps: 2}, held_out: 0,
     said = "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
     assert said == "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
     assert said != "".join(run.generate("Ferry 7?", max_tokens=20, temperature=0))
-    assert (run.export(tmp_path / "out") / "chat_template.jinja").read_text() == corpus.manifest["rendering"]["template"]
+    assert (run.export(tmp_path / "out") / "chat_template.jinja").read_text() == corpus.manifest["rendering"][
+        "template"
+    ]
 
 
 def test_a_run_without_conversations_answers_no_user(tmp_path: Path) -> None:

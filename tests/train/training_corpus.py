@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,11 @@ VOCABULARY = 320
 END_OF_TEXT = 0
 
 
-def make_corpus(root: Path, documents: int = 400, seed: int = 0, chats: bool = False) -> CorpusVersion:
-    """chats: of the first token file, only every third token is to be predicted, and of its first document none."""
+def make_corpus(
+    root: Path, documents: int = 400, seed: int = 0, chats: bool = False, said: Iterable[int] | None = None
+) -> CorpusVersion:
+    """chats: of the first token file, only every third token is to be predicted, and of its first document none. said:
+    the only tokens of each file that are to be predicted."""
     workspace = Workspace(root)
     workspace.create()
     random = np.random.default_rng(seed)
@@ -40,6 +44,8 @@ def make_corpus(root: Path, documents: int = 400, seed: int = 0, chats: bool = F
                 flags = (np.arange(length[here].sum()) % 3 == 0).astype(np.uint8)
                 flags[: length[here][0]] = 0
                 flags.tofile(out / "loss.bin")
+            if said is not None:
+                np.isin(np.arange(length[here].sum()), list(said)).astype(np.uint8).tofile(out / "loss.bin")
     columns = Documents(ids[by], source[by], shard[by], offset[by], length[by])
     digest = hashlib.blake2b(ids[by].tobytes(), digest_size=16).hexdigest()
     manifest = {

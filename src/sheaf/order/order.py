@@ -306,6 +306,12 @@ def _training_mixture(names: tuple[str, ...], mixture: dict[str, MixtureEntry], 
             why="no document with text is left (pictures and sound have none), or all of them are held out",
             fix="look at the ledger for what was dropped, or lower train.held_out",
         )
+    if not pack.sample_valid.any():
+        raise DataRefused(
+            "there is nothing to predict",
+            why="all that the assistant says in the conversations is the very first token of a document, or weighs 0",
+            fix="look at one of them with `sheaf show`, and at prepare.template",
+        )
     mixed = resolve_mixture(names, mixture, pack.source_tokens, pack.source_samples)
     if mixed.total is not None and mixed.total < batch:
         raise DataRefused(

@@ -43,12 +43,12 @@ def evaluate(
     """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split.
 
     tokens: look at whole steps from the first on until that many (None: all). Called by every rank, each computes its
-    share. Raises DataRefused if nothing is held out.
+    share. Raises DataRefused if nothing is held out that is to be predicted.
     """
     steps = steps_within(order, tokens)
-    if steps == 0:
+    if not predicts(order, tokens):
         raise DataRefused(
-            "no record is held out, so there is nothing to evaluate on",
+            "nothing is held out that is to be predicted, so there is nothing to evaluate on",
             why=f"train.held_out is {order.held_out:g} of {len(order.documents):,} documents",
             fix="raise train.held_out",
         )
@@ -60,7 +60,7 @@ def evaluate(
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)
     return {
-        "loss": nats / max(predicted, 1),
+        "loss": nats / predicted,
         "bits_per_byte": total / math.log(2) / text_bytes if text_bytes else None,
         "tokens": predicted,
         "bytes": round(text_bytes),
@@ -87,6 +87,15 @@ def steps_within(order: Order, tokens: int | None) -> int:
     if tokens is None or steps == 0:
         return steps
     return min(steps, max(1, tokens // (order.batch * order.sequence_length)))
+
+
+def predicts(order: Order, tokens: int | None) -> bool:
+    """Whether that part of a held-out order holds a token to predict; a long prompt may fill it."""
+    steps = steps_within(order, tokens)
+    if steps == 0:
+        return False
+    rows = order.rows(order.samples_of_slots(*order.slot_range(0, steps)))
+    return bool(order.pack.sample_valid[rows].any())
 
 
 def _account(corpus: CorpusVersion, order: Order, steps: int) -> tuple[int, float, int, int]:

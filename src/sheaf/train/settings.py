@@ -157,7 +157,8 @@ def mean_tokens(order: Order, tokens: int) -> float:
     reach = max(1, tokens // full)
     reach = reach if order.steps is None else min(reach, order.steps)
     looked_at = sorted({reach * i // 32 for i in range(32)})
-    return sum(order.valid_tokens(step) for step in looked_at) / len(looked_at)
+    found = sum(order.valid_tokens(step) for step in looked_at) / len(looked_at)
+    return found or float(order.pack.sample_valid.mean()) * order.batch  # long prompts: perhaps none is among them
 
 
 def _compile(

@@ -29,7 +29,7 @@ from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
 from sheaf.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, saved_model, step_of
-from sheaf.train.evaluate import evaluate, steps_within
+from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
 from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update
@@ -163,7 +163,7 @@ class Trainer:
     # ---- evaluation
 
     def _evaluate(self, files: Files | None) -> None:
-        if not self.held_out.steps:
+        if not predicts(self.held_out, self.train.evaluate_tokens):
             return
         start = time.perf_counter()
         figures = evaluate(
@@ -178,8 +178,9 @@ class Trainer:
         self.evaluation = {"step": self.done, **figures}
         if files is not None:
             files.evaluations.append({**self.evaluation, "seconds": time.perf_counter() - start})
-        bits = f"{figures['bits_per_byte']:.4f} bits per byte"
-        self.console.note(f"held-out loss {figures['loss']:.4f}, {bits} after {self.done:,} steps")
+        bits = figures["bits_per_byte"]  # none where no byte is said, but the ends of turns
+        said = "" if bits is None else f", {bits:.4f} bits per byte"
+        self.console.note(f"held-out loss {figures['loss']:.4f}{said} after {self.done:,} steps")
 
     # ---- checkpoints
 
