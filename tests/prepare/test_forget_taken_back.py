@@ -1,7 +1,8 @@
-"""What was forgotten by mistake comes back whole, and a conversation is forgotten as a text is."""
+"""What was forgotten by mistake comes back whole; a conversation is forgotten as a text is; what a purge removes."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from in_process import InThisProcess
 
 from sheaf import api, recipe_file
 from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.workspace import Workspace
+from sheaf.files import this_machine
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
 
@@ -64,3 +67,14 @@ def test_a_record_that_was_read_while_it_was_forgotten_comes_back_too(recipe: Re
     (Path(recipe.workspace) / "forgotten.json").unlink()
     prepare(recipe)
     assert sum(CANARY in text for text in texts(recipe)) == 2
+
+
+def test_a_purge_removes_what_a_killed_process_left_half_written(recipe: Recipe) -> None:
+    prepare(recipe)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = Workspace.at(recipe.workspace).shard(f".ab.tmp-{this_machine()}-{ended.pid}")
+    left.mkdir()
+    (left / "records.parquet").write_text(CANARY)
+    api.forget(recipe, purge=True)
+    assert not left.exists() and len(texts(recipe)) == 4

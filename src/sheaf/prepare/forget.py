@@ -193,25 +193,26 @@ def summary(corpus: CorpusVersion, found: Found, change: Change) -> Json:
     }
 
 
-def purge(workspace: Workspace) -> Json:
+def purge(workspace: Workspace, console: Console | None = None) -> Json:
     """Remove every version but the newest, and all that only they needed: {"versions", "shards", "bytes"}.
 
-    Reports of runs go too, as they quote texts. Runs and checkpoints stay; one that was trained on a version that is
-    gone can still generate and be exported, but neither resumed nor traced.
+    Reports of runs go too, as they quote texts, and what killed processes left half-written. Runs and checkpoints stay;
+    one that was trained on a version that is gone can still generate and be exported, but neither resumed nor traced.
     """
-    head = CorpusVersion.open(workspace)
-    needed = {path.resolve() for path in versions.folders_of(head)}
     removed = {"versions": 0, "shards": 0, "bytes": 0}
-    for folder in _all_folders(workspace):
-        if folder.resolve() in needed:
-            continue
-        removed["bytes"] += sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        removed["versions"] += folder.parent.name == "corpora"
-        removed["shards"] += folder.parent.name == "shards"
-        remove_folder(folder)
-    for report in workspace.runs.glob("*/report.html"):
-        removed["bytes"] += report.stat().st_size
-        report.unlink()
+    with workspace.locked(console or Silent()):  # what a prepare has just made is in no version yet
+        workspace.create()
+        needed = {path.resolve() for path in versions.folders_of(CorpusVersion.open(workspace))}
+        for folder in _all_folders(workspace):
+            if folder.resolve() in needed:
+                continue
+            removed["bytes"] += sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            removed["versions"] += folder.parent.name == "corpora"
+            removed["shards"] += folder.parent.name == "shards"
+            remove_folder(folder)
+        for report in workspace.runs.glob("*/report.html"):
+            removed["bytes"] += report.stat().st_size
+            report.unlink()
     return removed
 
 
