@@ -137,3 +137,11 @@ def test_long_tables_are_judged_by_their_beginning() -> None:
     lines = "".join(f"{i};{', '.join('word' for _ in range(source.randrange(9)))}\n" for i in range(20_000))
     found = dialect(("id;text\n" + lines).encode(), "utf-8", "text/csv", None)
     assert (found.delimiter, found.header) == (";", True)
+
+
+@pytest.mark.parametrize(
+    ("line", "delimiter"), [("12,5;3,25;7,1", ";"), ("Rome, Italy;1,5", ";"), ("a,b;c,d", ","), ("1,2;3,x", ",")]
+)
+def test_commas_of_decimals_and_of_prose_do_not_cut_where_semicolons_do(line: str, delimiter: str) -> None:
+    found = dialect(f"{line}\n".encode() * 9, "utf-8", "text/csv", ())
+    assert found.delimiter == delimiter
