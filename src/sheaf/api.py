@@ -309,7 +309,9 @@ def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> Mixt
 def _as_user(corpus: Corpus, words: str) -> tuple[list[int], list[int]]:
     """Ids of what a user says up to where the assistant answers, and the tokens that end the answer."""
     from sheaf.prepare.encoder import Encoder
+    from sheaf.prepare.limits import limited
     from sheaf.prepare.rendering import Chats, Rendering
+    from sheaf.prepare.template import Refused
 
     rendering = Rendering.from_json(corpus.manifest["rendering"])
     if not rendering.template:
@@ -319,7 +321,15 @@ def _as_user(corpus: Corpus, words: str) -> tuple[list[int], list[int]]:
             fix="leave --chat out: the prompt is then continued as a text",
         )
     chats = Chats(rendering, Encoder(corpus.tokenizer_path))
-    return chats.prompt([{"role": "user", "content": words}]).tolist(), chats.ends_of_turn()
+    try:
+        with limited():
+            return chats.prompt([{"role": "user", "content": words}]).tolist(), chats.ends_of_turn()
+    except Refused as error:
+        raise UsageError(
+            "the template of the run's conversations does not take what a user says alone",
+            why=str(error),
+            fix="leave --chat out, and write the prompt as the template would",
+        ) from error
 
 
 @dataclass(frozen=True)

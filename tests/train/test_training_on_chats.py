@@ -144,6 +144,28 @@ train: {sequence_length: 64, batch_tokens: 256, budget: {steps: 2}, held_out: 0,
     ]
 
 
+def test_a_template_that_takes_no_user_alone_is_said_to_be_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text(
+        "{% if messages[0].role != 'system' %}{{ raise_exception('Who am I?') }}{% endif %}"
+        "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    )
+    talk = [("system", "Be brief."), ("user", "Late?"), ("assistant", "Late, as it was every day since.")]
+    row = {"messages": [{"role": role, "content": words} for role, words in talk]}
+    (tmp_path / "talk.jsonl").write_bytes(orjson.dumps(row) + b"\n")
+    recipe = recipe_file.loads(
+        """
+name: test
+sources: [{name: talk, uri: ., include: ["talk.jsonl"], map: openai}]
+prepare: {tokenizer: {train: bpe, vocab_size: 300}, template: ./t.jinja}
+""",
+        tmp_path,
+    )
+    corpus = api.prepare(recipe, workers=1)
+    with pytest.raises(UsageError, match="a user says alone") as caught:
+        api._as_user(corpus, "Late?")
+    assert "Who am I?" in caught.value.why
+
+
 def test_a_run_without_conversations_answers_no_user(tmp_path: Path) -> None:
     run = Path(train(make_recipe(tmp_path, budget={"steps": 1}), make_corpus(tmp_path), console=Silent())["run"])
     with pytest.raises(UsageError, match="no conversations"):
