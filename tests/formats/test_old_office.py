@@ -17,8 +17,11 @@ Read = Callable[..., Any]
 DATE = (132_537_600_000_000_000).to_bytes(8, "little")  # 2020-12-30T00:00:00Z
 
 
-def word(pieces: list[str | bytes], footnote: str = "", flags: int = 0x0200) -> bytes:
-    """A Word 97 file: str pieces lie in UTF-16, bytes in Windows-1252; the piece table puts them in order."""
+def word(
+    pieces: list[str | bytes], footnote: str = "", flags: int = 0x0200, deleted: tuple[str | bytes, ...] = ()
+) -> bytes:
+    """A Word 97 file: str pieces lie in UTF-16, bytes in Windows-1252; the piece table puts them in order.
+    deleted: parts of them that are marked so."""
     lengths = [len(piece) for piece in pieces]
     main = bytearray(0x400)
     struct.pack_into("<HH", main, 0, 0xA5EC, 0x00C1)
@@ -35,7 +38,27 @@ def word(pieces: list[str | bytes], footnote: str = "", flags: int = 0x0200) -> 
     plc = struct.pack(f"<{len(ends)}I", *ends) + b"".join(struct.pack("<HIH", 0, at, 0) for at in places)
     clx = b"\x01\x02\0ab\x02" + struct.pack("<I", len(plc)) + plc
     struct.pack_into("<II", main, 0x01A2, 4, len(clx))
-    return compound({"WordDocument": bytes(main), "1Table": b"junk" + clx})
+    marks = formatting(main, [part.encode("utf-16-le") if isinstance(part, str) else part for part in deleted])
+    struct.pack_into("<II", main, 0x00FA, 4 + len(clx), len(marks))
+    return compound({"WordDocument": bytes(main), "1Table": b"junk" + clx + marks})
+
+
+def formatting(main: bytearray, deleted: list[bytes]) -> bytes:
+    """The table of pages of formatting, of which one follows the text: bold runs, and the deleted ones bold too."""
+    cuts = sorted(
+        {0x400, len(main)} | {at for part in deleted for at in (main.index(part), main.index(part) + len(part))}
+    )
+    gone = {main.index(part) for part in deleted}
+    bold, struck = b"\x03\x35\x08\x01", b"\x06\x35\x08\x01\x00\x08\x01"
+    page = bytearray(512)
+    struct.pack_into(f"<{len(cuts)}I", page, 0, *cuts)
+    page[500 : 500 + len(struck)], page[490 : 490 + len(bold)] = struck, bold
+    for run, start in enumerate(cuts[:-1]):
+        page[4 * len(cuts) + run] = 250 if start in gone else 245
+    page[511] = len(cuts) - 1
+    last = len(main)
+    main += bytes(-len(main) % 512) + page
+    return struct.pack("<III", 0x400, last, len(main) // 512 - 1)
 
 
 def test_a_word_file_is_put_together_from_its_pieces(read: Read) -> None:
@@ -48,6 +71,13 @@ def test_a_word_file_is_put_together_from_its_pieces(read: Read) -> None:
 def test_word_fields_give_their_result_and_tables_their_cells(read: Read) -> None:
     text = b"see \x13 HYPERLINK x \x14this \x13 PAGE \x142\x15\x15.\ra\x07b\x07\x07c\x07d\x07\x07end\r"
     assert read("a.doc", word([text])).texts == ["see this 2.\n\na\tb\nc\td\n\nend"]
+
+
+def test_what_a_word_file_marks_as_deleted_is_left_out(read: Read) -> None:
+    pieces: list[str | bytes] = [b"One old new\rTwo\r", "Ω was is\r"]
+    assert read("a.doc", word(pieces, "a note\r")).texts == ["One old new\n\nTwo\n\nΩ was is\n\na note"]
+    changed = word(pieces, "a note\r", deleted=(b"old ", b"\rTwo", "was ", "note"))
+    assert read("a.doc", changed).texts == ["One new\n\nΩ is\n\na"]
 
 
 def test_a_word_file_with_a_password_says_so(read: Read) -> None:

@@ -2,8 +2,8 @@
 
 The text lies in pieces in the stream WordDocument, each in Windows-1252 or UTF-16; a piece table, in the stream 0Table
 or 1Table, says in which order. Footnotes, comments, endnotes and text boxes follow the text; headers and footers go to
-meta. Field codes are left out; tracked deletions are not told apart and stay. Locator: {"paragraphs": [first, last]}.
-Embedded files are members as far as they are whole streams. Holds the text in memory.
+meta. Field codes are left out, and tracked deletions where Word 97 or later wrote the file (`word_deletions`). Locator:
+{"paragraphs": [first, last]}. Embedded files are members as far as they are whole streams. Holds the text in memory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sheaf.formats.office_text import Lines, place
 from sheaf.formats.ole import Compound, open_compound
 from sheaf.formats.piece import Context, Member, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream, from_bytes
+from sheaf.formats.word_deletions import Deletions
 
 _CLX_AT, _CLX_AT_6 = 0x01A2, 0x0160
 _ENCRYPTED, _TABLE_1, _COMPLEX = 0x0100, 0x0200, 0x0004
@@ -94,7 +95,7 @@ def _characters(compound: Compound, main: bytes, flags: int, limit: int) -> tupl
         names = ("1Table", "0Table") if flags & _TABLE_1 else ("0Table", "1Table")
         table = compound.read(names[0], limit=limit) or compound.read(names[1], limit=limit) or b""
         at, size = struct.unpack_from("<II", main, _CLX_AT)
-        return _pieces(main, table[at : at + size], "cp1252", True)
+        return _pieces(main, table[at : at + size], "cp1252", True, Deletions(main, table))
     language = struct.unpack_from("<H", main, 6)[0]
     codec = _LANGUAGES.get(language, "cp1252")
     if flags & _COMPLEX:
@@ -105,7 +106,7 @@ def _characters(compound: Compound, main: bytes, flags: int, limit: int) -> tupl
     return raw.decode(codec, "replace"), len(raw)
 
 
-def _pieces(main: bytes, clx: bytes, codec: str, wide: bool) -> tuple[str, int]:
+def _pieces(main: bytes, clx: bytes, codec: str, wide: bool, deletions: Deletions | None = None) -> tuple[str, int]:
     at = 0
     while at < len(clx) and clx[at] == 1:  # formatting that the pieces refer to
         at += 3 + struct.unpack_from("<H", clx, at + 1)[0]
@@ -123,12 +124,13 @@ def _pieces(main: bytes, clx: bytes, codec: str, wide: bool) -> tuple[str, int]:
         if not 0 < characters <= len(main):
             continue
         if wide and not where & 0x40000000:
-            raw = main[where : where + 2 * characters]
-            texts.append(raw.decode("utf-16-le", "replace"))
+            start, blank, encoding = where, b"\x1f\0", "utf-16-le"
+            raw = main[start : start + 2 * characters]
         else:
-            start = (where & 0x3FFFFFFF) // 2 if wide else where
+            start, blank, encoding = (where & 0x3FFFFFFF) // 2 if wide else where, b"\x1f", codec
             raw = main[start : start + characters]
-            texts.append(raw.decode(codec, "replace"))
+        # 0x1F is dropped later (_CHARACTERS): until then the lengths of the stories hold
+        texts.append((deletions.blanked(raw, start, blank) if deletions else raw).decode(encoding, "replace"))
         used += len(raw)
         if used > 2 * len(main):
             raise ValueError("pieces overlap")
