@@ -142,6 +142,8 @@ GUARDS = [
     Guard("an answer of another kind", "formats/answers.py",
           'if not set(records.column("kind").unique().to_pylist()) <= _KINDS:', "if False:",
           _LIE + "[kind-unknown kind]"),
+    Guard("ids that are not those of the content", "formats/answers.py", "if id != record_id(",
+          "if False and id != record_id(", _LIE + "[ids-id is not that of its content]"),
     Guard("an item announced for ever", "formats/sandbox.py", "if current != next(waiting, -1):",
           "if current not in numbers:", _LIE + "[begin-again-not asked for]"),
     Guard("an answer that is none", "formats/sandbox.py", "if not all(map(answers.has, numbers)):", "if False:",
