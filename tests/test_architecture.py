@@ -49,6 +49,7 @@ TOP = {
     "doctor",
     "drawing",
     "show",
+    "show_preview",
     "show_rules",
     "shell",
     "__main__",

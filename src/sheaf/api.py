@@ -159,6 +159,16 @@ def trace(run: Run | str | Path | None = None, *, step: int, sample: int | None 
     return open_run(run).trace(step=step, sample=sample)
 
 
+def preview(recipe: Recipe | str | Path = "sheaf.yaml", samples: int = 3) -> Json:
+    """The first samples of a recipe as they will be trained on the newest version of its corpus: see order.preview."""
+    from sheaf.order.preview import preview as room
+    from sheaf.train.setup import order_of
+
+    recipe = load(recipe)
+    corpus = CorpusVersion.open(recipe.workspace)
+    return room(order_of(recipe, corpus, "train"), corpus, samples)
+
+
 def open_run(run: Run | str | Path | None = None) -> Run:
     """A run by its folder or its name; None is the newest run of the workspace that ./sheaf.yaml names."""
     return run if isinstance(run, Run) else Run(find_run(run))
@@ -201,7 +211,7 @@ def forget(
     elif not purge:
         raise UsageError("nothing is named", fix="give --source, --license, --item, --record or --matching")
     if purge and (told["done"] or not wanted):
-        told |= {"purged": room.purge(corpus.workspace), "done": True}
+        told |= {"purged": room.purge(corpus.workspace, console), "done": True}
     return told
 
 
@@ -349,17 +359,28 @@ class Run:
 
         return read(self.path)
 
-    def trace(self, *, step: int, sample: int | None = None, verify: bool = False) -> Json:
+    def trace(
+        self,
+        *,
+        step: int,
+        rank: int | None = None,
+        sample: int | None = None,
+        token: int | None = None,
+        verify: bool = False,
+    ) -> Json:
         """Step → samples → documents → origins. verify: read every origin again and compare.
 
-        Raises UsageError if the run has not made the step or the step has no such sample.
+        rank: only its samples; sample: only this one, by slot, or with `rank` by row of the rank's batch; token: only
+        the token at this position of the sample. Raises UsageError if the run has not made the step, or has no such
+        rank, sample or token.
         """
         from sheaf.train.trace import trace_run
 
-        return trace_run(self.path, step, sample, verify=verify)
+        return trace_run(self.path, step, sample, rank=rank, token=token, verify=verify)
 
     def trace_item(self, pattern: str) -> Json:
-        """Items whose URI contains (or matches, as a regular expression) the pattern → the steps that saw them."""
+        """A record by its id, or items whose URI contains (or matches, as a regular expression) the pattern → the steps
+        that saw them."""
         from sheaf.corpus.ledger import bad_pattern
         from sheaf.train.trace import trace_item
 

@@ -201,27 +201,45 @@ def generate(
 
 @app.command
 def trace(
-    run: RunFolder = None,
+    what: Annotated[
+        str | None, Parameter(help="A run's folder or name, default the newest; --preview: a recipe.")
+    ] = None,
     /,
-    *,
+    *overrides: Overrides,
     step: Annotated[int | None, Parameter(help="Which step's samples to lead back to their sources.")] = None,
-    sample: Annotated[int | None, Parameter(help="Only this sample of the step.")] = None,
+    rank: Annotated[int | None, Parameter(help="Only what this rank had of the step.")] = None,
+    sample: Annotated[int | None, Parameter(help="Only this sample of the step; with --rank, of the rank's.")] = None,
+    token: Annotated[int | None, Parameter(help="Only the token at this position of the sample.")] = None,
     item: Annotated[
-        str | None, Parameter(help="Items whose URI contains or matches this: which steps saw them.")
+        str | None, Parameter(help="Items whose URI contains or matches this, or a record's id: which steps saw them.")
+    ] = None,
+    preview: Annotated[
+        int | None, Parameter(help="The first samples of a recipe as they will be trained; needs no run.")
     ] = None,
     verify: Annotated[bool, Parameter(negative=(), help="Read every origin again; end with 3 if one differs.")] = False,
     common: Common = DEFAULT,
 ) -> Outcome:
-    """Lead a step back to source bytes, or a source item forward to the steps that saw it."""
+    """Lead a step back to source bytes, an item forward to the steps that saw it, or show what will be trained."""
     from sheaf import api, show
 
-    if (step is None) == (item is None):
-        raise UsageError("trace wants a step or an item", fix="sheaf trace --step 0, or sheaf trace --item URI")
-    opened = api.open_run(run)
+    if sum(asked is not None for asked in (step, item, preview)) != 1:
+        fix = "sheaf trace --step 0, or sheaf trace --item URI, or sheaf trace --preview 3"
+        raise UsageError("trace wants a step, an item or a preview", fix=fix)
+    if step is None and (verify or any(part is not None for part in (rank, sample, token))):
+        raise UsageError("--rank, --sample, --token and --verify go with --step", fix="sheaf trace --step 0 --sample 0")
+    if preview is not None:
+        from sheaf.show_preview import previewed
+
+        recipe, words = split(what or RECIPE, overrides)
+        following = command_line("sheaf train", *unless_default(recipe), *words)
+        return Outcome(api.preview(load(recipe, words), preview), previewed, following)
+    if overrides:
+        raise UsageError("a run's recipe cannot be changed", where=" ".join(overrides))
+    opened = api.open_run(what)
     following = command_line("sheaf report", opened.path)
     if item is not None:
         return Outcome(opened.trace_item(item), show.item_traced, following)
-    data = opened.trace(step=step or 0, sample=sample, verify=verify)
+    data = opened.trace(step=step or 0, rank=rank, sample=sample, token=token, verify=verify)
     return Outcome(data, show.traced, following, 3 if verify and not show.all_verified(data) else 0)
 
 

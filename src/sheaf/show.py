@@ -242,13 +242,25 @@ def traced(data: Json) -> Parts:
     """The contract of `trace --step`: sample → document → origin → excerpt."""
     parts: list[RenderableType] = [_line(f"step {data['step']}", style="bold")]
     for sample in data["samples"]:
-        parts.append(_line(f"sample {sample['sample']}", style="bold"))
+        place = f"rank {sample['rank']}, row {sample['row']}"
+        parts.append(_line(f"sample {sample['sample']} ({place})", style="bold"))
         for document in sample["documents"]:
             start, end = document["tokens"]
             parts.append(_line(f"  record {document['record']}, tokens {start:,} to {end:,}"))
+            if "predicts" in document:
+                parts.append(_line(f"    {_learned(document)}"))
             parts += [_line(f"    from {_origin(origin)}") for origin in document["origins"]]
             parts.append(_line(f"    | {_excerpt(document['text'])}", style="dim"))
     return parts
+
+
+def _learned(document: Json) -> str:
+    """What stands at one position of a sample, and what is learned there."""
+    then = document["predicts"]
+    here = f"position {document['position']}: token {document['id']} {document['text']!r} "
+    return here + (
+        f"predicts token {then['id']} {then['text']!r}" if then else "predicts nothing: what follows is read"
+    )
 
 
 def pairs(data: Json) -> Parts:
@@ -259,14 +271,17 @@ def pairs(data: Json) -> Parts:
 def item_traced(data: Json) -> Parts:
     """Where source items went: their records, the steps that saw them, the checkpoints that know them."""
     documents, uses, checkpoints = data["documents"], data["uses"], data["checkpoints"]
-    rows = [(str(u["step"]), str(u["sample"]), u["source"], f"{u['epoch']:g}", u["record"]) for u in uses[:MOST_USES]]
+    rows = [
+        (*(str(u[k]) for k in ("step", "sample", "rank", "tokens")), u["source"], f"{u['epoch']:g}", u["record"])
+        for u in uses[:MOST_USES]
+    ]
     more = [_line(f"… and {len(uses) - MOST_USES:,} more; --json lists all")] if len(uses) > MOST_USES else []
     head = _line(f"{data['item']}: {len(documents):,} records in the corpus, used {len(uses):,} times", style="bold")
     silent = data["without_text"]
     if silent:
         more.append(_line(f"{silent:,} records of it have no text: pictures or sounds, and nothing is trained on them"))
     known = f"checkpoints that saw it: {', '.join(checkpoints) or 'none'}"
-    table = [_table([">step", ">sample", "source", ">epoch", "record"], rows)] if rows else []
+    table = [_table([">step", ">sample", ">rank", ">tokens", "source", ">epoch", "record"], rows)] if rows else []
     return [head, *table, *more, _line(known)]
 
 

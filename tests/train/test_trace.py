@@ -16,6 +16,8 @@ from sheaf import recipe_file
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
+from sheaf.order.loader import Loader
+from sheaf.order.trace import trace_step
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.pipeline import prepare
 from sheaf.train import launch
@@ -79,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     recipe = recipe_file.loads(textwrap.dedent(text), base)
     prepare(recipe, workers=1)
-    result = launch.train(recipe, CorpusVersion.open(Path(recipe.workspace)), nproc=1, console=Silent())
+    result = launch.train(recipe, CorpusVersion.open(Path(recipe.workspace)), nproc=2, console=Silent())
     return Path(result["run"])
 
 
@@ -156,3 +158,60 @@ def test_a_step_that_was_not_made_is_refused(run: Path) -> None:
         trace_run(run, STEPS)
     with pytest.raises(UsageError, match="samples 0 to 7"):
         trace_run(run, 0, 8)
+
+
+def test_a_rank_s_rows_are_those_of_the_batch_that_it_trained_on(run: Path) -> None:
+    opened = Run.open(run)
+    order = order_of(opened.recipe, opened.corpus(), "train")
+    for rank in (0, 1):
+        with Loader(order, opened.corpus().token_files(), rank=rank, world=2, start=3, stop=4) as loader:
+            (batch,) = loader
+        traced = trace_run(run, 3, rank=rank)["samples"]
+        assert [s["sample"] for s in traced] == batch.samples.tolist()
+        assert [(s["rank"], s["row"]) for s in traced] == [(rank, row) for row in range(len(traced))]
+        assert trace_run(run, 3, 1, rank=rank)["samples"] == [traced[1]]
+    with pytest.raises(UsageError, match="ranks 0 to 1, not 2"):
+        trace_run(run, 3, rank=2)
+    with pytest.raises(UsageError, match="rank 1 in step 3 has samples 0 to 3, not 4"):
+        trace_run(run, 3, 4, rank=1)
+
+
+def test_each_position_of_a_sample_leads_to_its_token_its_document_and_what_is_learned_there(run: Path) -> None:
+    opened = Run.open(run)
+    order = order_of(opened.recipe, opened.corpus(), "train")
+    with Loader(order, opened.corpus().token_files(), start=2, stop=3) as loader:
+        (batch,) = loader
+    (sample,) = trace_run(run, 2, 5)["samples"]
+    held = int((batch.document_ids[5] >= 0).sum())
+    for position in range(held):
+        (found,) = trace_run(run, 2, 5, token=position)["samples"]
+        (document,) = found["documents"]
+        assert document["id"] == batch.input_ids[5, position]
+        assert document["predicts"]["id"] == batch.labels[5, position]
+        whole = sample["documents"][batch.document_ids[5, position]]
+        assert document["record"] == whole["record"]
+        assert document["tokens"][0] == whole["tokens"][0] + batch.position_ids[5, position]
+        assert [o["uri"] for o in document["origins"]] == [o["uri"] for o in whole["origins"]]
+    with pytest.raises(UsageError, match=f"tokens 0 to {held - 1}, not {held}"):
+        trace_run(run, 2, 5, token=held)
+    with pytest.raises(UsageError, match="a token is one of a sample"):
+        trace_run(run, 2, token=0)
+
+
+def test_a_record_s_id_leads_to_its_uses_with_their_ranks_and_tokens(run: Path) -> None:
+    expected: Counter[tuple[int, int, int, int]] = Counter()
+    record = trace_run(run, 0, 0)["samples"][0]["documents"][0]["record"]
+    for step in range(STEPS):
+        for sample in trace_run(run, step)["samples"]:
+            for document in sample["documents"]:
+                if document["record"] == record:
+                    expected[step, sample["sample"], sample["rank"], sample["row"]] += 1
+    found = trace_item(run, record)
+    assert found["documents"] == [record]
+    assert {(u["step"], u["sample"], u["rank"], u["row"]) for u in found["uses"]} == set(expected)
+    opened = Run.open(run)
+    order = order_of(opened.recipe, opened.corpus(), "train")
+    for use in found["uses"]:
+        runs = trace_step(order, use["step"])[use["sample"]].runs
+        assert use["tokens"] == sum(r.end - r.start for r in runs if r.record == record)
+    assert trace_item(run, "0" * 32)["documents"] == []

@@ -61,13 +61,14 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One use of (a part of) a document: `slot` counts from 0 inside the step."""
+    """One use of (a part of) a document: `slot` counts from 0 inside the step; `tokens` of it are inputs there."""
 
     document: int
     step: int
     slot: int
     source: int
     epoch: int
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,12 +256,21 @@ class Order:
             mine = (row >= self.pack.source_first_sample[s]) & (row < self.pack.source_first_sample[s + 1])
             if not mine.any():
                 continue
-            pairs = np.unique(np.stack([row[mine], self.pack.run_document[run[mine]]]), axis=1)
-            uses += self._uses(s, pairs[0] - self.pack.source_first_sample[s], pairs[1], end, int(counts[s]))
+            both = np.stack([row[mine], self.pack.run_document[run[mine]]])
+            pairs, which = np.unique(both, axis=1, return_inverse=True)
+            tokens = np.bincount(which.ravel(), self.pack.run_length[run[mine]]).astype(np.int64)
+            index = pairs[0] - self.pack.source_first_sample[s]
+            uses += self._uses(s, index, pairs[1], tokens, end, int(counts[s]))
         return sorted(uses, key=lambda use: (use.step, use.slot, use.document))
 
     def _uses(
-        self, source: int, index: NDArray[np.int64], document: NDArray[np.int64], end: int, draws: int
+        self,
+        source: int,
+        index: NDArray[np.int64],
+        document: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        end: int,
+        draws: int,
     ) -> list[Use]:
         n = int(self.pack.source_samples[source])
         uses: list[Use] = []
@@ -271,8 +281,8 @@ class Order:
             slot = self.mixture.slots(np.full(int(drawn.sum()), source, np.int32), draw[drawn])
             assert not len(slot) or int(slot.max()) < end
             uses += [
-                Use(int(d), int(at) // self.batch, int(at) % self.batch, source, epoch)
-                for d, at in zip(document[drawn], slot, strict=True)
+                Use(int(d), int(at) // self.batch, int(at) % self.batch, source, epoch, int(n_tokens))
+                for d, at, n_tokens in zip(document[drawn], slot, tokens[drawn], strict=True)
             ]
         return uses
 

@@ -38,7 +38,12 @@ class TracedSample:
 
 def trace_step(order: Order, step: int) -> list[TracedSample]:
     """The samples of a global step by slot. Raises IndexError beyond the last step."""
-    samples = order.samples(step)
+    return trace_slots(order, *order.slot_range(step, step + 1))
+
+
+def trace_slots(order: Order, slot_from: int, slot_to: int) -> list[TracedSample]:
+    """The samples in these slots of the whole sequence, in its order."""
+    samples = order.samples_of_slots(slot_from, slot_to)
     runs = order.runs(samples)
     by_sample: list[list[TracedRun]] = [[] for _ in range(len(samples))]
     for sample, document, start, length in zip(runs.sample, runs.document, runs.start, runs.length, strict=True):
@@ -48,7 +53,10 @@ def trace_step(order: Order, step: int) -> list[TracedSample]:
         before.append(TracedRun(int(document), record, position, int(start), int(start + length)))
     return [
         TracedSample(
-            step, slot, order.source_names[samples.source[slot]], int(samples.epoch[slot]), tuple(runs_of_slot)
+            *divmod(slot_from + at, order.batch),
+            order.source_names[samples.source[at]],
+            int(samples.epoch[at]),
+            tuple(runs_of_sample),
         )
-        for slot, runs_of_slot in enumerate(by_sample)
+        for at, runs_of_sample in enumerate(by_sample)
     ]

@@ -8,7 +8,9 @@ Verifying reads the origin again, normalises, masks, and compares with the text 
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,24 +34,43 @@ from sheaf.train.setup import order_of
 Json = dict[str, Any]
 # Parsers of these types take the member's bytes as they are: an offset in the text is an offset in the bytes.
 VERBATIM = "text/"
+RECORD_ID = re.compile(r"[0-9a-f]{32}")
 RENDERED = ("text/html", "text/csv", "text/tab-separated-values")
 
 
-def trace_run(run: Path, step: int, sample: int | None = None, *, verify: bool = False) -> Json:
-    """{"step", "samples": [{"sample", "source", "epoch", "documents": [{"record", "tokens", "text", "origins"}]}]}.
+def trace_run(
+    run: Path,
+    step: int,
+    sample: int | None = None,
+    *,
+    rank: int | None = None,
+    token: int | None = None,
+    verify: bool = False,
+) -> Json:
+    """{"step", "samples": [{"sample", "rank", "row", "source", "epoch", "documents": [{"record", "tokens", "text",
+    "origins"}]}]}.
 
-    step: as in the journal, from 0. sample: one slot of the step. tokens: the document's tokens whose prediction was
-    trained on or from, [from, to). verify: read every origin again; each gets "verified": true, or the reason why not.
-    Raises UsageError if the run has not made this step or the step has no such sample.
+    step: as in the journal, from 0. sample: one slot of the step, or with `rank` one row of that rank's batch. token:
+    one position of the sample; its document alone is there, with "tokens" and "text" of this token, and "predicts":
+    the token that is learned there, null if none is. tokens: the document's tokens whose prediction was trained on or
+    from, [from, to). verify: read every origin again; each gets "verified": true, or the reason why not. Raises
+    UsageError if the run has not made this step or the step has no such rank, sample or token.
     """
     opened = Run.open(run)
     corpus = opened.corpus()
     order = order_of(opened.recipe, corpus, "train")
-    samples = _samples(order, opened, step, sample)
+    line = _journalled(opened, step)
+    places = _places(order, step, line["ranks"])
+    if token is not None and sample is None:
+        raise UsageError("a token is one of a sample", fix=f"name the sample too: --sample 0 --token {token}")
+    samples = _samples(order, step, sample, rank, places)
     encoder = _encoder(corpus.tokenizer_path)
     with ExitStack() as stack:
         again = stack.enter_context(lineage.Rereader(corpus)) if verify else None
-        shown = [[_document(corpus, encoder, r, again) for r in s.runs] for s in samples]
+        if token is None:
+            shown = [[_document(corpus, encoder, r, _span(corpus, r), again) for r in s.runs] for s in samples]
+        else:
+            shown = [[_token(corpus, encoder, order, s, token, again)] for s in samples]
     return {
         "step": step,
         "run": str(opened.folder),
@@ -57,6 +78,8 @@ def trace_run(run: Path, step: int, sample: int | None = None, *, verify: bool =
         "samples": [
             {
                 "sample": s.slot,
+                "rank": places[s.slot][0],
+                "row": places[s.slot][1],
                 "source": s.source,
                 "epoch": s.epoch,
                 "documents": documents,
@@ -67,16 +90,20 @@ def trace_run(run: Path, step: int, sample: int | None = None, *, verify: bool =
 
 
 def trace_item(run: Path, pattern: str) -> Json:
-    """Every step and sample that used a record of the items whose URI contains or matches the pattern."""
+    """Every step and sample that used a record: by its id, or those of the items whose URI contains or matches the
+    pattern. Each use has the sample's slot in the step, its rank and row there, and how many of the record's tokens
+    were inputs."""
     opened = Run.open(run)
     corpus = opened.corpus()
-    numbers = lineage.documents_of(corpus, pattern)
+    by_id = _with_id(corpus, pattern)
+    numbers = by_id if len(by_id) else lineage.documents_of(corpus, pattern)
     order = order_of(opened.recipe, corpus, "train")
-    done = len(read_journal(opened.folder))
-    uses = order.steps_of(numbers, done) if len(numbers) and done else []
-    without_text = lineage.without_text(corpus, pattern)
+    ranks = [line["ranks"] for line in read_journal(opened.folder)]
+    uses = order.steps_of(numbers, len(ranks)) if len(numbers) and ranks else []
+    without_text = 0 if len(by_id) else lineage.without_text(corpus, pattern)
     first = min((u.step for u in uses), default=None)
     checkpoints = sorted(p.name for p in list_checkpoints(opened.folder))
+    places = {step: _places(order, step, ranks[step]) for step in {u.step for u in uses}}
     return {
         "item": pattern,
         "documents": [bytes(corpus.documents.id[n]).hex() for n in numbers],
@@ -85,7 +112,10 @@ def trace_item(run: Path, pattern: str) -> Json:
             {
                 "step": u.step,
                 "sample": u.slot,
+                "rank": places[u.step][u.slot][0],
+                "row": places[u.step][u.slot][1],
                 "record": bytes(corpus.documents.id[u.document]).hex(),
+                "tokens": u.tokens,
                 "source": order.source_names[u.source],
                 "epoch": u.epoch,
             }
@@ -95,38 +125,96 @@ def trace_item(run: Path, pattern: str) -> Json:
     }
 
 
-def _samples(order: Order, run: Run, step: int, sample: int | None) -> list[TracedSample]:
-    done = len(read_journal(run.folder))
-    if not 0 <= step < done:
+def _with_id(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
+    """The document with this record id (of several sources: each), if the pattern is one."""
+    if not RECORD_ID.fullmatch(pattern):
+        return np.zeros(0, np.int64)
+    wanted = np.frombuffer(bytes.fromhex(pattern), np.uint8)
+    return np.flatnonzero((corpus.documents.id == wanted).all(axis=1)).astype(np.int64)
+
+
+def _journalled(run: Run, step: int) -> Json:
+    lines = read_journal(run.folder)
+    if not 0 <= step < len(lines):
         raise UsageError(
             f"the run has not made step {step}",
             where=str(run.folder),
-            why=f"its journal has steps 0 to {done - 1}" if done else "its journal is empty",
+            why=f"its journal has steps 0 to {len(lines) - 1}" if lines else "its journal is empty",
             fix="name a step of the journal",
         )
-    samples = trace_step(order, step)
-    if sample is not None and not 0 <= sample < len(samples):
-        raise UsageError(f"step {step} has samples 0 to {len(samples) - 1}, not {sample}", where=str(run.folder))
-    return samples if sample is None else [samples[sample]]
+    return lines[step]
 
 
-def _document(corpus: CorpusVersion, encoder: Encoder, run: TracedRun, again: lineage.Rereader | None) -> Json:
+def _places(order: Order, step: int, world: int) -> dict[int, tuple[int, int]]:
+    """Slot of the step → (rank, row of its batch), as the step was made on `world` ranks."""
+    split = order.split_ranks(step, world)
+    return {slot: (rank, row) for rank, slots in enumerate(split) for row, slot in enumerate(slots.tolist())}
+
+
+def _samples(
+    order: Order, step: int, sample: int | None, rank: int | None, places: dict[int, tuple[int, int]]
+) -> list[TracedSample]:
+    world = 1 + max(r for r, _ in places.values())
+    if rank is not None and not 0 <= rank < world:
+        raise UsageError(f"step {step} was made by ranks 0 to {world - 1}, not {rank}")
+    here = [s for s in trace_step(order, step) if rank is None or places[s.slot][0] == rank]
+    if sample is None:
+        return here
+    if not 0 <= sample < len(here):
+        whose = f"step {step}" if rank is None else f"rank {rank} in step {step}"
+        raise UsageError(f"{whose} has samples 0 to {len(here) - 1}, not {sample}")
+    return [here[sample]]
+
+
+def _token(
+    corpus: CorpusVersion,
+    encoder: Encoder,
+    order: Order,
+    sample: TracedSample,
+    position: int,
+    again: lineage.Rereader | None,
+) -> Json:
+    """The document in which the sample's position lies, cut down to the token there."""
+    end = max(run.position + run.end - run.start for run in sample.runs)
+    if not 0 <= position < end:
+        padding = f"; {end} to {order.sequence_length - 1} are padding" if end < order.sequence_length else ""
+        raise UsageError(
+            f"sample {sample.slot} of step {sample.step} has tokens 0 to {end - 1}, not {position}", why=padding[2:]
+        )
+    run = max((run for run in sample.runs if run.position <= position), key=lambda run: run.position)
+    at = run.start + position - run.position
+    here, following = (int(i) for i in _ids(corpus, run.document)[at : at + 2])
+    documents = corpus.documents
+    loss = order.losses[int(documents.shard[run.document])] if order.losses else None
+    learned = loss is None or bool(loss[int(documents.offset[run.document]) + at + 1])
+    shown = _document(corpus, encoder, replace(run, position=position), (at, at + 1), again)
+    learns = {"id": following, "text": encoder.decode([following])} if learned else None
+    return {**shown, "id": here, "text": encoder.decode([here]), "predicts": learns}
+
+
+def _span(corpus: CorpusVersion, run: TracedRun) -> tuple[int, int]:
+    # inputs [start, end) predict up to token `end`; the last token of a document is its end, which has no text
+    return run.start, min(run.end + 1, int(corpus.documents.length[run.document]) - 1)
+
+
+def _document(
+    corpus: CorpusVersion, encoder: Encoder, run: TracedRun, tokens: tuple[int, int], again: lineage.Rereader | None
+) -> Json:
+    """What is known of a run's document; `tokens` of it are shown."""
     record = corpus.records([run.document])[0]
     masked = masked_text(record["text"], corpus.masked)
-    length = int(corpus.documents.length[run.document])
-    # inputs [start, end) predict up to token `end`; the last token of a document is its end, which has no text
-    until = min(run.end + 1, length - 1)
+    start, until = tokens
     span = None
     if record["kind"] in CHATS:
-        shown = encoder.decode(_ids(corpus, run.document)[run.start : until].tolist())
+        shown = encoder.decode(_ids(corpus, run.document)[start:until].tolist())
     else:
-        span = _byte_span(corpus, encoder, run.document, run.start, until)
+        span = _byte_span(corpus, encoder, run.document, start, until)
         raw = masked.text.encode()
         shown = masked.text if span is None else raw[span[0] : span[1]].decode("utf-8", "ignore")
     origins = [_origin(o, record["text"], masked, span, again) for o in lineage.origins(corpus, run.document)]
     return {
         "record": run.record,
-        "tokens": [run.start, until],
+        "tokens": [start, until],
         "position": run.position,
         "text": shown,
         "origins": origins,
