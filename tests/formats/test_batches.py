@@ -32,11 +32,11 @@ class Sink:
         self.batched = 0
 
     def record(
-        self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
+        self, id: bytes, kind: str, text: bytes, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
-        row = (id, kind, text, messages, payload, meta, member, locator, media, encoding, repairs, stream, weight)
-        self.records.append(row)
+        row = (id, kind, text.decode(), messages, payload, meta, member, locator, media, encoding, repairs)
+        self.records.append((*row, stream, weight))
 
     def batch(
         self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sheaf.formats.normalise import normalise, record_id
+from sheaf.formats.normalise import is_plain, normalise, record_id
 
 MOJIBAKE = "".join(chr(c) for c in range(0x80, 0x100)) + "€‚ƒ„…†‡ˆ‰Š‹Œ–—˜™š›œРСâÃÂ√├Γ"
 texts = st.text() | st.text(alphabet=st.sampled_from(MOJIBAKE + "aé\r\n\0\ufeff\u0301 "))
@@ -71,3 +71,12 @@ def test_mojibake_stays_where_the_recipe_wants_no_repair() -> None:
 def test_the_id_is_the_text_s_and_nothing_else_s() -> None:
     assert record_id("a") == record_id("a") != record_id("b")
     assert len(record_id("a")) == 16
+
+
+@given(st.text(st.sampled_from("ab \t\n\r\x00\x0b\x1b\x1f\x7fé\ud55c"), max_size=40))
+def test_bytes_called_plain_are_what_decoding_and_normalising_leaves(text: str) -> None:
+    data = text.encode()
+    for raw in (data, b"plain words\n" * 20_000 + data):
+        odd = not text.isascii() or any(c < " " and c not in "\t\n" for c in text) or "\x7f" in text
+        assert is_plain(raw) != odd
+        assert odd or normalise(raw.decode()) == (raw.rstrip().decode(), "")

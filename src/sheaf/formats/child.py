@@ -70,7 +70,7 @@ class Outbox:
             self._told = time.monotonic()
 
     def record(
-        self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
+        self, id: bytes, kind: str, text: bytes, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
         self._end_run()

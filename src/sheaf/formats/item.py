@@ -21,7 +21,7 @@ from sheaf.formats.charge import Int64, Node, charge
 from sheaf.formats.detect import Kind, claims_text, detect
 from sheaf.formats.guess import Guess
 from sheaf.formats.member_path import join
-from sheaf.formats.normalise import content_of, normalise, normalise_all, record_id, text_ids
+from sheaf.formats.normalise import content_id, content_of, normalise, normalise_all, text_ids
 from sheaf.formats.piece import Batch, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
 from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, progress
 from sheaf.formats.table import BY_MEDIA
@@ -63,7 +63,7 @@ class Sink(Protocol):
     """Takes the item's records in order; a batch is of the kind "text", has its bytes as locators, and as weights."""
 
     def record(
-        self, id: bytes, kind: str, text: str, messages: str, payload: bytes,
+        self, id: bytes, kind: str, text: bytes, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None: ...  # fmt: skip
 
@@ -164,7 +164,7 @@ class _Walk:
         while length > 0 and (block := stream.read(length)):
             parts.append(block)
             length -= len(block)
-        self.sink.record(bytes(16), "text", "", "", b"".join(parts), "{}", "", "{}", "", "", "", 0, 0)
+        self.sink.record(bytes(16), "text", b"", "", b"".join(parts), "{}", "", "{}", "", "", "", 0, 0)
         raise _Enough(0)
 
     def sampled(self, size: int, consumed: int) -> ItemResult:
@@ -257,10 +257,13 @@ class _Walk:
         weight = piece.end - piece.start if piece.weight < 0 else piece.weight
         if self.records >= self.limits.records:
             raise Refused("bomb", f"more than {self.limits.records:,} records")
-        text, repairs = normalise(piece.text, self.options.mojibake)
+        data, repairs = piece.normal, ""
+        if not data:
+            text, repairs = normalise(piece.text, self.options.mojibake)
+            data = b"" if text.isspace() else text.encode()
         if piece.gaps:
             repairs = f"{repairs},lines" if repairs else "lines"
-        if not piece.payload and (not text or text.isspace()):
+        if not piece.payload and not data:
             node.add(weight, self.region(path, piece.start, piece.end, Refused("empty", "no text"), piece.locator))
             return
         if piece.locator is None:
@@ -275,14 +278,14 @@ class _Walk:
             refused = Refused("bad-json", "nested too deep to write")
             node.add(weight, self.region(path, piece.start, piece.end, refused, piece.locator))
             return
-        id = record_id(text, piece.kind, content_of(piece.kind, piece.payload, messages, meta))
+        id = content_id(data, piece.kind, content_of(piece.kind, piece.payload, messages, meta))
         self.sink.record(
-            id, piece.kind, text, messages.decode(), piece.payload,
+            id, piece.kind, data, messages.decode(), piece.payload,
             meta, path, locator, media, piece.encoding, repairs, node.number, weight,
         )  # fmt: skip
         node.records += weight
         self.records += 1
-        self.sent += len(text) + len(piece.payload)
+        self.sent += len(data) + len(piece.payload)
 
     def _member(self, member: Member, path: str, depth: int, names: dict[str, int]) -> tuple[Node, int | None]:
         self.budget.open_member()

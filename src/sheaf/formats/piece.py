@@ -80,7 +80,8 @@ class Record:
     locator: what its format calls the place, instead of bytes: {"page": 3}, {"sheet": "Q1", "row": 7}, {"row": 0};
     pages, slides, sheets' rows, cells and chapters count from 1 as readers see them, rows of tables from 0.
     kind: of schema.KINDS. messages: for chat and preference, JSON-able (text is then their plain rendering).
-    payload: for image and audio, the bytes of the file (text is then "")."""
+    payload: for image and audio, the bytes of the file (text is then "").
+    normal: the text as UTF-8, if it is known to be normal (`normalise`); text is then ""."""
 
     text: str
     start: int
@@ -93,6 +94,7 @@ class Record:
     kind: str = "text"
     messages: Any = None
     payload: bytes = b""
+    normal: bytes = b""
 
 
 @dataclass(slots=True)

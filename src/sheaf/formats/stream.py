@@ -91,6 +91,12 @@ class Stream:
 
     def read_all(self, limit: int) -> bytes:
         """Everything. Raises Refused("record-too-large") above limit."""
+        if self.file is not None and self.position == 0 and not self._ended:
+            place = self.file.tell()
+            size = self.file.seek(0, io.SEEK_END)
+            self.file.seek(place)
+            if size <= limit:
+                return self._at_once(self.file, size)
         parts: list[bytes] = []
         have = 0
         while block := self.read(BLOCK):
@@ -99,6 +105,14 @@ class Stream:
                 raise Refused("record-too-large", f"more than {limit >> 20} MB in one piece")
             parts.append(block)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _at_once(self, file: BinaryIO, size: int) -> bytes:
+        """All of the file by one read: what is put together from blocks is copied twice."""
+        file.seek(0)
+        data = file.read(size)
+        progress(len(data) - len(self._ahead))
+        self._ahead, self._ended, self.position = b"", True, len(data)
+        return data
 
     def hold(self, limit: int) -> BinaryIO | None:
         """What is left as a seekable file, if it is at most limit bytes: it is then `file`. Before anything is read."""

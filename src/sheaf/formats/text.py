@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from sheaf.formats.encoding import decode
+from sheaf.formats.encoding import STATEFUL, codec_name, decode, forced
+from sheaf.formats.normalise import is_plain
 from sheaf.formats.piece import Context, Pieces, Record, Region
 from sheaf.formats.stream import Stream
 
@@ -20,6 +21,9 @@ def parse(stream: Stream, context: Context) -> Pieces:
 
 def whole(raw: bytes, label: str) -> Pieces:
     """One record for all of it, and a region for each bad line that had to be left out."""
+    if is_plain(raw) and not forced() and codec_name(label) not in STATEFUL:
+        yield Record("", 0, len(raw), "utf-8", normal=raw.rstrip())
+        return
     decoded = decode(raw, label)
     for start, end in decoded.bad:
         yield Region(start, end, "undecodable", "this line is not UTF-8, unlike the others")
