@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from order_corpora import Corpus, corpus
 
-from sheaf.errors import CorruptStore
+from sheaf.errors import CorruptStore, DataRefused
 from sheaf.order.gather import Gatherer
 from sheaf.order.loader import Loader, micro
 from sheaf.order.losses import predicted
@@ -81,11 +81,18 @@ def test_ranks_and_micro_batches_agree_on_the_number_of_predictions() -> None:
         assert sum(int((x != -100).sum()) for x in labels) == whole.valid_tokens
 
 
-def test_a_document_without_any_prediction_breaks_nothing() -> None:
+def test_documents_without_any_prediction_break_nothing() -> None:
+    made = corpus([[12] * 20], shards=2)
+    half = [np.zeros(len(made.token_files[0]), np.uint8), None]
+    for batch in batches(made, half, 3):
+        assert batch.valid_tokens == (batch.labels != -100).sum() < batch.inputs
+    assert any(batch.valid_tokens for batch in batches(made, half, 3))
+
+
+def test_a_corpus_that_predicts_nothing_is_refused() -> None:
     made = corpus([[12] * 20], shards=1)
-    none = [np.zeros(len(made.token_files[0]), np.uint8)]
-    for batch in batches(made, none, 3):
-        assert batch.valid_tokens == 0 and (batch.labels == -100).all() and batch.inputs > 0
+    with pytest.raises(DataRefused, match="nothing to predict"):
+        batches(made, [np.zeros(len(made.token_files[0]), np.uint8)], 3)
 
 
 def test_a_kept_pack_counts_the_same_predictions(tmp_path: Any) -> None:

@@ -175,6 +175,6 @@ def test_the_english_bounds_are_those_of_the_table_of_signals(name: str) -> None
         bound, quoted = rule.bounds[0], SIGNAL[rule.signal].bound
         if bound is None or not SIGNAL[rule.signal].paper.lower().startswith(name):
             continue
-        figures = [float(x.replace(",", "").rstrip(".")) for x in quoted.split() if x[0].isdigit()]
+        figures = [float(x.replace(",", "").rstrip(".")) for x in quoted.split(";")[0].split() if x[0].isdigit()]
         expected = figures or [0.0]  # "none"
         assert [v for v in (bound.least, bound.most) if v is not None] == expected, rule.signal

@@ -92,7 +92,9 @@ def test_only_the_columns_that_rules_read_are_asked_for() -> None:
 
 def test_every_reason_is_of_a_kind_that_the_ledger_knows() -> None:
     prepare = Prepare(
-        length=Length(max_characters=9), languages=("en",), filters=(*RULE_SETS, "score.words > 5", "score.lines > 5")
+        length=Length(min_characters=1, max_characters=9),
+        languages=("en",),
+        filters=(*RULE_SETS, "score.words > 5", "score.lines > 5"),
     )
     found = Rules(prepare, {}).reasons
     assert found[0] == ""

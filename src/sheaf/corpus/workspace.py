@@ -104,6 +104,10 @@ class Workspace:
                 why=error.strerror or str(error),
                 fix="set `workspace:` to a folder, or to the name of one that can be made",
             ) from error
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what killed processes of this machine left half-written."""
         for folder in (self.root, *self.root.glob("*"), *self.root.glob("tokens/*")):
             if folder.is_dir():
                 _remove_leftovers(folder)
@@ -186,10 +190,8 @@ def _in_use(path: Path, machine: str | None, pid: int) -> bool:
 
 
 def _alive(pid: int) -> bool:
+    """Whether it runs. A process that nobody has waited for is dead, though it can still be signalled."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
-        return True
-    return True

@@ -74,6 +74,7 @@ def prepare(
         corpus = _unchanged(workspace, recipe, asked, live, listing, new_tokenizer)
         if corpus is None:
             corpus = derive(workspace, recipe, asked, live, listing, pool, console, new_tokenizer)
+        workspace.tidy()  # workers of a run that was just killed may have been dying when this one began
     return summary(corpus, read_now=read_now, seconds=time.monotonic() - started)
 
 
