@@ -110,6 +110,8 @@ def test_markup_and_controls_in_documents_reach_the_reader_as_they_are_or_escape
         "samples": [
             {
                 "sample": 0,
+                "rank": 0,
+                "row": 0,
                 "documents": [
                     {
                         "record": "00",
