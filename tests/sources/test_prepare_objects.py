@@ -84,7 +84,7 @@ def undisturbed(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
 
         proxy.disturb = count
         result = run(proxy, folder)
-        assert most[0] >= 8  # small objects behind a slow link are fetched many at once
+        assert most[0] >= 4  # small objects behind a slow link are fetched many at once
         assert result["items"] == {"seen": OBJECTS, "read": OBJECTS, "unchanged": 0, "quarantined": 0, "deferred": 0}
         assert fetched(proxy) == {f"/acme/exports/{n:03d}.txt": 1 for n in range(OBJECTS)}
         proxy.paths.clear()
