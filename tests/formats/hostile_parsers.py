@@ -142,8 +142,8 @@ def _write_items(*_: str) -> str:
 
 
 def _socket() -> socket.socket:
-    """The one to the parent."""
-    for fd in range(3, 64):
+    """The one to the parent. Its number is the parent's, who may have many files open: a whole run of the tests has."""
+    for fd in range(3, 4096):
         try:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
                 return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
