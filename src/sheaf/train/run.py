@@ -26,7 +26,8 @@ import torch
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.files import disk_errors, write_json
-from sheaf.recipe import Recipe
+from sheaf.parallel.mesh import size_of
+from sheaf.recipe import Layout, Recipe
 from sheaf.runs import read_record
 from sheaf.train.settings import Settings
 
@@ -69,6 +70,11 @@ class Run:
         return int(self.record["ranks"])
 
     @property
+    def layout(self) -> Layout:
+        """How its ranks spread the model, since it was last started or resumed."""
+        return Layout.model_validate(self.record["layout"])
+
+    @property
     def result(self) -> dict[str, Any] | None:
         return self.record["result"]
 
@@ -84,7 +90,7 @@ class Run:
 
 
 def start_run(
-    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, ranks: int, order: dict[str, Any]
+    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, layout: Layout, order: dict[str, Any]
 ) -> Run:
     """Write run.json. order: the state of the order at step 0."""
     record = {
@@ -96,7 +102,8 @@ def start_run(
         "fingerprint": corpus.fingerprint,
         "order": order,
         "settings": settings.to_json(),
-        "ranks": ranks,
+        "ranks": size_of(layout),
+        "layout": layout.model_dump(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "result": None,
     }

@@ -14,9 +14,9 @@ from torch.utils import deterministic
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused, RecipeError
 from sheaf.model.config import ModelConfig, from_spec
-from sheaf.model.decoder import Decoder
-from sheaf.model.init import initialise
-from sheaf.model.pretrained import load_folder
+from sheaf.model.init import starting_values
+from sheaf.model.pieces import Values
+from sheaf.model.pretrained import folder_values
 from sheaf.order.order import Order
 from sheaf.recipe import Recipe
 from sheaf.train.settings import batch_samples, seed_of
@@ -72,14 +72,12 @@ def hidden_parameters(config: ModelConfig) -> int:
     return config.parameters() - config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
 
 
-def new_model(recipe: Recipe, corpus: CorpusVersion, device: torch.device) -> Decoder:
-    """The model before step 0: initialised from the seed, or a published checkpoint."""
-    dtype = DTYPES[recipe.train.precision]
+def new_values(recipe: Recipe, corpus: CorpusVersion) -> tuple[ModelConfig, Values]:
+    """The model before step 0, as any piece of it: initialised from the seed, or a published checkpoint."""
     if recipe.model.from_ is not None:
-        return load_folder(Path(recipe.model.from_), dtype).to(device)
-    model = Decoder(config_of(recipe, corpus), dtype)
-    initialise(model, seed_of(recipe))
-    return model.to(device)
+        return folder_values(Path(recipe.model.from_))
+    config = config_of(recipe, corpus)
+    return config, starting_values(config, seed_of(recipe))
 
 
 @contextlib.contextmanager
