@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from pydantic import ValidationError
 
 from sheaf.console import Console, Silent, telling
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import EnvironmentProblem, RecipeError, UsageError
-from sheaf.recipe import MixtureEntry, Recipe, SourceSpec
+from sheaf.recipe import Layout, MixtureEntry, Recipe, SourceSpec
 from sheaf.runs import find_run, read_record
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def prepare(
 def train(
     recipe: Recipe | str | Path,
     *,
-    nproc: int = 1,
+    nproc: int | None = None,
     workers: int | None = None,
     engine: str = "local",
     console: Console | None = None,
 ) -> Run:
-    """Prepare, then train. nproc: data-parallel processes on this machine; workers: processes of the preparation.
+    """Prepare, then train. nproc: training processes on this machine, by default as many as the recipe's layout has;
+    workers: processes of the preparation.
 
     Raises TryAgain if items could not be had now: the corpus without them is made, and nothing is trained on it.
     """
@@ -143,15 +145,56 @@ def train(
     return Run(Path(result["run"]), result)
 
 
-def resume(run: Run | str | Path | None = None, *, nproc: int | None = None, console: Console | None = None) -> Run:
+def resume(
+    run: Run | str | Path | None = None,
+    *,
+    nproc: int | None = None,
+    layout: Layout | str | None = None,
+    console: Console | None = None,
+) -> Run:
     """Go on from the newest checkpoint of a run (default: the newest run here), on any number of processes.
 
-    nproc: default as many as the run had. Raises UsageError if the run is finished or being trained.
+    nproc: default as many as the run had. layout: how to spread the model from now on, as in a recipe; default as it
+    was. Raises UsageError if the run is finished or being trained, or the layout cannot be.
     """
     from sheaf.train.launch import resume as launch
 
     path = open_run(run).path
-    return Run(path, launch(path, nproc=nproc, console=console or Silent()))
+    chosen = _layout(layout) if isinstance(layout, str) else layout
+    return Run(path, launch(path, nproc=nproc, layout=chosen, console=console or Silent()))
+
+
+def verify(
+    recipe: Recipe | str | Path,
+    *,
+    layouts: Sequence[Layout | str] = (),
+    ranks: Sequence[int] = (2,),
+    steps: int = 3,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Json:
+    """Prepare, then run a few steps under each layout and on one process, and compare losses, gradients and weights.
+
+    layouts: as in a recipe; without, all that can be on each of these numbers of ranks, on this machine's processes.
+    Returns {"holds", "steps", "precision", "tolerance", "layouts": [{"layout", "ranks", "holds", "loss", "gradient",
+    "weights"}]}, the last three {"error", "where"}: the largest relative error.
+    """
+    from sheaf.train import verify as room
+
+    recipe, console = load(recipe), console or Silent()
+    corpus = prepare(recipe, workers=workers, console=console)
+    opened = CorpusVersion.open(recipe.workspace, corpus.digest)
+    chosen = [_layout(one) if isinstance(one, str) else one for one in layouts]
+    chosen = chosen or room.layouts_to_try(ranks, room.facts_of_verify(recipe, opened, []))
+    verdicts = room.verify(recipe, opened, chosen, steps=steps, precision=precision, console=console)
+    return {
+        "holds": all(one.holds for one in verdicts),
+        "steps": steps,
+        "precision": precision,
+        "tolerance": room.TOLERANCE[precision],
+        "layouts": [one.to_json() for one in verdicts],
+    }
 
 
 def trace(run: Run | str | Path | None = None, *, step: int, sample: int | None = None) -> Json:
@@ -470,3 +513,16 @@ class Run:
         from sheaf.report.build import write_report
 
         return write_report(self.path)
+
+
+def _layout(text: str) -> Layout:
+    """A layout as a recipe writes it."""
+    try:
+        return Layout.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        known = ", ".join(Layout.model_fields)
+        raise UsageError(
+            f"this is no layout: {text}",
+            why=str(error).splitlines()[0],
+            fix=f'write it as in a recipe, such as "{{data: 2, tensor: 2}}"; the keys are {known}',
+        ) from error

@@ -238,6 +238,29 @@ def trained(data: Json) -> Parts:
     return [_pairs(shown)]
 
 
+def verified(data: Json) -> Parts:
+    """The contract of `verify --json`: a line a layout, and a verdict."""
+    kinds = ("loss", "gradient", "weights")
+    rows = [
+        (
+            ", ".join(f"{k} {v}" for k, v in one["layout"].items() if v not in (1, "1f1b")) or "one process",
+            str(one["ranks"]),
+            *(f"{one[kind]['error']:.1e}" for kind in kinds),
+            "equal" if one["holds"] else f"differs: {one['gradient']['where']}",
+        )
+        for one in data["layouts"]
+    ]
+    bounds = ", ".join(f"{kind} {bound:g}" for kind, bound in data["tolerance"].items())
+    wrong = sum(not one["holds"] for one in data["layouts"])
+    verdict = (
+        "all layouts compute what one process computes" if data["holds"] else f"{wrong} layouts compute something else"
+    )
+    return [
+        _table(["layout", ">ranks", ">loss", ">gradient", ">weights", "verdict"], rows),
+        _line(f"{verdict} ({data['steps']} steps in {data['precision']}; bounds, relative: {bounds})", style="bold"),
+    ]
+
+
 def traced(data: Json) -> Parts:
     """The contract of `trace --step`: sample → document → origin → excerpt."""
     parts: list[RenderableType] = [_line(f"step {data['step']}", style="bold")]

@@ -75,7 +75,7 @@ def problems(layout: Layout, facts: Facts) -> Iterator[str]:
     if layout.tensor > heads:
         yield f"{heads} key-value heads cannot be divided over {layout.tensor} tensor ranks"
     elif layout.context > 1 and heads % (layout.tensor * layout.context):
-        yield f"{heads} key-value heads cannot be divided evenly over tensor × context = {layout.tensor * layout.context}"
+        yield f"{heads} key-value heads cannot be divided evenly over {layout.tensor} tensor × {layout.context} context"
     if layout.tensor > 1 and config.output_bias:
         yield "tensor parallel does not know models whose output projection has a bias"
     if facts.sequence_length % (layout.tensor * layout.context):

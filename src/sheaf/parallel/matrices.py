@@ -1,8 +1,8 @@
 """Muon's matrices where no rank holds them whole, or where several hold the same.
 
-An update is orthogonalised as a whole matrix. Each matrix has one owner among the ranks; the dearest go first to the one
-with the least to do. The ranks that hold pieces of it send them to the owner, which computes, and sends back to each
-its piece of the result; ranks that hold the same piece get it from one of them. So every matrix is orthogonalised
+An update is orthogonalised as a whole matrix. Each matrix has one owner among the ranks; the dearest go first to the
+one with the least to do. The ranks that hold pieces of it send them to the owner, which computes, and sends back to
+each its piece of the result; ranks that hold the same piece get it from one of them. So every matrix is orthogonalised
 once, not once on every rank, and all replicas take the very same bits.
 
 Cost: the updates' pieces in the run's compute dtype, once to the owner and once back, where they are cut; the results
@@ -104,7 +104,9 @@ class Matrices:
         everyone = mine.new_empty((self.holders.size * len(mine), 2, 2))
         with waiting(0):
             dist.all_gather_single(everyone, mine, group=self.holders.handle)
-        return [[tuple((int(a), int(b)) for a, b in box) for box in boxes.tolist()] for boxes in everyone.split(len(mine))]
+        return [
+            [tuple((int(a), int(b)) for a, b in box) for box in boxes.tolist()] for boxes in everyone.split(len(mine))
+        ]
 
 
 def parts_like(parts: list[list[Tensor]], size: int) -> Tensor:

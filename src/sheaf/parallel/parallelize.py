@@ -1,6 +1,6 @@
 """Spread a model over the ranks of a layout: from single-device code to what one rank holds and does.
 
-In one fixed order, each by a file of its own that knows nothing of the others: tensor → pipeline → context →
+In one fixed order, each by a file of its own that knows nothing of the others: pipeline → tensor → context →
 activation checkpointing → compile → shard; data parallel is the sums of the gradients (`sums.py`). The model is cut
 while it lies on no device, so what a rank does not hold never exists there; then memory is taken and filled, piece by
 piece, from whatever gives values: an initialisation, a published folder, a checkpoint of any other layout.

@@ -12,6 +12,7 @@ Cost: one (b, t, d) tensor in the compute dtype a micro-batch and border, forwar
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -49,7 +50,7 @@ def cut(config: ModelConfig, stages: int) -> list[range]:
             for n in range(layers + 1)
         ]
     starts = [*best[layers][1], layers]
-    return [range(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    return [range(a, b) for a, b in itertools.pairwise(starts)]
 
 
 def keep_layers(model: Decoder, layers: range) -> None:

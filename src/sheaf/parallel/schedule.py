@@ -12,7 +12,8 @@ off. What differs:
     zero-bubble  one stage a rank; a backward gives the gradient of its input at once, and that of the weights when
                  there is nothing else to do (ZB-H1, Qi et al. 2023). Bubble: (p − 1)/(3·m + p − 1).
 
-Every rank plays the same game and so knows what the others do, with no message. Cost: O(stages · micro · ranks) on each rank.
+Every rank plays the same game and so knows what the others do, with no message. Cost: O(stages · micro · ranks) on
+each rank.
 """
 
 from __future__ import annotations

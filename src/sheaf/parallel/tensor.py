@@ -35,9 +35,10 @@ def split_tensors(model: Decoder, pieces: dict[str, Piece], group: Group) -> Non
     tokens = even_range(model.config.vocab_size, group.size, group.rank)
     cut.rows("model.embed_tokens", tokens)
     cut.rows("lm_head", tokens)
-    embedding = model.model.embed_tokens
-    embedding.first_id, embedding.is_part = tokens[0], True
-    embedding.register_forward_hook(lambda _module, _args, partial: scatter_sum(partial, POSITIONS, name))
+    if model.begins:
+        embedding = model.model.embed_tokens
+        embedding.first_id, embedding.is_part = tokens[0], True
+        embedding.register_forward_hook(lambda _module, _args, partial: scatter_sum(partial, POSITIONS, name))
     for number, block in model.model.held():
         _split_block(block, model.config, cut, f"model.layers.{number}", group)
         for module in (block.self_attn, block.mlp):

@@ -13,8 +13,8 @@ renames the folder; no collective is needed, only a folder that all ranks see. O
 waits, which bounds memory to one copy (12 bytes a weight with AdamW).
 
 Nothing in it depends on a layout but how it is cut: a reader asks for any piece of a parameter and gets it from the
-files that overlap it, so a run goes on under another layout, bit for bit where it is the same. Digests are checked on
-load; a checkpoint that fails is passed over for the one before, and set aside as ".damaged-step-…" when the run goes on.
+files that overlap it, so a run goes on under another layout with the same bits. Digests are checked on load; a
+checkpoint that fails is passed over for the one before, and set aside as ".damaged-step-…" when the run goes on.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def checkpoint_of(run: Path, step: int | None = None) -> tuple[Checkpoint, dict[
 
 
 def find_checkpoint(run: Path, step: int, *, files: bool = True) -> Checkpoint:
-    """The checkpoint after `step` steps; files: as in `open_checkpoint`. Raises UsageError naming those that there are."""
+    """The checkpoint after `step` steps; files as in `open_checkpoint`. Raises UsageError naming those there are."""
     path = run / "checkpoints" / f"step-{step:08d}"
     if not (path / COMMITTED).exists():
         have = ", ".join(str(step_of(p)) for p in reversed(list_checkpoints(run)))

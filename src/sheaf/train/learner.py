@@ -1,9 +1,9 @@
 """One step of training on one rank: a model spread over ranks, and its optimiser.
 
 The loss of a step is Σ token losses of the global batch / valid tokens of the global batch, whatever the layout and the
-split into micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, the ranks' shares
-are summed (`parallel/sums.py`), and every rank updates the pieces that it holds. Cost beyond forward and backward: what
-the layout says, and one small message.
+split into micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, the ranks'
+shares are summed (`parallel/sums.py`), and every rank updates the pieces that it holds. Cost beyond forward and
+backward: what the layout says, and one small message.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Learner:
     # ---- what a checkpoint holds
 
     def state(self) -> dict[str, tuple[Piece, Tensor]]:
-        """The weights and the optimiser state that this rank writes, by "weight.<parameter>" and "<kind>.<parameter>"."""
+        """The weights and optimiser state that this rank writes: "weight.<parameter>" and "<kind>.<parameter>"."""
         weights = {f"weight.{name}": tensor for name, tensor in self.spread.held().items()}
         found: dict[str, tuple[Piece, Tensor]] = {}
         for key, tensor in (weights | self.optimizer.state()).items():

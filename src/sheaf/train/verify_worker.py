@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import torch
 from torch import Tensor
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.files import write_json
 from sheaf.model.pieces import Piece
-from sheaf.order.loader import Loader
+from sheaf.order.loader import Loader, micro
 from sheaf.order.order import Order
-from sheaf.parallel.mesh import Mesh, size_of
+from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import Ranks, alone, join, threads_for
 from sheaf.parallel.shard import local
@@ -35,7 +34,6 @@ from sheaf.train.optimizer import Update, default_rate
 from sheaf.train.setup import DTYPES, exact, hidden_parameters, new_values, order_of
 from sheaf.train.tensors import write_tensors
 from sheaf.train.verify import folder_name
-from sheaf.order.loader import micro
 
 
 def main(spec_file: Path, folder: Path) -> int:
