@@ -178,7 +178,7 @@ def verify(
 
     layouts: as in a recipe; without, all that can be on each of these numbers of ranks, on this machine's processes.
     Returns {"holds", "steps", "precision", "tolerance", "layouts": [{"layout", "ranks", "holds", "loss", "gradient",
-    "weights"}]}, the last three {"error", "where"}: the largest relative error.
+    "change"}]}, the last three {"error", "where"}: the largest relative error.
     """
     from sheaf.train import verify as room
 

@@ -240,7 +240,7 @@ def trained(data: Json) -> Parts:
 
 def verified(data: Json) -> Parts:
     """The contract of `verify --json`: a line a layout, and a verdict."""
-    kinds = ("loss", "gradient", "weights")
+    kinds = ("loss", "gradient", "change")
     rows = [
         (
             ", ".join(f"{k} {v}" for k, v in one["layout"].items() if v not in (1, "1f1b")) or "one process",
@@ -256,7 +256,7 @@ def verified(data: Json) -> Parts:
         "all layouts compute what one process computes" if data["holds"] else f"{wrong} layouts compute something else"
     )
     return [
-        _table(["layout", ">ranks", ">loss", ">gradient", ">weights", "verdict"], rows),
+        _table(["layout", ">ranks", ">loss", ">gradient", ">change", "verdict"], rows),
         _line(f"{verdict} ({data['steps']} steps in {data['precision']}; bounds, relative: {bounds})", style="bold"),
     ]
 

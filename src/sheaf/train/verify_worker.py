@@ -10,7 +10,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from sheaf.train.learner import Learner, tensors
 from sheaf.train.optimizer import Update, default_rate
 from sheaf.train.setup import DTYPES, exact, hidden_parameters, new_values, order_of
 from sheaf.train.tensors import write_tensors
-from sheaf.train.verify import folder_name
+from sheaf.train.verify import folder_name, weights_before
 
 
 def main(spec_file: Path, folder: Path) -> int:
@@ -70,30 +70,44 @@ def _one(spec: dict[str, Any], layout: Layout, ranks: Ranks, folder: Path) -> No
     corpus = CorpusVersion.open(Path(spec["workspace"]), spec["corpus"])
     order = _order(recipe, corpus, spec["batch"])
     learner = _learner(recipe, corpus, layout, ranks, spec["precision"])
-    mesh, spread = learner.spread.mesh, learner.spread
+    spread, samples = learner.spread, learner.spread.mesh.samples
     losses: list[float] = []
-    found: dict[str, tuple[Piece, Tensor]] = {}
-    samples = mesh.samples
-    before = {name: tensor.clone() for name, tensor in spread.held().items()}
+    found = _Kept(spread)
     with Loader(order, corpus.token_files(), rank=samples.rank, world=samples.size, stop=spec["steps"]) as loader:
         for batch in loader:
-            parts = [tensors(part, ranks.device) for part in micro(batch, 1)]
-            spread.learn(parts, max(batch.valid_tokens, 1))
-            for name, parameter in spread.parameters().items():
-                if spread.writes(name) and parameter.grad is not None:
-                    gradient = local(parameter.grad).detach().clone()
-                    found[f"{batch.step}:{name}"] = (spread.pieces[name], gradient)
+            if layout != Layout():
+                spread.fill(weights_before(folder, batch.step))
+            before = {name: tensor.clone() for name, tensor in spread.held().items()}
+            spread.learn([tensors(part, ranks.device) for part in micro(batch, 1)], max(batch.valid_tokens, 1))
+            gradients = {n: local(p.grad) for n, p in spread.parameters().items() if p.grad is not None}
+            found.keep(f"gradient:{batch.step}", gradients)
             spread.sums.zero()
             losses.append(learner.step(batch, _rate(recipe, spread)).loss)
-    for name, tensor in spread.held().items():
-        if spread.writes(name):
-            found[f"weights:{name}"] = (spread.pieces[name], tensor - before[name])
-    found = {key: (piece, tensor) for key, (piece, tensor) in found.items() if tensor.numel()}
-    stem = f"pieces-{ranks.rank}"
-    write_tensors(where / f"{stem}.safetensors", {k: t.float().contiguous().cpu() for k, (_, t) in found.items()})
-    write_json(where / f"{stem}.json", {key: (piece.shape, piece.box) for key, (piece, _) in found.items()})
+            found.keep(f"change:{batch.step}", {n: tensor - before[n] for n, tensor in spread.held().items()})
+            if layout == Layout():
+                found.keep(f"before:{batch.step}", before)
+    found.write(where / f"pieces-{ranks.rank}")
     if ranks.rank == 0:
         write_json(where / "losses.json", losses)
+
+
+class _Kept:
+    """Copies of what this rank is the first to hold, with which pieces they are."""
+
+    def __init__(self, spread: Spread) -> None:
+        self.spread = spread
+        self.tensors: dict[str, Tensor] = {}
+        self.pieces: dict[str, Piece] = {}
+
+    def keep(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if self.spread.writes(name) and tensor.numel():
+                self.tensors[f"{kind}:{name}"] = tensor.detach().float().cpu().clone()
+                self.pieces[f"{kind}:{name}"] = self.spread.pieces[name]
+
+    def write(self, stem: Path) -> None:
+        write_tensors(stem.with_suffix(".safetensors"), self.tensors)
+        write_json(stem.with_suffix(".json"), {key: (piece.shape, piece.box) for key, piece in self.pieces.items()})
 
 
 def _order(recipe: Recipe, corpus: CorpusVersion, batch: int) -> Order:
