@@ -9,7 +9,7 @@ backward: what the layout says, and one small message.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,14 +53,18 @@ class Learner:
         }
         self.optimizer = self._optimizer()
 
-    def step(self, batch: Batch, rate: float, stop: bool = False) -> StepResult:
-        """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's.
+    def step(
+        self, batch: Batch, rate: float, stop: bool = False, watch: Callable[[], None] = lambda: None
+    ) -> StepResult:
+        """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's. watch:
+        called when the gradients are those of the global batch, before they are clipped.
 
         Raises TrainingFailed, before the update, if the loss or the gradient is not finite. Called by every rank.
         """
         parts = micro(batch, self.micro_samples)
         predictions = max(batch.valid_tokens, 1)
         loss_sum = self.spread.learn([tensors(part, self.ranks.device) for part in parts], predictions)
+        watch()
         sums = self.spread.sums
         positions = sum(part.input_ids.size for part in parts) if self.spread.mesh.is_first_of_its_samples else 0
         total, positions, stops, squares = self.ranks.sum(

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from sheaf.corpus.version import CorpusVersion
 from sheaf.files import write_json
 from sheaf.model.pieces import Piece
-from sheaf.order.loader import Loader, micro
+from sheaf.order.loader import Loader
 from sheaf.order.order import Order
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
@@ -29,7 +30,7 @@ from sheaf.parallel.ranks import Ranks, alone, join, threads_for
 from sheaf.parallel.shard import local
 from sheaf.processes import die_with_parent
 from sheaf.recipe import Layout, Recipe
-from sheaf.train.learner import Learner, tensors
+from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update, default_rate
 from sheaf.train.setup import DTYPES, exact, hidden_parameters, new_values, order_of
 from sheaf.train.tensors import write_tensors
@@ -78,11 +79,8 @@ def _one(spec: dict[str, Any], layout: Layout, ranks: Ranks, folder: Path) -> No
             if layout != Layout():
                 spread.fill(weights_before(folder, batch.step))
             before = {name: tensor.clone() for name, tensor in spread.held().items()}
-            spread.learn([tensors(part, ranks.device) for part in micro(batch, 1)], max(batch.valid_tokens, 1))
-            gradients = {n: local(p.grad) for n, p in spread.parameters().items() if p.grad is not None}
-            found.keep(f"gradient:{batch.step}", gradients)
-            spread.sums.zero()
-            losses.append(learner.step(batch, _rate(recipe, spread)).loss)
+            watch = partial(found.keep_gradients, batch.step)
+            losses.append(learner.step(batch, _rate(recipe, spread), watch=watch).loss)
             found.keep(f"change:{batch.step}", {n: tensor - before[n] for n, tensor in spread.held().items()})
             if layout == Layout():
                 found.keep(f"before:{batch.step}", before)
@@ -104,6 +102,10 @@ class _Kept:
             if self.spread.writes(name) and tensor.numel():
                 self.tensors[f"{kind}:{name}"] = tensor.detach().float().cpu().clone()
                 self.pieces[f"{kind}:{name}"] = self.spread.pieces[name]
+
+    def keep_gradients(self, step: int) -> None:
+        parameters = self.spread.parameters().items()
+        self.keep(f"gradient:{step}", {name: local(p.grad) for name, p in parameters if p.grad is not None})
 
     def write(self, stem: Path) -> None:
         write_tensors(stem.with_suffix(".safetensors"), self.tensors)
