@@ -33,9 +33,10 @@ def scale_wrongly(self: Spread, micro: Sequence[Any], predictions: int) -> Tenso
 
 
 def shifted(self: Piece) -> tuple[slice, ...]:
-    """The first row is the second: a slice that is one off, where a rank holds half of a matrix."""
+    """The rows before its own, where a rank holds the second half of a parameter's rows."""
     shift = layout["tensor"] == 2 and self.box[0][0] > 0
-    return tuple(slice(start - shift, end - shift) for start, end in self.box)
+    (start, end), *others = self.box
+    return (slice(start - shift, end - shift), *(slice(a, b) for a, b in others))
 
 
 Mesh.__init__ = note_layout  # type: ignore[method-assign]
