@@ -4,8 +4,8 @@ Text of this machine: translations of programs (.mo), their manuals in all langu
 documentation of packages, the standard library; a folder more by `--also`. Equal texts count once. Three tokenizers
 are trained on a part of it: with our regular expression, with that of cl100k and Llama 3, with that of Qwen. Every
 document is encoded by both, on one core and on two (the library with its own threads, ours a process a core), and the
-ids are compared, document by document. The bar is 3 times the library, and no document that differs. Printed are both clocks:
-the one on the wall, and the processor's (of all cores together), which a busy machine blurs less.
+ids are compared, document by document. The bar is 3 times the library, and no document that differs. Printed are both
+clocks: the one on the wall, and the processor's (of all cores together), which a busy machine blurs less.
 
     python bench/encode_scripts.py [--megabytes 200] [--also FOLDER] [--cores 1] [--cores 2]
 """
