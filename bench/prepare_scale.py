@@ -7,9 +7,9 @@ number of records; time a record the same within 15%.
 
 Every run is a process of its own, as a user starts it. What a run costs whatever the number of records is measured by
 one of 100 records: interpreters, imports, numba, files. What the tokenizer costs is told apart, too: it is trained on
-the first 16 MB, and 10,000 records have 7. What is left, over the number of records, is the time a record; by the clock,
-and by the processor's (all processes together), which other work on the machine blurs less. `--cold` adds the first run
-on a machine, which compiles the kernels.
+the first 16 MB, and 10,000 records have 7. What is left, over the number of records, is the time a record; by the
+clock, and by the processor's (all processes together), which other work on the machine blurs less. `--cold` adds the
+first run on a machine, which compiles the kernels.
 
 Use: python bench/prepare_scale.py [--records 10000 100000 1000000] [--workers 2] [--cold]
 """
@@ -139,8 +139,14 @@ def one_run(folder: Path, workers: int) -> Json:
     memory.start()
     done = prepare(recipe_file.load(folder / "sheaf.yaml"), workers=workers, console=stages)
     memory.stop()
-    return {"read": done["records"]["read"], "stages": stages.seconds, "trained": stages.processor["tokenizer"], "trained_wall": stages.seconds["tokenizer"],
-            "peak": memory.peak, "own_peak": memory.own_peak}  # fmt: skip
+    return {
+        "read": done["records"]["read"],
+        "stages": stages.seconds,
+        "trained": stages.processor["tokenizer"],
+        "trained_wall": stages.seconds["tokenizer"],
+        "peak": memory.peak,
+        "own_peak": memory.own_peak,
+    }
 
 
 def prepared(records: int, workers: int, cold: bool = False) -> Json:
