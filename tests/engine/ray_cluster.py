@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -43,10 +44,16 @@ class Nodes:
         """SIGKILL to everything that runs there, sandboxes of parsers included."""
         self.nodes.remove(node)
         running = [info.process.pid for infos in node.all_processes.values() for info in infos]
-        tree = [p for pid in running for p in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
-        for process in tree:
-            process.send_signal(signal.SIGKILL)
+        for process in [p for pid in running for p in _tree(pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a parser may just have ended by itself
+                process.send_signal(signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
 
 
 @contextmanager

@@ -47,6 +47,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     return recipe, Path(run)
 
 
+def ranges(steps: list[int]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for step in sorted(set(steps)):
+        if found and found[-1][1] == step - 1:
+            found[-1][1] = step
+        else:
+            found.append([step, step])
+    return found
+
+
 def test_the_runs_that_saw_it_are_named_with_their_steps_and_checkpoints(trained: tuple[Recipe, Path]) -> None:
     recipe, run = trained
     traced = trace_item(run, "/7.txt")
@@ -59,6 +69,7 @@ def test_the_runs_that_saw_it_are_named_with_their_steps_and_checkpoints(trained
             "uses": len(steps),
             "first_step": min(steps),
             "last_step": max(steps),
+            "steps": ranges(steps),
             "checkpoints": traced["checkpoints"],
         }
     ]
