@@ -69,11 +69,11 @@ class Stages(Silent):
 
 
 class Memory(threading.Thread):
-    """The largest sum of memory over this process and its children."""
+    """The largest sum of memory over this process and its children; of this process alone; of that without files."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.peak, self.own_peak = 0, 0
+        self.peak, self.own_peak, self.own_anonymous = 0, 0, 0
         self._end = threading.Event()
 
     def run(self) -> None:
@@ -82,6 +82,7 @@ class Memory(threading.Thread):
             total = own = _used(me)
             total += sum(_used(child) for child in me.children(recursive=True))
             self.peak, self.own_peak = max(self.peak, total), max(self.own_peak, own)
+            self.own_anonymous = max(self.own_anonymous, _anonymous())
 
     def stop(self) -> None:
         self._end.set()
@@ -93,6 +94,12 @@ def _used(process: psutil.Process) -> int:
         return process.memory_full_info().pss
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
+
+
+def _anonymous() -> int:
+    """Of this process, without the pages of files, which the kernel takes back when it needs them."""
+    (kilobytes,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line)
+    return int(kilobytes) << 10
 
 
 def vocabulary(dice: random.Random, words: int = 20_000) -> list[str]:
@@ -146,6 +153,7 @@ def one_run(folder: Path, workers: int) -> Json:
         "trained_wall": stages.seconds["tokenizer"],
         "peak": memory.peak,
         "own_peak": memory.own_peak,
+        "own_anonymous": memory.own_anonymous,
     }
 
 
@@ -178,7 +186,7 @@ def show(run: Json, start: Json) -> None:
     print(
         f"{run['records']:>9,} {run['size'] / 1e6:>5.0f} {run['seconds']:>7.1f} {run['processor']:>9.1f} "
         f"{run['trained_wall']:>9.1f} {1e6 * run['seconds'] / run['records']:>11.1f} {each} "
-        f"{run['peak'] / 1e6:>8.0f} {run['own_peak'] / 1e6:>8.0f}  {stages}",
+        f"{run['peak'] / 1e6:>8.0f} {run['own_peak'] / 1e6:>8.0f} {run['own_anonymous'] / 1e6:>8.0f}  {stages}",
         flush=True,
     )
 
@@ -196,7 +204,7 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
           f"load {os.getloadavg()[0]:.1f}, {options.workers} workers")  # fmt: skip
     print(f"{'records':>9} {'MB':>5} {'seconds':>7} {'processor':>9} {'tokenizer':>9} {'µs/rec. all':>11} "
-          f"{'µs/rec.':>8} {'processor':>9} {'peak MB':>8} {'main MB':>8}  stages")  # fmt: skip
+          f"{'µs/rec.':>8} {'processor':>9} {'peak MB':>8} {'main MB':>8} {'no files':>8}  stages")  # fmt: skip
     prepared(FEW, options.workers)  # what it compiles is kept
     start = prepared(FEW, options.workers)
     show(start, start)
