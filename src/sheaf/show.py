@@ -25,6 +25,9 @@ Json = dict[str, Any]
 Parts = Sequence[RenderableType]
 PIPE_WIDTH = 10_000  # columns off a terminal: as good as no limit
 MOST_USES = 50  # uses of an item that are listed
+TOKENIZER_STAYS = (
+    "the tokenizer stays the one trained on earlier records: `sheaf prepare --new-tokenizer` trains another"
+)
 MOST_STRETCHES = 20  # of steps that saw what is forgotten
 EXCERPT = 300  # characters of a document that `trace` shows
 FEW = 160  # characters of bytes that are no text
@@ -192,6 +195,8 @@ def forgotten(data: Json) -> Parts:
         purged = data["purged"]
         what = f"{purged['versions']:,} older versions and {purged['shards']:,} shards"
         parts.append(_line(f"{what} removed, {size(purged['bytes'])}"))
+        if purged["tokenizer"]:
+            parts.append(_line(TOKENIZER_STAYS))
     return parts
 
 

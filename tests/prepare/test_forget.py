@@ -196,6 +196,22 @@ def test_after_a_purge_the_workspace_holds_no_trace(recipe: Recipe, first: dict[
     assert (again["corpus"], again["items"]["read"]) == (opened(recipe).digest, 0)
 
 
+def test_a_tokenizer_that_learned_what_is_forgotten_goes_once_another_was_trained(tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail/often.txt").write_text("violetarmadillo is what everybody here says. " * 40)
+    for n in range(6):
+        (tmp_path / f"mail/{n}.txt").write_text(f"Page {n} tells the reader about topic number {n * 7}, and no more.")
+    text = "name: words\nsources: [{name: mail, uri: ./mail}]\nprepare: {tokenizer: {train: bpe, vocab_size: 320}}\n"
+    recipe = recipe_file.loads(text, tmp_path)
+    prepare(recipe, workers=1)
+    first = api.forget(recipe, item="often.txt", yes=True, purge=True, workers=1)
+    assert first["purged"]["tokenizer"]
+    assert any("armadillo" in text for _, text in everything_in(Path(recipe.workspace), opened(recipe)))
+    prepare(recipe, workers=1, new_tokenizer=True)
+    assert not api.forget(recipe, purge=True)["purged"]["tokenizer"]
+    assert not any("armadillo" in text for _, text in everything_in(Path(recipe.workspace), opened(recipe)))
+
+
 def test_a_fresh_workspace_without_the_item_has_the_same_records(
     recipe: Recipe, first: dict[str, Any], tmp_path: Path
 ) -> None:
