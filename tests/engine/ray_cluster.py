@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -57,7 +58,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 @contextmanager
-def cluster(nodes: int = 2) -> Iterator[Nodes]:
+def cluster(nodes: int = 2) -> Generator[Nodes]:
     os.environ.update(ENVIRONMENT)
     from ray.cluster_utils import Cluster
 
@@ -66,6 +67,9 @@ def cluster(nodes: int = 2) -> Iterator[Nodes]:
             **{"num_cpus": 0, "object_store_memory": STORE_BYTES, "temp_dir": temporary, "include_dashboard": False},
             "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 2},  # 15 s otherwise
         }
+        # Ray notes the address of the newest cluster in a folder that it does not make, and that others may be using.
+        os.environ["RAY_TMPDIR"] = temporary
+        (Path(temporary) / "ray").mkdir(exist_ok=True)
         started = Cluster(initialize_head=True, head_node_args=head)
         try:
             found = Nodes(started, temporary)
@@ -76,7 +80,7 @@ def cluster(nodes: int = 2) -> Iterator[Nodes]:
         finally:
             os.environ.pop("RAY_ADDRESS", None)
             started.shutdown()
-            for name in ENVIRONMENT:
+            for name in (*ENVIRONMENT, "RAY_TMPDIR"):
                 os.environ.pop(name)
 
 
