@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ class Nodes:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
-            node = self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, temp_dir=self._temporary)
+            how = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "temp_dir": self._temporary}
+            node = patiently(lambda: self._cluster.add_node(**how))
         self.nodes.append(node)
         return node
 
@@ -49,6 +50,14 @@ class Nodes:
             with contextlib.suppress(psutil.NoSuchProcess):  # a parser may just have ended by itself
                 process.send_signal(signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
+
+
+def patiently(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 seconds to start, and no say in it: on a busy machine that is not always enough."""
+    for _ in range(2):
+        with contextlib.suppress(Exception):  # it raises nothing narrower
+            return start()
+    return start()
 
 
 def _tree(pid: int) -> list[psutil.Process]:
@@ -70,7 +79,7 @@ def cluster(nodes: int = 2) -> Generator[Nodes]:
         # Ray notes the address of the newest cluster in a folder that it does not make, and that others may be using.
         os.environ["RAY_TMPDIR"] = temporary
         (Path(temporary) / "ray").mkdir(exist_ok=True)
-        started = Cluster(initialize_head=True, head_node_args=head)
+        started = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         try:
             found = Nodes(started, temporary)
             for _ in range(nodes):
