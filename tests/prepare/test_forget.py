@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from sheaf import api, recipe_file
+from sheaf import api, recipe_file, show
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
 from sheaf.prepare.pipeline import prepare
@@ -106,6 +108,9 @@ def test_the_next_copy_and_the_near_copy_take_the_place_of_what_goes(recipe: Rec
     assert after["mail"] == [] and SHARED in after["wiki"]
     assert sum(text.startswith("word0") for text in after["web"]) == 1
     assert opened(recipe).digest == done["corpus"] != first["corpus"]
+    told = show.render(show.forgotten(done), io.StringIO())
+    assert re.search(r"mail +8 +[1-9]\d* +0\n +wiki +0 +0 +1\n +web +0 +0 +1\n", told)
+    assert "no run here has seen them" in told
 
 
 def test_exam_questions_stay_out_when_something_is_forgotten_and_older_versions_are_purged(
