@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from sheaf.console import Console, Silent, telling
 from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.vocabulary import Vocabulary
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import EnvironmentProblem, RecipeError, UsageError
 from sheaf.recipe import Layout, MixtureEntry, Recipe, SourceSpec
@@ -254,7 +255,7 @@ def forget(
     elif not purge:
         raise UsageError("nothing is named", fix="give --source, --license, --item, --record or --matching")
     if purge and (told["done"] or not wanted):
-        told |= {"purged": room.purge(corpus.workspace, console), "done": True}
+        told |= {"purged": room.purge(corpus.workspace, recipe, console), "done": True}
     return told
 
 
@@ -359,21 +360,21 @@ def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> Mixt
         ) from None
 
 
-def _as_user(corpus: Corpus, words: str) -> tuple[list[int], list[int]]:
+def _as_user(vocabulary: Vocabulary, words: str) -> tuple[list[int], list[int]]:
     """Ids of what a user says up to where the assistant answers, and the tokens that end the answer."""
     from sheaf.prepare.encoder import Encoder
     from sheaf.prepare.limits import limited
     from sheaf.prepare.rendering import Chats, Rendering
     from sheaf.prepare.template import Refused
 
-    rendering = Rendering.from_json(corpus.manifest["rendering"])
+    rendering = Rendering.from_json(vocabulary.rendering)
     if not rendering.template:
         raise UsageError(
             "the run has learned no conversations",
-            where=f"corpus {corpus.digest[:12]}",
+            where=f"corpus {vocabulary.corpus[:12]}",
             fix="leave --chat out: the prompt is then continued as a text",
         )
-    chats = Chats(rendering, Encoder(corpus.tokenizer_path))
+    chats = Chats(rendering, Encoder(vocabulary.tokenizer_path))
     try:
         with limited():
             return chats.prompt([{"role": "user", "content": words}]).tolist(), chats.ends_of_turn()
@@ -395,6 +396,11 @@ class Run:
     def corpus(self) -> Corpus:
         """The version of the corpus that the run was started on."""
         return Corpus.open(self.path.resolve().parent.parent, read_record(self.path)["corpus"])
+
+    def vocabulary(self) -> Vocabulary:
+        """How the run's tokens are read and written, also when its version was purged."""
+        workspace = Workspace.at(self.path.resolve().parent.parent)
+        return Vocabulary.open(workspace, read_record(self.path)["corpus"])
 
     def journal(self) -> list[Json]:
         """One entry a step, also while the run goes on."""
@@ -468,13 +474,13 @@ class Run:
                 fix="give it as UTF-8",
             )
         model, _ = load_model(self.path, step)
-        corpus = self.corpus()
-        tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+        vocabulary = self.vocabulary()
+        tokenizer = Tokenizer.from_file(str(vocabulary.tokenizer_path))
         # A document begins after the end of the one before: that is what the model knows about an empty page.
-        ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [corpus.end_of_text]
-        stop = [corpus.end_of_text]
+        ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [vocabulary.end_of_text]
+        stop = [vocabulary.end_of_text]
         if chat:
-            ids, ends = _as_user(corpus, prompt)
+            ids, ends = _as_user(vocabulary, prompt)
             stop += ends
         stream = DecodeStream(skip_special_tokens=True)
         for token in generate(
@@ -501,11 +507,11 @@ class Run:
         from sheaf.train.checkpoint import load_model
 
         model, _ = load_model(self.path, step)
-        corpus = self.corpus()
+        vocabulary = self.vocabulary()
         kind = torch.float32 if dtype == "fp32" else torch.bfloat16
         folder = to or self.path / "export"
-        chat = ChatFormat.of(corpus.manifest["rendering"], corpus.tokenizer_path)
-        export_folder(model, folder, corpus.tokenizer_path, corpus.end_of_text, kind, chat)
+        chat = ChatFormat.of(vocabulary.rendering, vocabulary.tokenizer_path)
+        export_folder(model, folder, vocabulary.tokenizer_path, vocabulary.end_of_text, kind, chat)
         return folder
 
     def report(self) -> Path:
