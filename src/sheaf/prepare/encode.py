@@ -4,7 +4,7 @@ Every row of a shard is encoded, also those not kept now: decisions change in se
 document's last token is the end-of-text token. tokens.bin: uint16 or uint32, little-endian. offsets.npy: int64,
 (rows + 1,). bytes.npy: int64, (rows,), UTF-8 bytes of what is predicted. Where a shard has conversations also loss.bin:
 uint8, one a token, 1 where the token is to be predicted. refused.json: [row, reason] of the conversations that the
-template does not take; they have no tokens.
+template does not take; they have no tokens. tokens.bin.blocks, loss.bin.blocks: digests of their blocks.
 
 Texts go to the encoder a batch at a time, without a Python object each; conversations one by one.
 """
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sheaf.corpus.blocks import write_table
 from sheaf.corpus.columns import save_array
 from sheaf.corpus.decided import Decided
 from sheaf.corpus.workspace import Workspace
@@ -78,6 +79,10 @@ def encode_shard(workspace: str, rendering: Mapping[str, Any], shard: str) -> Js
         save_array(out / "offsets.npy", offsets)
         save_array(out / "bytes.npy", np.concatenate(sizes))
         (out / "refused.json").write_bytes(orjson.dumps(unwritten))
+        for file in (tokens, loss):
+            if file is not None:
+                file.close()
+                write_table(Path(file.name))
     return {"tokens": int(offsets[-1]), "refused": len(unwritten)}
 
 
