@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 from sheaf.corpus.blocks import BLOCK_BYTES
 from sheaf.corpus.tokens import TRIES, Damage, TokenFile, contested
 from sheaf.errors import CorruptStore
-from sheaf.kernel import kernel
+from sheaf.kernel import kernel, load_numba
 from sheaf.order.losses import Loss
 from sheaf.order.order import Order
+
+load_numba()
 
 PADDING_TOKEN, PADDING_LABEL, PADDING_DOCUMENT = 0, -100, -1
 
 _carray: Any = numba.carray  # typed wrongly for addresses in numba's stubs
 
 MOST = 4096  # blocks looked at together
+TOGETHER = 16  # samples that the kernel's passes go through: their tokens stay in the core's own cache meanwhile
 
 Tokens = NDArray[Any] | TokenFile
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
@@ -61,37 +64,33 @@ class Gatherer:
                     fix="prepare again",
                 )
         self._flat: list[Tokens | Loss] = [*token_files, *losses]  # kept alive: the kernels hold only addresses
-        self._data = np.array([_address(_bytes(f)) for f in self._flat], np.uint64)
         self._like = np.empty(0, next(iter(kinds), np.dtype(np.uint16)))
         self._files = {number: f for number, f in enumerate(self._flat) if isinstance(f, TokenFile)}
-        self._blocks = np.zeros((len(self._flat), 3), np.uint64)  # addresses of state, seen, used; 0: not checked
-        for number, f in self._files.items():
-            self._blocks[number] = _address(f.state), _address(f.seen), _address(f.used)
+        self._address = np.zeros((len(self._flat), 4), np.uint64)
+        for number, f in enumerate(self._flat):
+            parts = (f.data, f.state, f.seen, f.used) if isinstance(f, TokenFile) else (f,)
+            self._address[number, : len(parts)] = [_address(part) for part in parts]
         self._found = np.empty((2, MOST), np.int64)
         self.lasting = all(f.lasting for f in self._files.values())
         self.cache_bytes = min((f.cache_bytes for f in self._files.values() if not f.lasting), default=0)
         pack, documents = order.pack, order.documents
-        self._runs = tuple(map(_read_only, (pack.sample_first_run, pack.run_document, pack.run_start, pack.run_length)))
-        self._documents = tuple(map(_read_only, (documents.shard, documents.offset)))
+        columns = pack.sample_first_run, pack.run_document, pack.run_start, pack.run_length
+        self._columns = tuple(map(_read_only, (*columns, documents.shard, documents.offset)))
+        self._nothing = self._empty(0)
 
     def gather(self, rows: NDArray[np.int64]) -> tuple[Arrays, dict[int, Damage]]:
         """input_ids, labels, position_ids (int64) and document_ids (int32), each (rows, sequence length); and which of
         the rows cannot be had, as a block of theirs is damaged. What stands in those rows is no sample."""
-        out = self._empty(len(rows))
-        if not self._files:
-            self._copy(rows, out)
-            return out, {}
-        if not self._check(rows):
-            self._copy(rows, out)
-            if self.lasting or not self._unready(rows):
-                return out, {}
-        a, b, c, d = out
-        damaged: dict[int, Damage] = {}
-        for i in range(len(rows)):
-            one = slice(i, i + 1)
-            if (damage := self._one(rows[one], (a[one], b[one], c[one], d[one]))) is not None:
-                damaged[i] = damage
-        return out, damaged
+        out = a, b, c, d = self._empty(len(rows))
+        if not (self._read(rows, out) and self._certain(rows)):
+            damaged: dict[int, Damage] = {}
+            for i in range(len(rows)):
+                one = slice(i, i + 1)
+                damage = self._one(rows[one], (a[one], b[one], c[one], d[one]))
+                if damage is not None:
+                    damaged[i] = damage
+            return out, damaged
+        return out, {}
 
     def ahead(self, rows: NDArray[np.int64]) -> tuple[int, list[Future[None]]]:
         """Begin to fetch what these rows need and is not here. Returns how many bytes of blocks they touch that were
@@ -101,54 +100,68 @@ class Gatherer:
         return sum(len(blocks) for _, blocks in parts) * BLOCK_BYTES, begun
 
     def _one(self, row: NDArray[np.int64], out: Arrays) -> Damage | None:
+        """Read one row, whatever else wants room in a cache; or say why it cannot be had."""
         for _ in range(TRIES):
-            for damage in self._check(row):
+            for damage in self._have(self._unready(row)):
                 return damage
-            self._copy(row, out)
-            if self.lasting or not self._unready(row):
+            if self._read(row, out) and self._certain(row):
                 return None
         raise contested(next(iter(self._files.values())).path)
 
-    def _check(self, rows: NDArray[np.int64]) -> list[Damage]:
-        """Have the blocks of these rows here and compared with their digests. Returns the first damaged ones."""
+    def _read(self, rows: NDArray[np.int64], out: Arrays) -> bool:
+        """Fill `out`, after blocks that were not looked at yet have been brought and compared. False: some are damaged,
+        or taken away as soon as they are brought."""
         for _ in range(TRIES):
-            parts = self._unready(rows)
-            for file, blocks in parts:
-                file.ahead(blocks)
-            damaged = [damage for file, blocks in parts for damage in file.check(blocks)]
-            if damaged or not parts:
-                return damaged
-        return []  # what was brought was taken away again: the caller looks once more
+            wanting = self._kernel(rows, out)
+            if not wanting:
+                return True
+            if self._have(wanting):
+                return False
+        return False
+
+    def _certain(self, rows: NDArray[np.int64]) -> bool:
+        """Whether what was just read stood there all the time."""
+        return self.lasting or not self._unready(rows)
+
+    def _have(self, parts: list[tuple[TokenFile, NDArray[np.int64]]]) -> list[Damage]:
+        """Bring these blocks and compare them. Returns the damaged ones."""
+        for file, blocks in parts:
+            file.ahead(blocks)
+        return [damage for file, blocks in parts for damage in file.check(blocks)]
 
     def _unready(self, rows: NDArray[np.int64]) -> list[tuple[TokenFile, NDArray[np.int64]]]:
         """Files and their blocks that these rows touch and that were not compared yet as they are now; at most MOST."""
-        item, now = self._like.dtype.itemsize, time.time_ns()
-        found = self._found
-        count = _touched(rows, *self._runs, *self._documents, self._size, item, BLOCK_BYTES, self._blocks, now, found)
-        if not count:
+        return self._kernel(rows, None)
+
+    def _kernel(self, rows: NDArray[np.int64], out: Arrays | None) -> list[tuple[TokenFile, NDArray[np.int64]]]:
+        """Fill `out` (None: do not), if the list of what is wanting is empty."""
+        found, now = self._found, 0 if self.lasting else time.time_ns()
+        arrays = self._nothing if out is None else out
+        count = _gather(
+            rows, *self._columns, self._size, self._address, BLOCK_BYTES, now, found, self._like, out is not None,
+            *arrays,
+        )  # fmt: skip
+        if count < 0:
+            raise self._outside(-1 - count)
+        if count == 0:
             return []
-        file, block = np.unique(found[:, :count], axis=1)
+        both = np.unique((found[0, :count] << 40) | found[1, :count])
+        file, block = both >> 40, both & ((1 << 40) - 1)
         return [(self._files[number], block[file == number]) for number in np.unique(file).tolist()]
 
-    def _copy(self, rows: NDArray[np.int64], out: Arrays) -> None:
-        bad = _gather(rows, *self._runs, *self._documents, self._data, self._size, self._like, *out)
-        if bad >= 0:
-            document = int(self._order.pack.run_document[bad])
-            raise CorruptStore(
-                "the index of a document points outside its token file",
-                where=f"document {document}, token file {int(self._order.documents.shard[document])}",
-                why="the token file is shorter than when the corpus was made, or the index is damaged",
-                fix="prepare again",
-            )
+    def _outside(self, run: int) -> CorruptStore:
+        document = int(self._order.pack.run_document[run])
+        return CorruptStore(
+            "the index of a document points outside its token file",
+            where=f"document {document}, token file {int(self._order.documents.shard[document])}",
+            why="the token file is shorter than when the corpus was made, or the index is damaged",
+            fix="prepare again",
+        )
 
     def _empty(self, rows: int) -> Arrays:
         shape = (rows, self._order.sequence_length)
         inputs, labels, positions = (np.empty(shape, np.int64) for _ in range(3))
         return inputs, labels, positions, np.empty(shape, np.int32)
-
-
-def _bytes(file: Tokens | Loss) -> NDArray[Any] | None:
-    return file.data if isinstance(file, TokenFile) else file
 
 
 def _address(array: NDArray[Any] | None) -> int:
@@ -198,91 +211,100 @@ def _gather(
     run_length: NDArray[np.int32],
     document_file: NDArray[np.int32],
     document_offset: NDArray[np.int64],
-    address: NDArray[np.uint64],
     file_size: NDArray[np.int64],
+    address: NDArray[np.uint64],
+    block_bytes: int,
+    now: int,
+    found: NDArray[np.int64],
     like: NDArray[Any],
+    copy: bool,
     input_ids: NDArray[np.int64],
     labels: NDArray[np.int64],
     position_ids: NDArray[np.int64],
     document_ids: NDArray[np.int32],
 ) -> int:
-    """Fill the four arrays; returns -1, or the run that lies outside its file. address: of the files' data, then of
-    what is predicted of each, 0 where that is all."""
-    files = len(file_size)
-    for i in range(len(rows)):
+    """Fill the four arrays, if all blocks that the rows touch are as they were seen; returns 0 then.
+
+    Else how many blocks of `found` (files, blocks; some perhaps twice) are not; a run that lies outside its file gives
+    -1 - run. What is touched is marked with the time. address: (2 files, 4), of data, state, seen and used of the token
+    files, then of what is predicted of them; 0: all is predicted, is not checked, is not marked.
+
+    In three passes over some rows at a time: where the runs lie, a look at every cache line of theirs, the copy. The
+    memory then fetches many lines at once; one pass would wait for each run's index, then for its first lines.
+    """
+    files, count, line = len(file_size), 0, max(1, 64 // like.itemsize)
+    for top in range(0, len(rows), TOGETHER):
+        some = rows[top : top + TOGETHER]
+        runs = 0
+        for row in some:
+            runs += sample_first_run[row + 1] - sample_first_run[row]
+        file_r, begin_r = np.empty(runs, np.int64), np.empty(runs, np.int64)
         at = 0
-        first, last = sample_first_run[rows[i]], sample_first_run[rows[i] + 1]
-        for run in range(first, last):
-            file = document_file[run_document[run]]
-            begin = document_offset[run_document[run]] + run_start[run]
-            length = np.int64(run_length[run])
-            if file < 0 or file >= files or begin < 0 or begin + length >= file_size[file]:
-                return run
-            # Loops over slices that begin at 0: numba then needs no test for negative indices, and LLVM vectorises.
-            tokens = _carray(_pointer(address[file]), (file_size[file],), like.dtype)[begin : begin + length + 1]
-            inputs, following = input_ids[i, at : at + length], labels[i, at : at + length]
-            positions, numbers = position_ids[i, at : at + length], document_ids[i, at : at + length]
-            for j in range(length):
-                inputs[j] = tokens[j]
-            for j in range(length):
-                following[j] = tokens[j + 1]
-            if address[files + file] != 0:
-                predicted = _carray(_pointer(address[files + file]), (file_size[file],), np.uint8)
-                flags = predicted[begin + 1 : begin + length + 1]
+        for row in some:
+            for run in range(sample_first_run[row], sample_first_run[row + 1]):
+                file_r[at] = document_file[run_document[run]]
+                begin_r[at] = document_offset[run_document[run]] + run_start[run]
+                at += 1
+        at = 0
+        for row in some:
+            for run in range(sample_first_run[row], sample_first_run[row + 1]):
+                file, begin, length = file_r[at], begin_r[at], np.int64(run_length[run])
+                if file < 0 or file >= files or begin < 0 or begin + length >= file_size[file]:
+                    return -1 - run
+                at += 1
+                for part in range(2):
+                    which, size = (file, like.itemsize) if part == 0 else (files + file, 1)
+                    if address[which, 1] == 0:
+                        continue
+                    blocks = (file_size[file] * size + block_bytes - 1) // block_bytes
+                    state = _carray(_pointer(address[which, 1]), (blocks,), np.uint32)
+                    seen = _carray(_pointer(address[which, 2]), (blocks,), np.uint32)
+                    for block in range(
+                        begin * size // block_bytes, ((begin + length + 1) * size - 1) // block_bytes + 1
+                    ):
+                        if address[which, 3] != 0:
+                            used = _carray(_pointer(address[which, 3]), (blocks,), np.int64)
+                            used[block] = now
+                        if state[block] != seen[block] and count < found.shape[1]:
+                            found[0, count], found[1, count] = which, block
+                            count += 1
+        if count > 0 or not copy:
+            continue
+        looked, at = 0, 0
+        for row in some:
+            for run in range(sample_first_run[row], sample_first_run[row + 1]):
+                tokens = _carray(_pointer(address[file_r[at], 0]), (file_size[file_r[at]],), like.dtype)
+                for i in range(begin_r[at], begin_r[at] + run_length[run], line):
+                    looked += np.int64(tokens[i])
+                at += 1
+        found[0, 0] = looked  # or the compiler would find out that nobody wants to know
+        at = 0
+        for i in range(top, top + len(some)):
+            place, first = 0, sample_first_run[rows[i]]
+            for run in range(first, sample_first_run[rows[i] + 1]):
+                file, begin, length = file_r[at], begin_r[at], np.int64(run_length[run])
+                at += 1
+                # Loops over slices that begin at 0: numba then needs no test for negative indices, and LLVM vectorises.
+                tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)[begin : begin + length + 1]
+                inputs, following = input_ids[i, place : place + length], labels[i, place : place + length]
+                positions, numbers = position_ids[i, place : place + length], document_ids[i, place : place + length]
                 for j in range(length):
-                    if flags[j] == 0:
-                        following[j] = PADDING_LABEL
-            for j in range(length):
-                positions[j] = j
-            for j in range(length):
-                numbers[j] = run - first
-            at += length
-        input_ids[i, at:] = PADDING_TOKEN
-        labels[i, at:] = PADDING_LABEL
-        position_ids[i, at:] = np.arange(input_ids.shape[1] - at)
-        document_ids[i, at:] = PADDING_DOCUMENT
-    return -1
-
-
-@kernel
-def _touched(
-    rows: NDArray[np.int64],
-    sample_first_run: NDArray[np.int64],
-    run_document: NDArray[np.int64],
-    run_start: NDArray[np.int64],
-    run_length: NDArray[np.int32],
-    document_file: NDArray[np.int32],
-    document_offset: NDArray[np.int64],
-    file_size: NDArray[np.int64],
-    item_bytes: int,
-    block_bytes: int,
-    address: NDArray[np.uint64],
-    now: int,
-    found: NDArray[np.int64],
-) -> int:
-    """Fill `found` (2, most) with the files and blocks that the rows touch and whose state is not the one that was
-    seen, some perhaps twice; returns how many. What is wanted is marked with the time. Runs outside their file are left
-    to _gather. address: (2 files, 3), of state, seen and used of the token files, then of what is predicted of them."""
-    files, count = len(file_size), 0
-    for i in range(len(rows)):
-        for run in range(sample_first_run[rows[i]], sample_first_run[rows[i] + 1]):
-            file = np.int64(document_file[run_document[run]])
-            begin = document_offset[run_document[run]] + run_start[run]
-            last = begin + np.int64(run_length[run])
-            if file < 0 or file >= files or begin < 0 or last >= file_size[file]:
-                continue
-            for part in range(2):
-                which, size = (file, item_bytes) if part == 0 else (files + file, 1)
-                if address[which, 0] == 0:
-                    continue
-                blocks = (file_size[file] * size + block_bytes - 1) // block_bytes
-                state = _carray(_pointer(address[which, 0]), (blocks,), np.uint32)
-                seen = _carray(_pointer(address[which, 1]), (blocks,), np.uint32)
-                for block in range(begin * size // block_bytes, ((last + 1) * size - 1) // block_bytes + 1):
-                    if address[which, 2] != 0:
-                        used = _carray(_pointer(address[which, 2]), (blocks,), np.int64)
-                        used[block] = now
-                    if state[block] != seen[block] and count < found.shape[1]:
-                        found[0, count], found[1, count] = which, block
-                        count += 1
+                    inputs[j] = tokens[j]
+                for j in range(length):
+                    following[j] = tokens[j + 1]
+                if address[files + file, 0] != 0:
+                    predicted = _carray(_pointer(address[files + file, 0]), (file_size[file],), np.uint8)
+                    flags = predicted[begin + 1 : begin + length + 1]
+                    for j in range(length):
+                        if flags[j] == 0:
+                            following[j] = PADDING_LABEL
+                for j in range(length):
+                    positions[j] = j
+                for j in range(length):
+                    numbers[j] = run - first
+                place += length
+            input_ids[i, place:] = PADDING_TOKEN
+            labels[i, place:] = PADDING_LABEL
+            position_ids[i, place:] = np.arange(input_ids.shape[1] - place)
+            document_ids[i, place:] = PADDING_DOCUMENT
     return count

@@ -200,16 +200,16 @@ class Loader:
 
     def _planned(self, step: int) -> Generator[Plan]:
         order, together = self.order, max(1, PLANNED_SAMPLES // self.order.batch)
+        valid, tokens = order.pack.sample_valid, order.pack.sample_tokens
         while self.stop is None or step < self.stop:
             end = step + together if self.stop is None else min(step + together, self.stop)
             rows = order.rows(order.samples_of_slots(*order.slot_range(step, end)))
-            valid, inputs = order.pack.sample_valid[rows], order.pack.sample_tokens[rows]
-            for first in range(0, len(rows), order.batch):
-                part = slice(first, first + order.batch)
-                slots = order.split_rows(rows[part], self.world)[self.rank]
-                predictions, tokens = (int(x[part].sum(dtype=np.int64)) for x in (valid, inputs))
-                largest = -(-len(rows[part]) // self.world)
-                yield Plan(step, rows[part][slots], slots, predictions, tokens, largest)
+            firsts = np.arange(0, len(rows), order.batch)
+            counts = (np.add.reduceat(x[rows], firsts, dtype=np.int64).tolist() for x in (valid, tokens))
+            for first, predictions, inputs in zip(firsts.tolist(), *counts, strict=True):
+                part = rows[first : first + order.batch]
+                slots = order.split_rows(part, self.world)[self.rank]
+                yield Plan(step, part[slots], slots, predictions, inputs, -(-len(part) // self.world))
                 step += 1
 
     def _batch(self, plan: Plan) -> Batch:
