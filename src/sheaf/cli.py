@@ -142,7 +142,12 @@ def train(
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
     trained = launch(loaded, corpus, nproc=nproc, console=console)
     following = command_line("sheaf generate", trained["run"])
-    return Outcome({**trained, "prepare": prepared}, show.trained, following, strictly(strict, prepared))
+    return Outcome(
+        {**trained, "prepare": prepared},
+        show.trained,
+        following,
+        5 if strict and trained.get("replaced") else strictly(strict, prepared),
+    )
 
 
 @app.command

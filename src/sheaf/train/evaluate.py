@@ -10,19 +10,20 @@ Of a document that was evaluated in part, the same part of its bytes counts; of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused
 from sheaf.model.decoder import Decoder
 from sheaf.order import losses
+from sheaf.order.gather import Tokens
 from sheaf.order.loader import Loader, micro
 from sheaf.order.order import Order
+from sheaf.order.replace import Replaced
 from sheaf.parallel.ranks import Ranks, alone, threads_for
 from sheaf.train.checkpoint import load_model
 from sheaf.train.learner import measured_loss_sum
@@ -34,16 +35,18 @@ def evaluate(
     model: Decoder,
     corpus: CorpusVersion,
     order: Order,
-    token_files: Sequence[NDArray[np.unsignedinteger]],
+    token_files: Sequence[Tokens],
     *,
     ranks: Ranks,
     micro_samples: int,
     tokens: int | None = None,
+    tell: Callable[[Replaced], None] | None = None,
 ) -> dict[str, Any]:
-    """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split.
+    """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split; and "replaced", where
+    samples were measured in place of others, which lie in damaged blocks of the corpus.
 
     tokens: look at whole steps from the first on until that many (None: all). Called by every rank, each computes its
-    share. Raises DataRefused if nothing is held out that is to be predicted.
+    share. tell: as in Loader. Raises DataRefused if nothing is held out that is to be predicted.
     """
     steps = steps_within(order, tokens)
     if not predicts(order, tokens):
@@ -52,11 +55,12 @@ def evaluate(
             why=f"train.held_out is {order.held_out:g} of {len(order.documents):,} documents",
             fix="raise train.held_out",
         )
-    nats = 0.0
-    with Loader(order, token_files, rank=ranks.rank, world=ranks.world, stop=steps) as loader:
+    nats, replaced = 0.0, 0
+    with Loader(order, token_files, rank=ranks.rank, world=ranks.world, stop=steps, tell=tell) as loader:
         for batch in loader:
+            replaced += len(batch.replaced)
             nats += sum(measured_loss_sum(model, part) for part in micro(batch, micro_samples))
-    (nats,) = ranks.sum([nats])
+    nats, replaced = ranks.sum([nats, float(replaced)])
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)
     return {
@@ -65,6 +69,7 @@ def evaluate(
         "tokens": predicted,
         "bytes": round(text_bytes),
         "documents": documents,
+        **({"replaced": int(replaced)} if replaced else {}),
     }
 
 

@@ -27,12 +27,14 @@ from sheaf.train.optimizer import Optimizer, Update
 
 @dataclass(frozen=True)
 class StepResult:
-    """Global figures of one step. positions: token positions that were computed, padding included."""
+    """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
+    that stood in for damaged ones."""
 
     loss: float
     gradient_norm: float
     positions: int
     stop: bool
+    replaced: int
 
 
 class Learner:
@@ -63,7 +65,8 @@ class Learner:
             loss_sum += loss.detach()
         self.gradients.finish()
         positions = sum(part.input_ids.size for part in parts)
-        total, positions, stops = self.ranks.sum([loss_sum.item(), float(positions), float(stop)])
+        mine = [loss_sum.item(), float(positions), float(stop), float(len(batch.replaced))]
+        total, positions, stops, replaced = self.ranks.sum(mine)
         loss, norm = total / predictions, self.gradients.norm().item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise _not_finite(batch, loss, norm)
@@ -71,7 +74,7 @@ class Learner:
             self.gradients.scale(self.clip / norm)
         self.optimizer.step(rate)
         self.gradients.zero()
-        return StepResult(loss, norm, int(positions), stops > 0)
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced))
 
     def loss_sum(self, part: Batch) -> Tensor:
         """fp32 sum of the token losses of one micro-batch."""

@@ -25,10 +25,12 @@ from sheaf.model.compile import compile_decoder
 from sheaf.model.pretrained import load_state
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
+from sheaf.order.replace import digest
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
 from sheaf.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, saved_model, step_of
+from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
 from sheaf.train.learner import Learner
@@ -81,6 +83,7 @@ class Trainer:
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
         self.evaluation: dict[str, Any] | None = None
+        self.damage = Damages(self.corpus, ranks, console)
 
     # ---- the loop
 
@@ -115,11 +118,12 @@ class Trainer:
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
+        replaced = self.damage.of_step(batch, result.replaced)
         return {
             "step": batch.step,
             "loss": result.loss,
             "tokens": self.tokens,
-            "samples": batch.digest if self.ranks.rank == 0 else "",
+            "samples": digest(self.order, batch.step, replaced) if self.ranks.rank == 0 else "",
             "lr": rate,
             "grad_norm": result.gradient_norm,
             "tokens_per_second": batch.inputs / seconds,
@@ -130,6 +134,7 @@ class Trainer:
             "padding": 1.0 - batch.inputs / result.positions,
             "data_seconds": data_seconds,
             "communication_seconds": self.learner.gradients.waited_seconds - waited,
+            **({"replaced": [one.to_json() for one in replaced]} if replaced else {}),
             "stop": result.stop,
         }
 
@@ -174,6 +179,7 @@ class Trainer:
             ranks=self.ranks,
             micro_samples=self.micro_samples,
             tokens=self.train.evaluate_tokens,
+            tell=self.damage.tell,
         )
         self.evaluation = {"step": self.done, **figures}
         if files is not None:
@@ -254,7 +260,13 @@ class Trainer:
 
     def _loader(self, start: int, stop: int) -> Loader:
         return Loader(
-            self.order, self.token_files, rank=self.ranks.rank, world=self.ranks.world, start=start, stop=stop
+            self.order,
+            self.token_files,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            start=start,
+            stop=stop,
+            tell=self.damage.tell,
         )
 
     def _steps_for_hours(self, hours: float) -> int:
@@ -297,6 +309,7 @@ class Trainer:
             "validation_loss": self.evaluation["loss"] if self.evaluation else None,
             "bits_per_byte": self.evaluation["bits_per_byte"] if self.evaluation else None,
             "tokens": self.tokens,
+            "replaced": sum(len(line.get("replaced", ())) for line in lines),
             "tokens_per_second": speed,
             "model_flops_per_second": speed * self.learner.model.config.flops_per_token(attention_span(self.order)),
             "seconds": sum(line["seconds"] for line in lines),
