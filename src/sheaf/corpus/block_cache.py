@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sheaf.corpus.blocks import BLOCK_BYTES, Table, blocks_of
-from sheaf.corpus.tokens import ReadRange, contested
+from sheaf.corpus.tokens import ReadRange, contested, file_number, mapped
 from sheaf.errors import EnvironmentProblem, UsageError
 from sheaf.files import digest_of, disk_errors, user_cache
 
@@ -169,19 +169,28 @@ class CachedFile:
         with disk_errors(path):
             self.used, self.state = _index(path.with_suffix(".index"), blocks_of(table.size))
             self._path = path
-            with self.opened() as fd:
-                if os.fstat(fd).st_size < table.size:
-                    os.ftruncate(fd, table.size)
-        self.data = np.asarray(np.memmap(path, np.uint8, "r", shape=(table.size,))) if table.size else _NOTHING
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if os.fstat(fd).st_size < table.size:
+                os.ftruncate(fd, table.size)
+            os.close(fd)
+            self.data, self._number = mapped(path, table.size)
 
     @contextlib.contextmanager
     def opened(self) -> Generator[int]:
         """The file, for a moment: a corpus may have more of them than a process may have open."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = self._open(self._path)
         try:
+            if file_number(fd) != self._number:
+                raise _removed(self._path)
             yield fd
         finally:
             os.close(fd)
+
+    def _open(self, path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _removed(path) from None
 
     def load(self, block: int) -> bytes:
         start, stop = self._table.span(block)
@@ -222,7 +231,7 @@ class CachedFile:
     def fetching(self, first: int, last: int) -> Generator[None]:
         """Hold the fetching of blocks [first, last). A process that hangs is not waited for; a dead one holds none."""
         until = time.monotonic() + PATIENCE_SECONDS
-        fd = os.open(self._path.with_suffix(".index"), os.O_RDWR | os.O_CLOEXEC)
+        fd = self._open(self._path.with_suffix(".index"))
         try:
             while not _hold(fd, first, last) and time.monotonic() < until:
                 if (self.state[first:last] % 2).all():
@@ -243,7 +252,14 @@ def _hold(fd: int, first: int, last: int) -> bool:
     return True
 
 
-_NOTHING = np.zeros(0, np.uint8)
+def _removed(path: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        "the cache of the remote workspace was removed while it was read",
+        where=str(path.parent),
+        fix="run again; remove it only when nothing reads from it",
+    )
+
+
 _caches: weakref.WeakSet[BlockCache] = weakref.WeakSet()
 _opened: dict[tuple[Path, int], BlockCache] = {}
 

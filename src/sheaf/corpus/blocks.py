@@ -5,10 +5,10 @@ stands in the folder's DONE, as the whole file's does. What it is against is dam
 somebody who may write in the workspace no digest that lies there helps. A block that was damaged at random passes once
 in 2^64. (XXH3: Collet's xxHash.)
 
-Why 64 KiB: a shuffled batch takes a few KB from each of some hundred places, and a check costs a whole block at each of
-them when it is first touched; smaller blocks cost less there, more in the table, which is now 1/8192 of the file. XXH3
-reads some 11 GB/s on one core, so a whole corpus is checked in less time than it takes to read it from a disk; hashlib's
-fastest, SHA-256 with hardware, reads 1.3 (bench/loader.py prints what checking costs a batch).
+Why 64 KiB: a shuffled batch takes a few KB from each of many places, and a check costs a whole block at each of them
+when it is first touched; smaller blocks cost less there, more in the table, which is now 1/8192 of the file. XXH3 reads
+some 11 GB/s on one core, so a corpus is checked in less time than a disk needs to give it; hashlib's fastest, SHA-256
+in hardware, reads 1.3. bench/loader.py prints what checking costs.
 """
 
 from __future__ import annotations

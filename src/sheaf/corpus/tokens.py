@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,17 +193,14 @@ class LocalFile:
                 fix=f"delete {path.parent} and prepare again",
             )
         self._path, self._table, self._origin = path, table, origin
-        self.data = np.asarray(np.memmap(path, np.uint8, "r")) if size else np.zeros(0, np.uint8)
+        self.data, self._number = mapped(path, table.size)
         self.state = np.ones(len(table.digests), np.uint32)
         self.used = np.zeros(0, np.int64)
 
     def load(self, block: int) -> bytes:
         start, stop = self._table.span(block)
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.pread(fd, stop - start, start)
-        finally:
-            os.close(fd)
+        with self._mapped_one(os.O_RDONLY) as fd:
+            return self.data[start:stop].tobytes() if fd is None else os.pread(fd, stop - start, start)
 
     def drop(self, block: int, state: int) -> None:
         self.state[block] = state + 1
@@ -217,15 +214,26 @@ class LocalFile:
             found = self._origin(start, stop)
             if not self._table.holds(block, found):
                 continue
-            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(fd, found, start)
-            finally:
-                os.close(fd)
-            self.state[block] += 1
+            with self._mapped_one(os.O_WRONLY) as fd:
+                if fd is not None:
+                    os.pwrite(fd, found, start)
+                    self.state[block] += 1
 
     def ahead(self, blocks: Sequence[int]) -> list[Future[None]]:
         return []
+
+    @contextlib.contextmanager
+    def _mapped_one(self, flags: int) -> Generator[int | None]:
+        """The file that is mapped; None if another has its name now, as when it was made again meanwhile."""
+        try:
+            fd = os.open(self._path, flags | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield None
+            return
+        try:
+            yield fd if file_number(fd) == self._number else None
+        finally:
+            os.close(fd)
 
 
 class TokenFiles:
@@ -240,6 +248,19 @@ class TokenFiles:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _family, (self.where, self.name)
+
+
+def mapped(path: Path, size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """A file's bytes, and which file it is."""
+    with path.open("rb") as file:
+        data = np.asarray(np.memmap(file, np.uint8, "r", shape=(size,))) if size else np.zeros(0, np.uint8)
+        return data, file_number(file.fileno())
+
+
+def file_number(fd: int) -> tuple[int, int]:
+    """The same for the same file, whatever it is called now."""
+    stat = os.fstat(fd)
+    return stat.st_dev, stat.st_ino
 
 
 def contested(path: Path) -> EnvironmentProblem:

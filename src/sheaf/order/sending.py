@@ -1,8 +1,8 @@
 """An order on its way to another process: what is mapped from a file is named by its file, not copied.
 
 Columns and packs of a large corpus are gigabytes; a spawned worker maps the same pages of the same files instead.
-Arrays that live in memory are sent as they are. How the bytes travel is Python's affair (`multiprocessing`), between our own
-processes only.
+Arrays that live in memory are sent as they are. How the bytes travel is Python's affair (`multiprocessing`), and only
+between our own processes.
 """
 
 from __future__ import annotations
