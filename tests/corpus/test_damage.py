@@ -1,4 +1,4 @@
-"""A flipped byte in any kind of file of a workspace is caught before what stands there is used, and the file is named."""
+"""A flipped byte in any kind of file of a workspace is caught before it is used, and the file is named."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sheaf.recipe import Recipe
 WORDS = ["lineage", "ledger", "corpus", "token", "shard", "origin", "source", "record", "epoch", "batch", "recipe"]
 
 
-def recipe_of(folder: Path, **prepare: Any) -> Recipe:
+def recipe_of(folder: Path) -> Recipe:
     told = {
         "name": "damage",
         "sources": [{"name": "texts", "uri": "./texts"}, {"name": "talks", "uri": "./talks", "map": "openai"}],
-        "prepare": {"tokenizer": {"train": "bpe", "vocab_size": 300}, **prepare},
+        "prepare": {"tokenizer": {"train": "bpe", "vocab_size": 300}},
         "workspace": str(folder / "workspace"),
     }
     return recipe_file.loads(orjson.dumps(told).decode(), folder.parent / "data")
@@ -57,10 +57,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def one_epoch(corpus: Corpus) -> None:
-    with corpus.loader(
-        128, 4, strict=True, mixture={n: {"weight": 1, "max_epochs": 1} for n in ("texts", "talks")}
-    ) as l:
-        for _ in l:
+    once = {name: {"weight": 1, "max_epochs": 1} for name in ("texts", "talks")}
+    with corpus.loader(128, 4, strict=True, mixture=once) as loader:
+        for _ in loader:
             pass
 
 
@@ -68,8 +67,11 @@ def opened(use: Callable[[Corpus], Any]) -> Callable[[Path], Any]:
     return lambda folder: use(Corpus.open(folder / "workspace"))
 
 
-def read_again(folder: Path) -> None:
-    prepare(recipe_of(folder, dedup={"exact": False}), workers=1)
+def commit_again(folder: Path) -> None:
+    """From what lies beside the shards, as after a changed threshold."""
+    shutil.rmtree(folder / "workspace/corpora")
+    (folder / "workspace/HEAD").unlink()
+    prepare(recipe_of(folder), workers=1)
 
 
 KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -77,8 +79,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "what of them is predicted": ("tokens/*/*/loss.bin", opened(one_epoch)),
     "their digests": ("tokens/*/*/tokens.bin.blocks", opened(one_epoch)),
     "digests of what is predicted": ("tokens/*/*/loss.bin.blocks", opened(one_epoch)),
-    "their offsets": ("tokens/*/*/offsets.npy", read_again),
-    "their texts' bytes": ("tokens/*/*/bytes.npy", read_again),
+    "their offsets": ("tokens/*/*/offsets.npy", commit_again),
+    "their texts' bytes": ("tokens/*/*/bytes.npy", commit_again),
     **{
         f"documents, {name}": (f"corpora/*/{name}.npy", opened(one_epoch))
         for name in ("id", "source", "shard", "offset", "length")
