@@ -27,6 +27,7 @@ from sheaf.corpus.blocks import BLOCK_BYTES, Table, blocks_of
 from sheaf.errors import CorruptStore, EnvironmentProblem
 
 DAMAGED = ".damaged"  # in the folder of a file that was found damaged: what `sheaf prepare` looks into
+NEVER = np.uint32(2**32 - 1)  # of a block that was not compared yet: a state that none has
 TRIES = 100  # to have some blocks at once, where a cache takes them away again
 
 MENDED = 3  # times that a block is brought again; a disk may not keep what it is given
@@ -91,7 +92,7 @@ class TokenFile:
                 "a token file ends within a token", where=str(path), why=f"{table.size} bytes", fix="prepare again"
             )
         self.data, self.state, self.used = holder.data, holder.state, holder.used
-        self.seen = np.zeros(blocks_of(table.size), np.uint32)
+        self.seen = np.full(blocks_of(table.size), NEVER, np.uint32)
         self.lasting, self.cache_bytes = holder.lasting, holder.cache_bytes
         self.family: tuple[TokenFiles, str, int] | None = None  # where another process finds it
         self._damaged: dict[int, Damage] = {}
