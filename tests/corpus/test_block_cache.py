@@ -31,7 +31,7 @@ from sheaf.order.loader import Batch
 from sheaf.sources import retry
 
 URL = "s3://acme/spaces/one"
-STEPS = 40
+STEPS = 15
 BLOCKS = 20  # of the corpus: two token files, and what of the first one is predicted
 SMALL, LARGE = "0.0006", "1"  # GB: 9 blocks, and more than all
 

@@ -14,20 +14,35 @@ import pytest
 
 from sheaf import recipe_file
 from sheaf.api import Corpus
+from sheaf.console import Silent
 from sheaf.corpus.blocks import BLOCK_BYTES
 from sheaf.errors import CorruptStore
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
+from sheaf.report.build import write_report
+from sheaf.train.journal import read as read_journal
+from sheaf.train.launch import train
+from sheaf.train.trace import trace_run
 
+SHORT = {
+    "sequence_length": 64,
+    "batch_tokens": 512,
+    "budget": {"steps": 3},
+    "compile": "off",
+    "precision": "fp32",
+    "held_out": 0.1,
+    "evaluate_tokens": 128,
+}
 WORDS = ["lineage", "ledger", "corpus", "token", "shard", "origin", "source", "record", "epoch", "batch", "recipe"]
 
 
-def recipe_of(folder: Path) -> Recipe:
+def recipe_of(folder: Path, **more: Any) -> Recipe:
     told = {
         "name": "damage",
         "sources": [{"name": "texts", "uri": "./texts"}, {"name": "talks", "uri": "./talks", "map": "openai"}],
         "prepare": {"tokenizer": {"train": "bpe", "vocab_size": 300}},
         "workspace": str(folder / "workspace"),
+        **more,
     }
     return recipe_file.loads(orjson.dumps(told).decode(), folder.parent / "data")
 
@@ -162,3 +177,25 @@ def test_nothing_but_what_is_wanted_is_read_of_a_token_file(made: Path, tmp_path
     assert len(file[: BLOCK_BYTES // 2]) == BLOCK_BYTES // 2 and int(file[0]) == int(np.frombuffer(data, "<u2")[0])
     with pytest.raises(CorruptStore, match="damaged"):
         file[len(file) - 1]
+
+
+def test_a_run_over_damaged_tokens_shows_what_it_trained(made: Path, tmp_path: Path) -> None:
+    """In the trace of the step, in its report and in its result; and what it trained is no damaged token."""
+    shutil.copytree(made / "data", tmp_path / "data")
+    shutil.copytree(made / "made", tmp_path / "copy")
+    victims = sorted((tmp_path / "copy/workspace").glob("tokens/*/*/tokens.bin"), key=lambda p: -p.stat().st_size)
+    with victims[0].open("r+b") as file:
+        file.seek(BLOCK_BYTES + 11)
+        file.write(b"\xff\xff\xff")
+    recipe = recipe_of(tmp_path / "copy", train=SHORT)
+    done = train(recipe, Corpus.open(tmp_path / "copy/workspace"), console=Silent())
+    line = next(line for line in read_journal(Path(done["run"])) if line.get("replaced"))
+    slot = line["replaced"][0]["sample"]
+    [sample] = trace_run(Path(done["run"]), line["step"], slot)["samples"]
+    assert (sample["instead_of"]["block"], sample["instead_of"]["file"]) == (1, str(victims[0]))
+    whole = "\n".join(Corpus.open(tmp_path / "copy/workspace").texts(range(100)))
+    assert all(document["text"] in whole for document in sample["documents"])
+    [shown] = trace_run(Path(done["run"]), line["step"], slot, token=0)["samples"]
+    assert shown["documents"][0]["predicts"] is not None
+    said = write_report(Path(done["run"])).read_text()
+    assert f"<dt>samples replaced: the corpus is damaged</dt><dd>{done['replaced']}</dd>" in said

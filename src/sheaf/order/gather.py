@@ -32,6 +32,7 @@ PADDING_TOKEN, PADDING_LABEL, PADDING_DOCUMENT = 0, -100, -1
 _carray: Any = numba.carray  # typed wrongly for addresses in numba's stubs
 
 MOST = 4096  # blocks looked at together
+AT_ONCE = 3  # times that blocks are brought for some rows at once, before a small cache gets them row by row
 TOGETHER = 16  # samples that the kernel's passes go through: their tokens stay in the core's own cache meanwhile
 
 Tokens = NDArray[Any] | TokenFile
@@ -96,8 +97,12 @@ class Gatherer:
         """Begin to fetch what these rows need and is not here. Returns how many bytes of blocks they touch that were
         not looked at yet, and what has begun."""
         parts = self._unready(rows)
-        begun = [future for file, blocks in parts for future in file.ahead(blocks)]
+        begun = [future for file, blocks in parts for future in file.ahead(blocks)] if self._fit(parts) else []
         return sum(len(blocks) for _, blocks in parts) * BLOCK_BYTES, begun
+
+    def _fit(self, parts: list[tuple[TokenFile, NDArray[np.int64]]]) -> bool:
+        """Whether a cache holds these blocks easily; else they would push each other out."""
+        return self.lasting or 2 * sum(len(blocks) for _, blocks in parts) * BLOCK_BYTES <= self.cache_bytes
 
     def _one(self, row: NDArray[np.int64], out: Arrays) -> Damage | None:
         """Read one row, whatever else wants room in a cache; or say why it cannot be had."""
@@ -111,11 +116,11 @@ class Gatherer:
     def _read(self, rows: NDArray[np.int64], out: Arrays) -> bool:
         """Fill `out`, after blocks that were not looked at yet have been brought and compared. False: some are damaged,
         or taken away as soon as they are brought."""
-        for _ in range(TRIES):
+        for _ in range(TRIES if self.lasting else AT_ONCE):
             wanting = self._kernel(rows, out)
             if not wanting:
                 return True
-            if self._have(wanting):
+            if (len(rows) > 1 and not self._fit(wanting)) or self._have(wanting):
                 return False
         return False
 
