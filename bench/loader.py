@@ -3,9 +3,11 @@
 Makes 100 million synthetic tokens (three sources with lognormal document lengths, uint16, memory-mapped, in the page
 cache), then times batches of 8 x 2048 from: a plain copy of the memory-mapped file in order (the ceiling),
 nanoGPT-style random crops (no boundaries, no resume), and Sheaf (packed, shuffled, mixed; input ids, labels,
-positions and document numbers), with its thread and without, and with half of the tokens not to be predicted. All run
-in this process on one core, interleaved, the median of some rounds. The first batch is timed in a fresh process:
-opening the corpus and finding the pack, without imports.
+positions and document numbers), with its thread and without, with its blocks' digests checked (each when it is first
+touched) and not, and with half of the tokens not to be predicted. All run in this process on one core, interleaved, the
+median of some rounds; beside the clock stands the processor's time, which other work on the machine hardly touches. The
+first batch is timed in a fresh process: opening the files and finding the pack, without imports (numba's own are among
+them). So is the memory that is not the files': anonymous pages after some thousand batches, less those after imports.
 
 Use: python bench/loader.py [--tokens 100e6] [--seconds 2] [--rounds 3]
 """
@@ -100,28 +102,42 @@ def crops(folder: Path) -> Iterator[Any]:
         yield np.stack([flat[j : j + T].astype(np.int64) for j in rng.integers(0, len(flat) - T, BATCH)])
 
 
-def speed(batches: Iterator[Any], seconds: float) -> float:
-    """Positions a second (padding included, below 1%), as for the peers, which have none."""
+def speed(batches: Iterator[Any], seconds: float) -> tuple[float, float]:
+    """Positions a second (padding included, below 1%), as for the peers, which have none; by the clock, and by the
+    processor's time."""
     for _ in range(50):
         next(batches)
-    begin, n = time.perf_counter(), 0
+    begin, used, n = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - begin < seconds:
         next(batches)
         n += 1
-    return n * T * BATCH / (time.perf_counter() - begin)
+    positions = n * T * BATCH
+    return positions / (time.perf_counter() - begin), positions / (time.process_time() - used)
 
 
 def first_batch(folder: Path) -> None:
     """Child process: imports first, then the clock."""
     importlib.import_module("sheaf.order.loader")
-    begin = time.perf_counter()
+    before = anonymous_bytes()
+    begin, used = time.perf_counter(), time.process_time()
     with sheaf_loader(folder, 2) as loader:
-        next(iter(loader))
-        first = time.perf_counter() - begin
+        running = iter(loader)
+        next(running)
+        first, first_cpu = time.perf_counter() - begin, time.process_time() - used
+        for _ in range(3000):
+            next(running)
+        memory = anonymous_bytes() - before
         begin = time.perf_counter()
         loader.seek(10_000_000)
         next(iter(loader))
-        print(json.dumps({"first": first, "seek": time.perf_counter() - begin}))
+        seek = time.perf_counter() - begin
+    print(json.dumps({"first": first, "first_cpu": first_cpu, "seek": seek, "memory": memory}))
+
+
+def anonymous_bytes() -> int:
+    """Of this process, in memory: what is no page of a file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def pack_speed(folder: Path) -> tuple[float, float]:
@@ -146,14 +162,15 @@ def compare(folder: Path, seconds: float, rounds: int) -> None:
         "sheaf, thread, unchecked": iter(sheaf_loader(folder, 2, checked=False)),
         "sheaf, chats": iter(sheaf_loader(folder, 2, chats=True)),
     }
-    speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    speeds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, batches in kinds.items():
             speeds[kind].append(speed(batches, seconds))
-    median = {kind: statistics.median(values) for kind, values in speeds.items()}
-    for kind, value in median.items():
-        share = f"{value / median['plain copy']:.2f} of the plain copy"
-        print(f"{kind:24} {value / 1e6:7.0f} Mtok/s   {share}   {[round(v / 1e6) for v in speeds[kind]]}")
+    median = {kind: tuple(map(statistics.median, zip(*values, strict=True))) for kind, values in speeds.items()}
+    for kind, (value, by_processor) in median.items():
+        share = f"{value / median['plain copy'][0]:.2f} of the plain copy"
+        share += f", {by_processor / median['plain copy'][1]:.2f} in the processor's time"
+        print(f"{kind:24} {value / 1e6:7.0f} Mtok/s   {share}   {[round(v / 1e6) for v, _ in speeds[kind]]}")
 
 
 def main() -> None:
@@ -177,8 +194,10 @@ def main() -> None:
         sheaf_loader(folder, 0)  # writes the pack
         child = [sys.executable, __file__, "--child", name]
         runs = [json.loads(subprocess.run(child, check=True, capture_output=True).stdout) for _ in range(3)]
-        first, seek = (statistics.median(run[what] for run in runs) * 1e3 for what in ("first", "seek"))
-        print(f"first batch of a fresh process, imports aside: {first:.0f} ms")
+        first, first_cpu, seek, memory = (statistics.median(run[what] for run in runs) for what in runs[0])
+        first, first_cpu, seek = 1e3 * first, 1e3 * first_cpu, 1e3 * seek
+        print(f"first batch of a fresh process, imports aside: {first:.0f} ms, {first_cpu:.0f} of the processor")
+        print(f"memory besides the mapped files: {memory / 1e6:.0f} MB")
         print(f"seek to step 10 million and its batch: {seek:.1f} ms")
         compare(folder, options.seconds, options.rounds)
 

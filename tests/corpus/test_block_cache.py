@@ -291,5 +291,6 @@ def test_a_size_that_is_none_and_one_in_which_nothing_fits_are_refused(
 
 
 def test_stretches_are_what_was_asked_for_first_things_first() -> None:
-    assert block_cache._stretches([7, 3, 4, 20], 1, 30) == [(7, 8), (3, 5), (20, 21)]  # pyright: ignore[reportPrivateUsage]
-    assert block_cache._stretches([17], 16, 30) == [(16, 30)]  # pyright: ignore[reportPrivateUsage]
+    assert block_cache.stretches([20, 3, 4], 1, 30) == [(20, 21), (3, 5)]
+    assert block_cache.stretches([7, 3, 4, 20], 1, 30) == [(3, 8), (20, 21)]  # two that lie between come along
+    assert block_cache.stretches([17], 16, 30) == [(16, 30)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -177,6 +178,14 @@ def test_nothing_but_what_is_wanted_is_read_of_a_token_file(made: Path, tmp_path
     assert len(file[: BLOCK_BYTES // 2]) == BLOCK_BYTES // 2 and int(file[0]) == int(np.frombuffer(data, "<u2")[0])
     with pytest.raises(CorruptStore, match="damaged"):
         file[len(file) - 1]
+
+
+def test_a_loader_is_sent_to_another_process_by_the_names_of_its_files(made: Path) -> None:
+    with Corpus.open(made / "made/workspace").loader(128, 4, start=3) as loader:
+        data = pickle.dumps(loader)
+        assert len(data) < 20_000  # and not the columns themselves
+        with pickle.loads(data) as sent:
+            assert np.array_equal(next(iter(sent)).labels, next(iter(loader)).labels)
 
 
 def test_a_run_over_damaged_tokens_shows_what_it_trained(made: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class BlockCache:
             new = [b for b in blocks if b not in known]
             if new and self._pool is None:
                 self._pool = ThreadPoolExecutor(WORKERS, "sheaf-fetch")
-            for first, last in _stretches(new, together, len(file.state)):
+            for first, last in stretches(new, together, len(file.state)):
                 stretch = [b for b in range(first, last) if (file.name, b) not in self._coming]
                 assert self._pool is not None
                 future = self._pool.submit(self._fetch, file, stretch)
@@ -307,7 +307,7 @@ def _can_cut(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _stretches(blocks: Sequence[int], together: int, end: int) -> list[tuple[int, int]]:
+def stretches(blocks: Sequence[int], together: int, end: int) -> list[tuple[int, int]]:
     """Stretches [first, last) of at most TOGETHER blocks, in the order in which they are first wanted. together: blocks
     are taken in groups of so many, from a multiple of it on."""
     found: list[tuple[int, int]] = []
