@@ -15,6 +15,7 @@ Use: python bench/loader.py [--tokens 100e6] [--seconds 2] [--rounds 3]
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -153,6 +154,20 @@ def pack_speed(folder: Path) -> tuple[float, float]:
     return rate, float(pack.sample_tokens.sum() / (len(pack.sample_tokens) * T))
 
 
+def digest_speed() -> dict[str, float]:
+    """GB a second of the processor's time, of 64 KiB blocks."""
+    from xxhash import xxh3_64_intdigest
+
+    data = memoryview(np.random.default_rng(0).integers(0, 256, 1 << 26, dtype=np.uint8))
+    found: dict[str, float] = {}
+    for name, digest in (("XXH3", xxh3_64_intdigest), ("SHA-256", hashlib.sha256), ("BLAKE2b", hashlib.blake2b)):
+        used = time.process_time()
+        for at in range(0, len(data), 1 << 16):
+            digest(data[at : at + (1 << 16)])
+        found[name] = len(data) / (time.process_time() - used) / 1e9
+    return found
+
+
 def compare(folder: Path, seconds: float, rounds: int) -> None:
     kinds = {
         "plain copy": copy(folder),
@@ -186,6 +201,7 @@ def main() -> None:
         return
     versions = [f"{name} {importlib.import_module(name).__version__}" for name in ("numpy", "numba")]
     print(f"one core, load {os.getloadavg()[0]:.1f}; python {platform.python_version()}, {', '.join(versions)}")
+    print("digests of blocks:", ", ".join(f"{name} {rate:.1f} GB/s" for name, rate in digest_speed().items()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, int(options.tokens))
