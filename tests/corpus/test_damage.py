@@ -37,7 +37,7 @@ SHORT = {
 WORDS = ["lineage", "ledger", "corpus", "token", "shard", "origin", "source", "record", "epoch", "batch", "recipe"]
 
 
-def recipe_of(folder: Path, **more: Any) -> Recipe:
+def recipe_of(folder: Path, data: Path, **more: Any) -> Recipe:
     told = {
         "name": "damage",
         "sources": [{"name": "texts", "uri": "./texts"}, {"name": "talks", "uri": "./talks", "map": "openai"}],
@@ -45,7 +45,7 @@ def recipe_of(folder: Path, **more: Any) -> Recipe:
         "workspace": str(folder / "workspace"),
         **more,
     }
-    return recipe_file.loads(orjson.dumps(told).decode(), folder.parent / "data")
+    return recipe_file.loads(orjson.dumps(told).decode(), data)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(40)
     ]
     (top / "data/talks/c.jsonl").write_bytes(b"\n".join(orjson.dumps(talk) for talk in talks))
-    prepare(recipe_of(top / "made"), workers=1)
+    prepare(recipe_of(top / "made", top / "data"), workers=1)
     one_epoch(Corpus.open(top / "made/workspace"))
     return top
 
@@ -79,18 +79,18 @@ def one_epoch(corpus: Corpus) -> None:
             pass
 
 
-def opened(use: Callable[[Corpus], Any]) -> Callable[[Path], Any]:
-    return lambda folder: use(Corpus.open(folder / "workspace"))
+def opened(use: Callable[[Corpus], Any]) -> Callable[[Path, Path], Any]:
+    return lambda folder, _: use(Corpus.open(folder / "workspace"))
 
 
-def commit_again(folder: Path) -> None:
+def commit_again(folder: Path, data: Path) -> None:
     """From what lies beside the shards, as after a changed threshold."""
     shutil.rmtree(folder / "workspace/corpora")
     (folder / "workspace/HEAD").unlink()
-    prepare(recipe_of(folder), workers=1)
+    prepare(recipe_of(folder, data), workers=1)
 
 
-KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+KINDS: dict[str, tuple[str, Callable[[Path, Path], Any]]] = {
     "tokens": ("tokens/*/*/tokens.bin", opened(one_epoch)),
     "what of them is predicted": ("tokens/*/*/loss.bin", opened(one_epoch)),
     "their digests": ("tokens/*/*/tokens.bin.blocks", opened(one_epoch)),
@@ -119,7 +119,6 @@ KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_byte_is_caught_and_its_file_named(kind: str, made: Path, tmp_path: Path) -> None:
     pattern, use = KINDS[kind]
-    shutil.copytree(made / "data", tmp_path / "data")
     shutil.copytree(made / "made", tmp_path / "copy")
     [victim, *_] = sorted((tmp_path / "copy/workspace").glob(pattern))
     data = bytearray(victim.read_bytes())
@@ -127,7 +126,7 @@ def test_a_flipped_byte_is_caught_and_its_file_named(kind: str, made: Path, tmp_
     data[at] ^= 4
     victim.write_bytes(data)
     with pytest.raises(CorruptStore) as caught:
-        use(tmp_path / "copy")
+        use(tmp_path / "copy", made / "data")
     assert str(victim) in caught.value.where
     if victim.suffix == ".bin":
         block = at // BLOCK_BYTES
@@ -151,9 +150,8 @@ def test_a_flipped_byte_in_a_marker_is_caught(folder: str, made: Path, tmp_path:
 
 
 def test_prepare_makes_damaged_tokens_again_and_they_are_the_same(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made / "data", tmp_path / "data")
     shutil.copytree(made / "made", tmp_path / "copy")
-    recipe = recipe_of(tmp_path / "copy")
+    recipe = recipe_of(tmp_path / "copy", made / "data")
     [victim, *_] = sorted((tmp_path / "copy/workspace").glob("tokens/*/*/tokens.bin"))
     sound, before = victim.read_bytes(), Corpus.open(tmp_path / "copy/workspace").digest
     victim.write_bytes(sound[:-9] + b"\0" + sound[-8:])
@@ -190,13 +188,12 @@ def test_a_loader_is_sent_to_another_process_by_the_names_of_its_files(made: Pat
 
 def test_a_run_over_damaged_tokens_shows_what_it_trained(made: Path, tmp_path: Path) -> None:
     """In the trace of the step, in its report and in its result; and what it trained is no damaged token."""
-    shutil.copytree(made / "data", tmp_path / "data")
     shutil.copytree(made / "made", tmp_path / "copy")
     victims = sorted((tmp_path / "copy/workspace").glob("tokens/*/*/tokens.bin"), key=lambda p: -p.stat().st_size)
     with victims[0].open("r+b") as file:
         file.seek(BLOCK_BYTES + 11)
         file.write(b"\xff\xff\xff")
-    recipe = recipe_of(tmp_path / "copy", train=SHORT)
+    recipe = recipe_of(tmp_path / "copy", made / "data", train=SHORT)
     done = train(recipe, Corpus.open(tmp_path / "copy/workspace"), console=Silent())
     line = next(line for line in read_journal(Path(done["run"])) if line.get("replaced"))
     slot = line["replaced"][0]["sample"]

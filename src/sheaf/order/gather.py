@@ -231,85 +231,134 @@ def _gather(
     """Fill the four arrays, if all blocks that the rows touch are as they were seen; returns 0 then.
 
     Else how many blocks of `found` (files, blocks; some perhaps twice) are not; a run that lies outside its file gives
-    -1 - run. What is touched is marked with the time. address: (2 files, 4), of data, state, seen and used of the token
-    files, then of what is predicted of them; 0: all is predicted, is not checked, is not marked.
+    -1 - run. address: (2 files, 4), of data, state, seen and used of the token files, then of what is predicted of
+    them; 0: all is predicted, is not checked, is not marked with the time.
 
-    In three passes over some rows at a time: where the runs lie, a look at every cache line of theirs, the copy. The
-    memory then fetches many lines at once; one pass would wait for each run's index, then for its first lines.
+    In passes over some rows at a time: where the runs lie, what is known of their blocks, a look at every cache line of
+    theirs, the copy. The memory then fetches many lines at once; in one pass it would fetch a run's index, wait, then
+    its first lines, and wait.
     """
-    files, count, line = len(file_size), 0, max(1, 64 // like.itemsize)
+    count = 0
     for top in range(0, len(rows), TOGETHER):
         some = rows[top : top + TOGETHER]
-        runs = 0
-        for row in some:
-            runs += sample_first_run[row + 1] - sample_first_run[row]
-        file_r, begin_r = np.empty(runs, np.int64), np.empty(runs, np.int64)
-        at = 0
-        for row in some:
-            for run in range(sample_first_run[row], sample_first_run[row + 1]):
-                file_r[at] = document_file[run_document[run]]
-                begin_r[at] = document_offset[run_document[run]] + run_start[run]
-                at += 1
-        at = 0
-        for row in some:
-            for run in range(sample_first_run[row], sample_first_run[row + 1]):
-                file, begin, length = file_r[at], begin_r[at], np.int64(run_length[run])
-                if file < 0 or file >= files or begin < 0 or begin + length >= file_size[file]:
-                    return -1 - run
-                at += 1
-                for part in range(2):
-                    which, size = (file, like.itemsize) if part == 0 else (files + file, 1)
-                    if address[which, 1] == 0:
-                        continue
-                    blocks = (file_size[file] * size + block_bytes - 1) // block_bytes
-                    state = _carray(_pointer(address[which, 1]), (blocks,), np.uint32)
-                    seen = _carray(_pointer(address[which, 2]), (blocks,), np.uint32)
-                    for block in range(
-                        begin * size // block_bytes, ((begin + length + 1) * size - 1) // block_bytes + 1
-                    ):
-                        if address[which, 3] != 0:
-                            used = _carray(_pointer(address[which, 3]), (blocks,), np.int64)
-                            used[block] = now
-                        if state[block] != seen[block] and count < found.shape[1]:
-                            found[0, count], found[1, count] = which, block
-                            count += 1
-        if count > 0 or not copy:
-            continue
-        looked, at = 0, 0
-        for row in some:
-            for run in range(sample_first_run[row], sample_first_run[row + 1]):
-                tokens = _carray(_pointer(address[file_r[at], 0]), (file_size[file_r[at]],), like.dtype)
-                for i in range(begin_r[at], begin_r[at] + run_length[run], line):
-                    looked += np.int64(tokens[i])
-                at += 1
-        found[0, 0] = looked  # or the compiler would find out that nobody wants to know
-        at = 0
-        for i in range(top, top + len(some)):
-            place, first = 0, sample_first_run[rows[i]]
-            for run in range(first, sample_first_run[rows[i] + 1]):
-                file, begin, length = file_r[at], begin_r[at], np.int64(run_length[run])
-                at += 1
-                # Loops over slices that begin at 0: numba then needs no test for negative indices, and LLVM vectorises.
-                tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)[begin : begin + length + 1]
-                inputs, following = input_ids[i, place : place + length], labels[i, place : place + length]
-                positions, numbers = position_ids[i, place : place + length], document_ids[i, place : place + length]
-                for j in range(length):
-                    inputs[j] = tokens[j]
-                for j in range(length):
-                    following[j] = tokens[j + 1]
-                if address[files + file, 0] != 0:
-                    predicted = _carray(_pointer(address[files + file, 0]), (file_size[file],), np.uint8)
-                    flags = predicted[begin + 1 : begin + length + 1]
-                    for j in range(length):
-                        if flags[j] == 0:
-                            following[j] = PADDING_LABEL
-                for j in range(length):
-                    positions[j] = j
-                for j in range(length):
-                    numbers[j] = run - first
-                place += length
-            input_ids[i, place:] = PADDING_TOKEN
-            labels[i, place:] = PADDING_LABEL
-            position_ids[i, place:] = np.arange(input_ids.shape[1] - place)
-            document_ids[i, place:] = PADDING_DOCUMENT
+        first = np.zeros(len(some) + 1, np.int64)  # of each sample: the number of its first run among these
+        for i in range(len(some)):
+            first[i + 1] = first[i] + sample_first_run[some[i] + 1] - sample_first_run[some[i]]
+        where = np.empty((3, first[-1]), np.int64)  # by run: file, first token there, length
+        for i in range(len(some)):
+            for at in range(first[i], first[i + 1]):
+                run = sample_first_run[some[i]] + at - first[i]
+                where[0, at] = document_file[run_document[run]]
+                where[1, at] = document_offset[run_document[run]] + run_start[run]
+                where[2, at] = run_length[run]
+        for i in range(len(some)):
+            for at in range(first[i], first[i + 1]):
+                file, begin, length = where[:, at]
+                if file < 0 or file >= len(file_size) or begin < 0 or begin + length >= file_size[file]:
+                    return -1 - (sample_first_run[some[i]] + at - first[i])
+        count = _compare(where, file_size, address, like.itemsize, block_bytes, now, found, count)
+        if count == 0 and copy:
+            found[0, 0] = _look(where, file_size, address, like)  # kept, or the compiler would leave it out
+            end = top + len(some)
+            _copy(first, where, file_size, address, like, input_ids[top:end], labels[top:end])
+            _number(first, where, position_ids[top:end], document_ids[top:end])
     return count
+
+
+@kernel
+def _compare(
+    where: NDArray[np.int64],
+    file_size: NDArray[np.int64],
+    address: NDArray[np.uint64],
+    item_bytes: int,
+    block_bytes: int,
+    now: int,
+    found: NDArray[np.int64],
+    count: int,
+) -> int:
+    """Add the files and blocks of these runs whose state is not the one that was seen to the `count` found so far."""
+    files = len(file_size)
+    for file, begin, length in where.T:
+        for part in range(2):
+            which, size = (file, item_bytes) if part == 0 else (files + file, 1)
+            if address[which, 1] == 0:
+                continue
+            blocks = (file_size[file] * size + block_bytes - 1) // block_bytes
+            state = _carray(_pointer(address[which, 1]), (blocks,), np.uint32)
+            seen = _carray(_pointer(address[which, 2]), (blocks,), np.uint32)
+            for block in range(begin * size // block_bytes, ((begin + length + 1) * size - 1) // block_bytes + 1):
+                if address[which, 3] != 0:
+                    used = _carray(_pointer(address[which, 3]), (blocks,), np.int64)
+                    used[block] = now
+                if state[block] != seen[block] and count < found.shape[1]:
+                    found[0, count], found[1, count] = which, block
+                    count += 1
+    return count
+
+
+@kernel
+def _look(
+    where: NDArray[np.int64], file_size: NDArray[np.int64], address: NDArray[np.uint64], like: NDArray[Any]
+) -> int:
+    """Have the runs' tokens in the cache; some number that depends on all of them."""
+    looked, line = 0, max(1, 64 // like.itemsize)
+    for file, begin, length in where.T:
+        tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)
+        for i in range(begin, begin + length, line):
+            looked += np.int64(tokens[i])
+    return looked
+
+
+@kernel
+def _copy(
+    first: NDArray[np.int64],
+    where: NDArray[np.int64],
+    file_size: NDArray[np.int64],
+    address: NDArray[np.uint64],
+    like: NDArray[Any],
+    input_ids: NDArray[np.int64],
+    labels: NDArray[np.int64],
+) -> None:
+    files = len(file_size)
+    for i in range(len(first) - 1):
+        place = 0
+        for at in range(first[i], first[i + 1]):
+            file, begin, length = where[:, at]
+            # Loops over slices that begin at 0: numba then needs no test for negative indices, and LLVM vectorises.
+            tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)[begin : begin + length + 1]
+            inputs, following = input_ids[i, place : place + length], labels[i, place : place + length]
+            for j in range(length):
+                inputs[j] = tokens[j]
+            for j in range(length):
+                following[j] = tokens[j + 1]
+            if address[files + file, 0] != 0:
+                predicted = _carray(_pointer(address[files + file, 0]), (file_size[file],), np.uint8)
+                flags = predicted[begin + 1 : begin + length + 1]
+                for j in range(length):
+                    if flags[j] == 0:
+                        following[j] = PADDING_LABEL
+            place += length
+        input_ids[i, place:] = PADDING_TOKEN
+        labels[i, place:] = PADDING_LABEL
+
+
+@kernel
+def _number(
+    first: NDArray[np.int64],
+    where: NDArray[np.int64],
+    position_ids: NDArray[np.int64],
+    document_ids: NDArray[np.int32],
+) -> None:
+    """Positions restart with every run; documents are numbered in each sample."""
+    for i in range(len(first) - 1):
+        place = 0
+        for at in range(first[i], first[i + 1]):
+            length = where[2, at]
+            positions, numbers = position_ids[i, place : place + length], document_ids[i, place : place + length]
+            for j in range(length):
+                positions[j] = j
+            for j in range(length):
+                numbers[j] = at - first[i]
+            place += length
+        position_ids[i, place:] = np.arange(position_ids.shape[1] - place)
+        document_ids[i, place:] = PADDING_DOCUMENT
