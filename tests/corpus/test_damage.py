@@ -79,6 +79,10 @@ def one_epoch(corpus: Corpus) -> None:
             pass
 
 
+def largest(folder: Path, pattern: str) -> Path:
+    return max((folder / "workspace").glob(pattern), key=lambda path: path.stat().st_size)
+
+
 def opened(use: Callable[[Corpus], Any]) -> Callable[[Path, Path], Any]:
     return lambda folder, _: use(Corpus.open(folder / "workspace"))
 
@@ -120,7 +124,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, Path], Any]]] = {
 def test_a_flipped_byte_is_caught_and_its_file_named(kind: str, made: Path, tmp_path: Path) -> None:
     pattern, use = KINDS[kind]
     shutil.copytree(made / "made", tmp_path / "copy")
-    [victim, *_] = sorted((tmp_path / "copy/workspace").glob(pattern))
+    victim = largest(tmp_path / "copy", pattern)
     data = bytearray(victim.read_bytes())
     at = len(data) // 2 + 3
     data[at] ^= 4
@@ -152,7 +156,7 @@ def test_a_flipped_byte_in_a_marker_is_caught(folder: str, made: Path, tmp_path:
 def test_prepare_makes_damaged_tokens_again_and_they_are_the_same(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "made", tmp_path / "copy")
     recipe = recipe_of(tmp_path / "copy", made / "data")
-    [victim, *_] = sorted((tmp_path / "copy/workspace").glob("tokens/*/*/tokens.bin"))
+    victim = largest(tmp_path / "copy", "tokens/*/*/tokens.bin")
     sound, before = victim.read_bytes(), Corpus.open(tmp_path / "copy/workspace").digest
     victim.write_bytes(sound[:-9] + b"\0" + sound[-8:])
     assert prepare(recipe, workers=1)["corpus"] == before
@@ -167,12 +171,12 @@ def test_prepare_makes_damaged_tokens_again_and_they_are_the_same(made: Path, tm
 def test_nothing_but_what_is_wanted_is_read_of_a_token_file(made: Path, tmp_path: Path) -> None:
     """Opening does not look at blocks, and reading looks at its own alone."""
     shutil.copytree(made / "made", tmp_path / "copy")
-    [victim, *_] = sorted((tmp_path / "copy/workspace").glob("tokens/*/*/tokens.bin"))
+    victim = largest(tmp_path / "copy", "tokens/*/*/tokens.bin")
     data = bytearray(victim.read_bytes())
     assert len(data) > 2 * BLOCK_BYTES
     data[-1] ^= 1
     victim.write_bytes(data)
-    [file, *_] = Corpus.open(tmp_path / "copy/workspace").token_files()
+    file = max(Corpus.open(tmp_path / "copy/workspace").token_files(), key=len)
     assert len(file[: BLOCK_BYTES // 2]) == BLOCK_BYTES // 2 and int(file[0]) == int(np.frombuffer(data, "<u2")[0])
     with pytest.raises(CorruptStore, match="damaged"):
         file[len(file) - 1]
@@ -189,8 +193,8 @@ def test_a_loader_is_sent_to_another_process_by_the_names_of_its_files(made: Pat
 def test_a_run_over_damaged_tokens_shows_what_it_trained(made: Path, tmp_path: Path) -> None:
     """In the trace of the step, in its report and in its result; and what it trained is no damaged token."""
     shutil.copytree(made / "made", tmp_path / "copy")
-    victims = sorted((tmp_path / "copy/workspace").glob("tokens/*/*/tokens.bin"), key=lambda p: -p.stat().st_size)
-    with victims[0].open("r+b") as file:
+    victim = largest(tmp_path / "copy", "tokens/*/*/tokens.bin")
+    with victim.open("r+b") as file:
         file.seek(BLOCK_BYTES + 11)
         file.write(b"\xff\xff\xff")
     recipe = recipe_of(tmp_path / "copy", made / "data", train=SHORT)
@@ -198,7 +202,7 @@ def test_a_run_over_damaged_tokens_shows_what_it_trained(made: Path, tmp_path: P
     line = next(line for line in read_journal(Path(done["run"])) if line.get("replaced"))
     slot = line["replaced"][0]["sample"]
     [sample] = trace_run(Path(done["run"]), line["step"], slot)["samples"]
-    assert (sample["instead_of"]["block"], sample["instead_of"]["file"]) == (1, str(victims[0]))
+    assert (sample["instead_of"]["block"], sample["instead_of"]["file"]) == (1, str(victim))
     whole = "\n".join(Corpus.open(tmp_path / "copy/workspace").texts(range(100)))
     assert all(document["text"] in whole for document in sample["documents"])
     [shown] = trace_run(Path(done["run"]), line["step"], slot, token=0)["samples"]

@@ -98,7 +98,8 @@ def as_trained(order: Order, step: int, replaced: Sequence[Replaced]) -> SampleR
     planned = order.samples(step)
     index = planned.index.copy()
     for one in replaced:
-        index[one.slot] = one.by
+        if one.step == step:
+            index[one.slot] = one.by
     return SampleRef(planned.source, planned.epoch, index)
 
 
