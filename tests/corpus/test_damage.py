@@ -158,7 +158,7 @@ def test_prepare_makes_damaged_tokens_again_and_they_are_the_same(made: Path, tm
     recipe = recipe_of(tmp_path / "copy", made / "data")
     victim = largest(tmp_path / "copy", "tokens/*/*/tokens.bin")
     sound, before = victim.read_bytes(), Corpus.open(tmp_path / "copy/workspace").digest
-    victim.write_bytes(sound[:-9] + b"\0" + sound[-8:])
+    victim.write_bytes(sound[:-9] + bytes([sound[-9] ^ 4]) + sound[-8:])
     assert prepare(recipe, workers=1)["corpus"] == before
     assert victim.read_bytes() != sound  # nobody has met the damage yet, and looking for it would read everything
     with pytest.raises(CorruptStore, match="run `sheaf prepare`"):
@@ -173,7 +173,7 @@ def test_nothing_but_what_is_wanted_is_read_of_a_token_file(made: Path, tmp_path
     shutil.copytree(made / "made", tmp_path / "copy")
     victim = largest(tmp_path / "copy", "tokens/*/*/tokens.bin")
     data = bytearray(victim.read_bytes())
-    assert len(data) > 2 * BLOCK_BYTES
+    assert len(data) > BLOCK_BYTES
     data[-1] ^= 1
     victim.write_bytes(data)
     file = max(Corpus.open(tmp_path / "copy/workspace").token_files(), key=len)

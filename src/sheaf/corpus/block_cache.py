@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sheaf.corpus.blocks import BLOCK_BYTES, Table, blocks_of
-from sheaf.corpus.tokens import ReadRange, contested, file_number, mapped
+from sheaf.corpus.tokens import ReadBlock, ReadRange, block_reader, contested, file_number, mapped
 from sheaf.errors import EnvironmentProblem, UsageError
 from sheaf.files import digest_of, disk_errors, user_cache
 
@@ -192,10 +192,10 @@ class CachedFile:
         except FileNotFoundError:
             raise _removed(path) from None
 
-    def load(self, block: int) -> bytes:
-        start, stop = self._table.span(block)
+    @contextlib.contextmanager
+    def reading(self) -> Generator[ReadBlock]:
         with self.opened() as fd:
-            return os.pread(fd, stop - start, start)
+            yield block_reader(fd, self._table)
 
     def drop(self, block: int, state: int) -> None:
         self._cache.take_away(self, block, state)

@@ -16,6 +16,7 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,9 @@ TRIES = 100  # to have some blocks at once, where a cache takes them away again
 MENDED = 3  # times that a block is brought again; a disk may not keep what it is given
 
 ReadRange = Callable[[int, int], bytes]  # bytes [from, to) of a file where it comes from
+
+
+ReadBlock = Callable[[int], Any]  # a block's bytes, fewer where the file ends before; until the next one is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,8 @@ class Holder(Protocol):
     lasting: bool
     cache_bytes: int
 
-    def load(self, block: int) -> bytes:
-        """The block's bytes, by way of the file: what a disk cannot read is an OSError, not the process' death."""
+    def reading(self) -> AbstractContextManager[ReadBlock]:
+        """Reads blocks by way of the file: what a disk cannot give is an OSError then, not the process' death."""
         ...
 
     def drop(self, block: int, state: int) -> None:
@@ -142,7 +146,7 @@ class TokenFile:
             return []
         unknown = [block for block in unseen if block not in self._damaged]
         self._holder.bring([block for block in unknown if self.state[block] % 2 == 0])
-        for block in unknown:
+        for block in self._look(unknown):
             if (why := self._wrong(block)) is not None:
                 self._damaged[block] = Damage(str(self.path), block, self.table.span(block), why)
                 with contextlib.suppress(OSError):
@@ -153,6 +157,19 @@ class TokenFile:
         """Begin to bring those of the blocks that are not there."""
         away = blocks[self.state[blocks] % 2 == 0].tolist()
         return self._holder.ahead(away) if away else []
+
+    def _look(self, blocks: list[int]) -> list[int]:
+        """Compare blocks that are there; returns those that are not, or not right. The file is opened once for all."""
+        right: list[tuple[int, int]] = []
+        with self._holder.reading() as read:
+            for block, state in zip(blocks, self.state[blocks].tolist(), strict=True):
+                with contextlib.suppress(OSError):
+                    if state % 2 and self.table.holds(block, read(block)):
+                        right.append((block, state))
+        for block, state in right:
+            if int(self.state[block]) == state:
+                self.seen[block] = state
+        return [block for block in blocks if self.seen[block] != self.state[block]]
 
     def _wrong(self, block: int) -> str | None:
         """None once the block's bytes are there and right; else what is wrong with them."""
@@ -165,7 +182,8 @@ class TokenFile:
                     return why
                 continue
             try:
-                right = self.table.holds(block, self._holder.load(block))
+                with self._holder.reading() as read:
+                    right = self.table.holds(block, read(block))
                 problem = "its digest differs from the one in the table beside it"
             except OSError as error:
                 right, problem = False, f"the disk does not give it: {error.strerror or error}"
@@ -198,10 +216,10 @@ class LocalFile:
         self.state = np.ones(len(table.digests), np.uint32)
         self.used = np.zeros(0, np.int64)
 
-    def load(self, block: int) -> bytes:
-        start, stop = self._table.span(block)
+    @contextlib.contextmanager
+    def reading(self) -> Generator[ReadBlock]:
         with self._mapped_one(os.O_RDONLY) as fd:
-            return self.data[start:stop].tobytes() if fd is None else os.pread(fd, stop - start, start)
+            yield block_reader(fd, self._table) if fd is not None else lambda b: self.data[slice(*self._table.span(b))]
 
     def drop(self, block: int, state: int) -> None:
         self.state[block] = state + 1
@@ -249,6 +267,17 @@ class TokenFiles:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _family, (self.where, self.name)
+
+
+def block_reader(fd: int, table: Table) -> ReadBlock:
+    """Into one buffer, again and again."""
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+
+    def read(block: int) -> memoryview:
+        start, stop = table.span(block)
+        return buffer[: os.preadv(fd, [buffer[: stop - start]], start)]
+
+    return read
 
 
 def mapped(path: Path, size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
