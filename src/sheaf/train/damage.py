@@ -37,7 +37,9 @@ class Damages:
         if not count:
             return ()
         rows = self._ranks.rows([self._numbered(one) for one in batch.replaced], COLUMNS)
-        found = tuple(sorted((self._named(batch.step, row) for row in rows), key=lambda one: one.slot))
+        own = {one.slot: one for one in batch.replaced}
+        all_of_them = (own.get(int(row[0])) or self._named(batch.step, row) for row in rows)
+        found = tuple(sorted(all_of_them, key=lambda one: one.slot))
         if self._ranks.rank == 0:
             for one in found:
                 self.tell(one)
@@ -60,7 +62,9 @@ class Damages:
         slot, source, epoch, index, by, predicted, number, block = map(int, row)
         file = self._files[number]
         assert file is not None
-        damage = Damage(str(file.path), block, file.table.span(block), "a rank found it so")
+        damage = Damage(
+            str(file.path), block, file.table.span(block), "another rank could not have it as it was written"
+        )
         return Replaced(step, slot, source, epoch, index, by, predicted, damage)
 
 
