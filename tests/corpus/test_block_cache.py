@@ -114,7 +114,8 @@ def requests(far: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def read(steps: int = STEPS, **options: Any) -> list[Batch]:
     found: list[Batch] = []
-    with Corpus.open(URL).loader(64, 8, **{"strict": True, **options}) as loader:
+    wanted: dict[str, Any] = {"strict": True, **options}
+    with Corpus.open(URL).loader(64, 8, **wanted) as loader:
         for batch in loader:
             found.append(batch)
             if len(found) == steps:

@@ -208,7 +208,7 @@ def test_a_loader_goes_on_in_another_process(how: str, tmp_path: Path) -> None:
         running = iter(loader)
         for _ in range(3):
             next(running)
-        context = multiprocessing.get_context(how)
+        context: Any = multiprocessing.get_context(how)
         told = context.Queue()
         child = context.Process(target=collect, args=(loader, 5, told))
         child.start()

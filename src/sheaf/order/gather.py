@@ -305,7 +305,7 @@ def _look(
     for file, begin, length in where.T:
         tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)
         for i in range(begin, begin + length, line):
-            looked += np.int64(tokens[i])
+            looked += int(tokens[i])
     return looked
 
 
