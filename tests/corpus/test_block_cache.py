@@ -27,6 +27,7 @@ from sheaf.corpus import block_cache
 from sheaf.corpus.blocks import BLOCK_BYTES
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, EnvironmentProblem, UsageError
+from sheaf.order.gather import Gatherer
 from sheaf.order.loader import Batch
 from sheaf.sources import retry
 
@@ -185,6 +186,26 @@ def test_two_jobs_that_take_each_other_s_blocks_away_read_right(
         assert process.communicate(timeout=300)[0].splitlines() == told(far[2][:FEW], rank, 2)
     assert on_the_disk(tmp_path) <= 600_000
     assert max(requests.ranges.values()) > 1
+
+
+def test_what_is_taken_away_while_it_is_copied_is_read_again(
+    far: Any, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another job may do at any moment, here at the worst: a reader that did not look again would train zeros."""
+    real, lost = Gatherer._read, list[int]()  # pyright: ignore[reportPrivateUsage]
+
+    def read_and_lose(self: Any, rows: Any, out: Any) -> bool:
+        done = real(self, rows, out)
+        if done and len(lost) < 3:
+            lost.append(len(rows))
+            for file in self._files.values():
+                file.state[:] += 2  # away, and there again
+            for array in out:
+                array[:] = 0
+        return done
+
+    monkeypatch.setattr(Gatherer, "_read", read_and_lose)
+    assert alike(read(FEW), far[2][:FEW]) and len(lost) == 3
 
 
 def test_a_job_that_is_killed_while_it_fetches_leaves_what_it_had(far: Any, requests: Requests) -> None:
