@@ -316,14 +316,17 @@ class Corpus(CorpusVersion):
         mixture: Mapping[str, MixtureEntry | Mapping[str, float] | float] | None = None,
         held_out: float = 0.0,
         start: int = 0,
+        strict: bool = False,
     ) -> Loader:
         """Batches for any training loop: rank `rank` of `world` gets its part of every global step, from `start` on.
 
         sequence_length: tokens of a sample. batch: samples of a *global* step, whatever the world. mixture: weight of
         each source (or {"weight": w, "max_epochs": e}); without one, sources count by their size, again and again.
-        held_out: share of the records, by id, that is never drawn. Yields `order.loader.Batch` (numpy); `.torch()`
-        gives dicts of tensors. The same arguments give the same global steps on any number of ranks. Raises UsageError
-        for arguments that make no sense.
+        held_out: share of the records, by id, that is never drawn. strict: a block of the corpus that is damaged, and
+        cannot be fetched again, is an error (CorruptStore); without it the next samples of the same source stand in,
+        each batch says for which (`Batch.replaced`), and a warning names the block. Yields `order.loader.Batch`
+        (numpy); `.torch()` gives dicts of tensors. The same arguments give the same global steps on any number of
+        ranks. Raises UsageError for arguments that make no sense.
         """
         from sheaf.order.loader import Loader
         from sheaf.order.order import Order
@@ -343,7 +346,7 @@ class Corpus(CorpusVersion):
             cache=self.workspace.packs,
             losses=self.loss_files(),
         )
-        return Loader(order, self.token_files(), rank=rank, world=world, start=start)
+        return Loader(order, self.token_files(), rank=rank, world=world, start=start, strict=strict)
 
 
 def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> MixtureEntry:

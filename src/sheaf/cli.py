@@ -144,7 +144,8 @@ def train(
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
     trained = launch(loaded, corpus, nproc=nproc, console=console)
     following = command_line("sheaf generate", trained["run"])
-    return Outcome({**trained, "prepare": prepared}, show.trained, following, strictly(strict, prepared))
+    code = 5 if strict and trained["replaced"] else strictly(strict, prepared)
+    return Outcome({**trained, "prepare": prepared}, show.trained, following, code)
 
 
 @app.command

@@ -7,7 +7,9 @@ gives tensors.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,17 +19,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sheaf.corpus.tokens import Damage
 from sheaf.errors import UsageError
+from sheaf.order import replace as replace_samples
+from sheaf.order import sending
+from sheaf.order.ahead import Plan, read_ahead
 from sheaf.order.balance import check_ranks
-from sheaf.order.gather import Gatherer, padded
+from sheaf.order.gather import Arrays, Gatherer, Tokens, padded
 from sheaf.order.order import Order
 from sheaf.order.prefetch import Prefetch, grouped
+from sheaf.order.replace import Replaced
 
 if TYPE_CHECKING:
     from sheaf.order.torch_batches import TorchBatches
 
 PLANNED_SAMPLES = 1024  # planned at once: amortises the vectorised calls, yet is done in well under a millisecond
 HANDED_TOKENS = 2**16  # small batches go from thread to thread together: a hand-over costs tens of microseconds
+
+
+class DamagedData(UserWarning):
+    """A block of the corpus is damaged, and other samples are trained than planned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +51,8 @@ class Batch:
     shifted; -100 too where the corpus says that it is not to be predicted (what a user said to an assistant). samples:
     int64 (n,), the slots of these samples in the step. valid_tokens: predictions of the *global* step, by which its
     loss is divided; inputs: its tokens, of which perhaps not all are predicted. largest: samples of the fullest rank,
-    so that all ranks make equally many micro-batches.
+    so that all ranks make equally many micro-batches. replaced: those of these samples that stand in for others, which
+    lie in damaged blocks of the corpus.
     """
 
     step: int
@@ -53,11 +65,12 @@ class Batch:
     inputs: int
     largest: int
     order: Order = field(repr=False)
+    replaced: tuple[Replaced, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the global step's sample set; computed when asked for."""
-        return self.order.digest(self.step)
+        """The digest of the global step's sample set as this rank knows it; computed when asked for."""
+        return replace_samples.digest(self.order, self.step, self.replaced)
 
 
 def micro(batch: Batch, size: int) -> list[Batch]:
@@ -74,21 +87,29 @@ def micro(batch: Batch, size: int) -> list[Batch]:
 class Loader:
     """Iterate batches from the position `step` on. A loader is a place in one sequence: iterating again goes on there.
 
-    token_files: the corpus' flat token arrays (uint16 or uint32, memory-mapped or not), by number of shard. rank,
-    world: which part of each step. start, stop: steps [start, stop); stop None: as far as the order goes. prefetch:
-    batches kept ready by the thread; 0: no thread. Raises EmptyStep if a step has fewer samples than there are ranks.
+    token_files: by number of shard, the corpus' token files, each block of which is checked before its first use, or
+    flat arrays (uint16 or uint32, memory-mapped or not), which are believed. rank, world: which part of each step.
+    start, stop: steps [start, stop); stop None: as far as the order goes. prefetch: batches kept ready by the thread;
+    0: no thread. strict: a damaged block is a CorruptStore error; else other samples stand in for those that lie there
+    (order/replace.py), each batch says which, and `tell` is called, with None a DamagedData warning for each block.
+    Raises EmptyStep if a step has fewer samples than there are ranks.
+
+    A loader may be sent to another process, forked or spawned: it goes on there from its position, with a thread of
+    that process.
     """
 
     def __init__(
         self,
         order: Order,
-        token_files: Sequence[NDArray[Any]],
+        token_files: Sequence[Tokens],
         *,
         rank: int = 0,
         world: int = 1,
         start: int = 0,
         stop: int | None = None,
         prefetch: int = 2,
+        strict: bool = False,
+        tell: Callable[[Replaced], None] | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise UsageError(f"rank {rank} of {world} does not exist", fix="ranks count from 0 to world - 1")
@@ -96,8 +117,24 @@ class Loader:
         self.order, self.rank, self.world, self.prefetch = order, rank, world, prefetch
         self.step = start
         self.stop = order.steps if stop is None else stop if order.steps is None else min(stop, order.steps)
-        self._gatherer = Gatherer(order, token_files)
+        self.strict, self._tell, self._token_files = strict, tell, token_files
+        self._open()
+
+    def _open(self) -> None:
+        """What belongs to one process."""
+        self._process = os.getpid()
+        self._gatherer = Gatherer(self.order, self._token_files)
         self._ahead: Prefetch[list[Batch]] | None = None
+        self._warned: set[tuple[str, int]] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_process", "_gatherer", "_ahead", "_warned")
+        state = {name: value for name, value in self.__dict__.items() if name not in own}
+        return {**state, "order": sending.sent(self.order)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "order": sending.received(state["order"])})
+        self._open()
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
@@ -111,9 +148,9 @@ class Loader:
 
     def close(self) -> None:
         """End the prefetch thread, if there is one. The position stays; iterating again starts a new one."""
-        if self._ahead is not None:
+        if self._ahead is not None and self._process == os.getpid():
             self._ahead.close()
-            self._ahead = None
+        self._ahead = None
 
     def seek(self, step: int) -> None:
         """Go to any step; costs nothing."""
@@ -135,11 +172,17 @@ class Loader:
         return TorchBatches(self)
 
     def _iterate(self) -> Generator[Batch]:
-        batches = self._batches(self.step)
+        if self._process != os.getpid():  # forked: the thread, and what it held locked, stayed behind
+            self._open()
+        for batch in self._handed_out(self._batches(self.step)):
+            for one in batch.replaced:
+                self._report(one)
+            self.step = batch.step + 1
+            yield batch
+
+    def _handed_out(self, batches: Iterator[Batch]) -> Generator[Batch]:
         if self.prefetch == 0:
-            for batch in batches:
-                self.step = batch.step + 1
-                yield batch
+            yield from batches
             return
         here = -(-self.order.batch // self.world) * self.order.sequence_length
         groups = grouped(batches, max(1, HANDED_TOKENS // here))
@@ -148,23 +191,54 @@ class Loader:
             for batch in chain.from_iterable(ahead):
                 if ahead.closed:
                     return
-                self.step = batch.step + 1
                 yield batch
 
     def _batches(self, step: int) -> Generator[Batch]:
+        planned = self._planned(step)
+        for plan in planned if self._gatherer.lasting else read_ahead(planned, self._gatherer):
+            yield self._batch(plan)
+
+    def _planned(self, step: int) -> Generator[Plan]:
         order, together = self.order, max(1, PLANNED_SAMPLES // self.order.batch)
+        valid, tokens = order.pack.sample_valid, order.pack.sample_tokens
         while self.stop is None or step < self.stop:
             end = step + together if self.stop is None else min(step + together, self.stop)
             rows = order.rows(order.samples_of_slots(*order.slot_range(step, end)))
-            valid, inputs = order.pack.sample_valid[rows], order.pack.sample_tokens[rows]
-            for first in range(0, len(rows), order.batch):
-                part = slice(first, first + order.batch)
-                sums = (int(x[part].sum(dtype=np.int64)) for x in (valid, inputs))
-                yield self._batch(step, rows[part], *sums)
+            firsts = np.arange(0, len(rows), order.batch)
+            counts = (np.add.reduceat(x[rows], firsts, dtype=np.int64).tolist() for x in (valid, tokens))
+            for first, predictions, inputs in zip(firsts.tolist(), *counts, strict=True):
+                part = rows[first : first + order.batch]
+                slots = order.split_rows(part, self.world)[self.rank]
+                yield Plan(step, part[slots], slots, predictions, inputs, -(-len(part) // self.world))
                 step += 1
 
-    def _batch(self, step: int, rows: NDArray[np.int64], valid_tokens: int, inputs: int) -> Batch:
-        slots = self.order.split_rows(rows, self.world)[self.rank]
-        arrays = self._gatherer.gather(rows[slots])
-        largest = -(-len(rows) // self.world)
-        return Batch(step, *arrays, slots, valid_tokens, inputs, largest, self.order)
+    def _batch(self, plan: Plan) -> Batch:
+        arrays, damaged = self._gatherer.gather(plan.rows)
+        replaced = tuple(self._stand_in(plan, i, damage, arrays) for i, damage in damaged.items())
+        return Batch(plan.step, *arrays, plan.slots, plan.valid_tokens, plan.inputs, plan.largest, self.order, replaced)
+
+    def _stand_in(self, plan: Plan, i: int, damage: Damage, arrays: Arrays) -> Replaced:
+        """Fill row i with another sample than the planned one."""
+        if self.strict:
+            raise damage.error()
+        order, slot = self.order, int(plan.slots[i])
+        first = order.slot_range(plan.step, plan.step + 1)[0]
+        planned = order.samples_of_slots(first + slot, first + slot + 1)
+        source, epoch, index = int(planned.source[0]), int(planned.epoch[0]), int(planned.index[0])
+        begin, predicted = int(order.pack.source_first_sample[source]), int(order.pack.sample_valid[plan.rows[i]])
+        for other in replace_samples.candidates(order, source, epoch, index):
+            found, also_damaged = self._gatherer.gather(np.array([begin + other]))
+            if not also_damaged:
+                for array, row in zip(arrays, found, strict=True):
+                    array[i] = row[0]
+                replace_samples.keep_predictions(arrays[1][i], predicted)
+                return Replaced(plan.step, slot, source, epoch, index, other, predicted, damage)
+        raise replace_samples.nothing_left(order, damage, source)
+
+    def _report(self, one: Replaced) -> None:
+        if self._tell is not None:
+            self._tell(one)
+        elif (one.damage.file, one.damage.block) not in self._warned:
+            self._warned.add((one.damage.file, one.damage.block))
+            said = f"step {one.step}: other samples stand in for those of a damaged block\n{one.damage.error()}"
+            warnings.warn(said, DamagedData, stacklevel=4)

@@ -101,6 +101,8 @@ def _figures(data: CorpusFacts, run: RunFacts | None) -> list[tuple[str, str]]:
             if "bits_per_byte" in run.evaluations[-1]:
                 found.append((f"{run.evaluations[-1]['bits_per_byte']:.3f}", "held-out bits per byte"))
         found.append((short_number(tokens), "tokens trained on"))
+        if replaced := sum(len(step.get("replaced", ())) for step in run.steps):
+            found.append((f"{replaced:,}", "samples replaced: the corpus is damaged"))
         found.append((short_number(tokens / seconds if seconds else 0.0), "tokens a second"))
     return found
 
