@@ -434,6 +434,15 @@ class Recipe(Strict):
         str, Field(description="where corpus and runs lie: a folder, or s3://, gs:// or az:// BUCKET/PREFIX")
     ] = "./workspace"
 
+    @property
+    def heaviest(self) -> dict[str, MixtureEntry]:
+        """The mixture with the largest weight that each source ever has."""
+        most = {name: entry.weight for name, entry in self.mixture.items()}
+        for change in self.curriculum:
+            for name, weight in change.weights.items():
+                most[name] = max(weight, most.get(name, 1.0 if self.mixture else 0.0))
+        return {name: MixtureEntry(weight=weight) for name, weight in most.items()}
+
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:
         names = [s.name for s in self.sources]

@@ -61,7 +61,8 @@ def test_each_step_is_the_same_set_on_any_ranks_resumed_anywhere(made: Corpus, d
             assert {p.valid_tokens for p in parts} == {whole.valid_tokens} == {int((whole.labels != -100).sum())}
             assert sorted(np.concatenate([p.samples for p in parts]).tolist()) == list(range(batch))
             assert {p.digest for p in parts} == {whole.digest}
-            assert max(len(p.samples) for p in parts) == parts[0].largest
+            counts = [len(p.samples) for p in parts]
+            assert max(counts) - min(counts) <= 1
         at = until
 
 

@@ -56,9 +56,9 @@ def check_speeds(speeds: Sequence[float] | None, world: int) -> tuple[float, ...
     return None if len(set(speeds)) == 1 else tuple(map(float, speeds))
 
 
-def sample_cost(tokens: NDArray[np.integer], squares: NDArray[np.int64]) -> NDArray[np.int64]:
+def sample_cost(tokens: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.int64]:
     """Relative cost of samples: of the token positions that are computed, and of the squares of their runs."""
-    return tokens.astype(np.int64) * EVEN_LENGTH + squares
+    return tokens * EVEN_LENGTH + squares
 
 
 def most_samples(samples: int, world: int, speeds: tuple[float, ...] | None = None) -> list[int]:

@@ -12,10 +12,9 @@ each in the order of its pack, the last step perhaps smaller than a batch.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from sheaf.corpus.documents import Documents
 from sheaf.errors import DataRefused, UsageError
 from sheaf.order.balance import check_ranks, sample_cost, split_by_cost
+from sheaf.order.digest import digest_of_samples
 from sheaf.order.losses import Loss, predicted
 from sheaf.order.mix import Mixture, resolve_mixture
 from sheaf.order.pack import Pack, packed
@@ -184,13 +184,16 @@ class Order:
 
     def runs(self, samples: SampleRef) -> Runs:
         """The runs of these samples, in their order."""
-        rows = self.rows(samples)
+        sample, run = self.runs_of_rows(self.rows(samples))
+        length = self.pack.run_length[run].astype(np.int64)
+        return Runs(sample, self.pack.run_document[run], self.pack.run_start[run], length)
+
+    def runs_of_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each run of these rows of the pack the position of its row, and its number: int64 (runs,)."""
         first = self.pack.sample_first_run[rows]
         count = self.pack.sample_first_run[rows + 1] - first
         sample = np.repeat(np.arange(len(rows)), count)
-        run = np.arange(len(sample)) + np.repeat(first - (np.cumsum(count) - count), count)
-        length = self.pack.run_length[run].astype(np.int64)
-        return Runs(sample, self.pack.run_document[run], self.pack.run_start[run], length)
+        return sample, np.arange(len(sample)) + np.repeat(first - (np.cumsum(count) - count), count)
 
     def valid_tokens(self, step: int) -> int:
         """Predictions in the global step: what its loss is divided by."""
@@ -226,10 +229,8 @@ class Order:
 
     def cost(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Relative cost of the samples in these rows of the pack: int64 (n,)."""
-        padded = self.packing == "padded"
-        return sample_cost(
-            self.positions(rows) if padded else self.pack.sample_tokens[rows], self.pack.sample_squares[rows]
-        )
+        tokens = self.pack.sample_tokens[rows] if self.packing != "padded" else self.positions(rows)
+        return sample_cost(tokens.astype(np.int64), self.pack.sample_squares[rows])
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Token positions that are computed for the samples in these rows of the pack, padding included: int64 (n,)."""
@@ -242,6 +243,10 @@ class Order:
         """Of padded samples: their rows, a document each, and the width of these, that of the longest: int64 (n,)."""
         count = self.pack.sample_first_run[rows + 1] - self.pack.sample_first_run[rows]
         return count, self.pack.sample_longest[rows].astype(np.int64)
+
+    def by_rows(self) -> Order:
+        """The same with every run a sample of its own: what is gathered into the rows of padded batches."""
+        return replace(self, pack=replace(self.pack, sample_first_run=np.arange(len(self.pack.run_document) + 1)))
 
     def weights(self, step: int) -> dict[str, float]:
         """The share of the tokens that each source is asked for at a step; their sum is 1."""
@@ -336,25 +341,6 @@ class Order:
 
     def _key(self, source: int, epoch: int) -> int:
         return shuffle_key(self.seed, self.source_names[source], epoch)
-
-
-def digest_of_samples(documents: Documents, runs: Runs) -> str:
-    """The digest of a set of samples; see Order.digest. `runs` are by sample, as Order.runs gives them."""
-    row = np.empty((len(runs.document), 32), np.uint8)
-    row[:, :16] = documents.id[runs.document]
-    row[:, 16:24] = runs.start.astype(">i8").view(np.uint8).reshape(-1, 8)
-    row[:, 24:] = runs.length.astype(">i8").view(np.uint8).reshape(-1, 8)
-    data = row.tobytes()
-    border = np.flatnonzero(np.diff(runs.sample, prepend=-1, append=-1))
-    samples = [
-        b"".join(sorted(data[32 * i : 32 * i + 32] for i in range(a, b)))
-        for a, b in zip(border[:-1].tolist(), border[1:].tolist(), strict=True)
-    ]
-    h = hashlib.blake2b(digest_size=16)
-    for sample in sorted(samples):
-        h.update(len(sample).to_bytes(8, "big"))
-        h.update(sample)
-    return h.hexdigest()
 
 
 def _training_mixture(
