@@ -237,13 +237,15 @@ def _disagreements(tree: Tree) -> list[Problem]:
     return problems + _budget(tree)
 
 
-def _weighted(value: dict[str, Any]) -> Iterable[KeyPath]:
+def _weighted(value: Any) -> Iterable[KeyPath]:
     """The key paths of all names that are given a weight."""
-    mixture, curriculum = value.get("mixture"), value.get("curriculum")
+    mixture: Any = value.get("mixture")
+    curriculum: Any = value.get("curriculum")
     for name in mixture if isinstance(mixture, dict) else ():
         yield ("mixture", name)
-    for number, change in enumerate(curriculum if isinstance(curriculum, list) else ()):
-        weights = change.get("weights") if isinstance(change, dict) else None
+    changes: list[Any] = curriculum if isinstance(curriculum, list) else []
+    for number, change in enumerate(changes):
+        weights: Any = change.get("weights") if isinstance(change, dict) else None
         for name in weights if isinstance(weights, dict) else ():
             yield ("curriculum", number, "weights", name)
 

@@ -118,11 +118,11 @@ def _micro_buckets(batch: Batch, size: int) -> list[Batch]:
 
 
 def _part(batch: Batch, which: NDArray[np.int64], rows: int, width: int) -> Batch:
-    """These rows of a batch, cut to a width, with empty ones behind them up to a number."""
+    """These rows of a batch, cut to a width, with empty ones behind them if they are fewer than `rows`."""
     every = len(which) == len(batch.samples)  # they rise: no copy where it is all of them
     at: Any = slice(None) if every else which
     cut = [array[at, :width] for array in (batch.input_ids, batch.labels, batch.position_ids)]
-    a, b, c, d = padded((cut[0], cut[1], cut[2], batch.document_ids[at, :width]), rows)
+    a, b, c, d = padded((cut[0], cut[1], cut[2], batch.document_ids[at, :width]), max(rows, len(which)))
     return replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[at])
 
 
