@@ -18,7 +18,6 @@ from sheaf.order.held_out import held_out
 from sheaf.order.pack import Pack, pack_documents, packed
 from sheaf.recipe import Packing
 
-
 KINDS = st.sampled_from(get_args(Packing))
 
 
