@@ -136,6 +136,13 @@ def test_weights_that_would_end_a_run_before_its_budget_are_refused(tmp_path: Pa
         resume(run, weights={"alpha": 0}, console=Silent())
 
 
+def test_a_journal_line_of_many_sources_is_still_the_last_one(tmp_path: Path) -> None:
+    line = {"step": 7, "weights": {f"source-{n}": 0.5 for n in range(2000)}}
+    for before in (b"", b'{"step": 6}\n'):
+        (tmp_path / journal.STEPS).write_bytes(before + orjson.dumps(line) + b"\n" + b'{"step')
+        assert journal.steps_done(tmp_path) == 8
+
+
 def test_padded_rows_are_learned_from_as_packed_ones_are(tmp_path: Path) -> None:
     """Held-out text, none of which is cut, has one loss however it is laid out; and training goes on from there."""
     corpus = make_corpus(tmp_path)
