@@ -318,8 +318,8 @@ class Corpus(CorpusVersion):
             packing=packing,
             curriculum=tuple(map(_change, curriculum)),
         )
-        place = {"rank": rank, "world": world, "speeds": speeds}
-        return Loader(order, self.token_files(), start=start, strict=strict, **place)
+        files = self.token_files()
+        return Loader(order, files, rank=rank, world=world, start=start, speeds=speeds, strict=strict)
 
 
 def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> MixtureEntry:
