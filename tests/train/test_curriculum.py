@@ -153,7 +153,7 @@ def test_padded_rows_are_learned_from_as_packed_ones_are(tmp_path: Path) -> None
                 packing=packing,
                 sequence_length=256,
                 batch_tokens=1024,
-                budget={"steps": 6},
+                budget={"steps": 3},
                 learning_rate=1e-9,
             ),
             corpus,

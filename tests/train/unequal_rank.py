@@ -30,13 +30,13 @@ def train(recipe: Recipe, ranks: Ranks, speeds: tuple[float, ...] | None) -> dic
     order, files = order_of(recipe, corpus, "train"), corpus.token_files()
     model = new_model(recipe, corpus, ranks.device)
     learner = Learner(model, Update("adamw", 0.1, (0.9, 0.95), "fp32"), 1.0, 2, ranks)
-    told: dict[str, Any] = {"loss": [], "norm": [], "samples": []}
+    told: dict[str, Any] = {"losses": [], "norms": [], "samples": []}
     place = {"rank": ranks.rank, "world": ranks.world}
     with Loader(order, files, stop=STEPS, speeds=speeds, **place) as loader:
         for batch in loader:
             result = learner.step(batch, 0.01)
-            told["loss"].append(result.loss)
-            told["norm"].append(result.gradient_norm)
+            told["losses"].append(result.loss)
+            told["norms"].append(result.gradient_norm)
             told["samples"].append(len(set(batch.samples.tolist())))
     held_out = order_of(recipe, corpus, "held_out")
     told["left"] = len(held_out.samples((held_out.steps or 0) - 1))
