@@ -155,6 +155,7 @@ def test_padded_rows_are_learned_from_as_packed_ones_are(tmp_path: Path) -> None
                 batch_tokens=1024,
                 budget={"steps": 3},
                 learning_rate=1e-9,
+                evaluate_tokens=10**6,
             ),
             corpus,
             console=Silent(),
@@ -163,5 +164,6 @@ def test_padded_rows_are_learned_from_as_packed_ones_are(tmp_path: Path) -> None
     }
     losses = [result["validation_loss"] for result in told.values()]
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-5)
-    lines = journal.read(Path(told["padded"]["run"]))
-    assert all(line["packing"] == pytest.approx(1 - line["padding"], abs=0.2) for line in lines)
+    for packing, result in told.items():
+        for line in journal.read(Path(result["run"])):
+            assert 0 <= line["padding"] < (0.3 if packing == "padded" else 0.1)
