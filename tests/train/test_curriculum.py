@@ -164,6 +164,6 @@ def test_padded_rows_are_learned_from_as_packed_ones_are(tmp_path: Path) -> None
     }
     losses = [result["validation_loss"] for result in told.values()]
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-5)
-    for packing, result in told.items():
+    for result in told.values():  # filling up passes adds to what the samples leave empty
         for line in journal.read(Path(result["run"])):
-            assert 0 <= line["padding"] < (0.3 if packing == "padded" else 0.1)
+            assert 1 - line["packing"] <= line["padding"] + 1e-5 < 0.5
