@@ -23,16 +23,28 @@ SHARE = 8  # of a cache at most one part in so many
 
 
 @dataclass(frozen=True, eq=False)
+class Split:
+    """How a global step is split. rows: of the pack, its samples by slot. slots_r: by rank, the slots of its samples.
+    most_r: by rank, how many samples it has of a whole step at most."""
+
+    rank: int
+    rows: NDArray[np.int64]
+    slots_r: list[NDArray[np.int64]]
+    most_r: list[int]
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """One rank's part of a step, before it is read. rows: int64 (n,), of the pack. slots: int64 (n,), in the step.
-    valid_tokens, inputs, largest: as in Batch."""
+    """One rank's part of a step, before it is read. rows: int64 (n,), of the pack (padded: its runs). slots: int64
+    (n,), in the step. width: of the batch. valid_tokens, inputs, split: as in Batch."""
 
     step: int
     rows: NDArray[np.int64]
     slots: NDArray[np.int64]
     valid_tokens: int
     inputs: int
-    largest: int
+    width: int
+    split: Split
 
 
 def read_ahead(plans: Iterator[Plan], gatherer: Gatherer) -> Generator[Plan]:

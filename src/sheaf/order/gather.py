@@ -79,10 +79,11 @@ class Gatherer:
         self._columns = tuple(map(_read_only, (*columns, documents.shard, documents.offset)))
         self._nothing = self._empty(0)
 
-    def gather(self, rows: NDArray[np.int64]) -> tuple[Arrays, dict[int, Damage]]:
-        """input_ids, labels, position_ids (int64) and document_ids (int32), each (rows, sequence length); and which of
-        the rows cannot be had, as a block of theirs is damaged. What stands in those rows is no sample."""
-        out = a, b, c, d = self._empty(len(rows))
+    def gather(self, rows: NDArray[np.int64], width: int | None = None) -> tuple[Arrays, dict[int, Damage]]:
+        """input_ids, labels, position_ids (int64) and document_ids (int32), each (rows, width); and which of the rows
+        cannot be had, as a block of theirs is damaged. What stands in those rows is no sample. width: no less than the
+        longest of the samples; None: the sequence length."""
+        out = a, b, c, d = self._empty(len(rows), width)
         if not (self._read(rows, out) and self._certain(rows)):
             damaged: dict[int, Damage] = {}
             for i in range(len(rows)):
@@ -163,8 +164,8 @@ class Gatherer:
             fix="prepare again",
         )
 
-    def _empty(self, rows: int) -> Arrays:
-        shape = (rows, self._order.sequence_length)
+    def _empty(self, rows: int, width: int | None = None) -> Arrays:
+        shape = (rows, self._order.sequence_length if width is None else width)
         inputs, labels, positions = (np.empty(shape, np.int64) for _ in range(3))
         return inputs, labels, positions, np.empty(shape, np.int32)
 

@@ -23,8 +23,8 @@ from sheaf.corpus.tokens import Damage
 from sheaf.errors import UsageError
 from sheaf.order import replace as replace_samples
 from sheaf.order import sending
-from sheaf.order.ahead import Plan, read_ahead
-from sheaf.order.balance import check_ranks
+from sheaf.order.ahead import Plan, Split, read_ahead
+from sheaf.order.balance import check_ranks, check_speeds, most_samples, passes_of_buckets, passes_of_samples
 from sheaf.order.gather import Arrays, Gatherer, Tokens, padded
 from sheaf.order.order import Order
 from sheaf.order.prefetch import Prefetch, grouped
@@ -43,16 +43,15 @@ class DamagedData(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A rank's part of a global step (n samples of T tokens).
+    """A rank's part of a global step (n samples of T tokens; padded: n documents, T that of the longest).
 
-    input_ids, labels, position_ids: int64 (n, T). document_ids: int32 (n, T), numbered from 0 inside a sample;
-    attention stays inside equal numbers. Positions restart at 0 with every document. Padding: token 0, label -100,
-    document -1, positions counted as if it were one more document. labels[i] is the token after input_ids[i]: already
-    shifted; -100 too where the corpus says that it is not to be predicted (what a user said to an assistant). samples:
-    int64 (n,), the slots of these samples in the step. valid_tokens: predictions of the *global* step, by which its
-    loss is divided; inputs: its tokens, of which perhaps not all are predicted. largest: samples of the fullest rank,
-    so that all ranks make equally many micro-batches. replaced: those of these samples that stand in for others, which
-    lie in damaged blocks of the corpus.
+    input_ids, labels, position_ids: int64 (n, T). document_ids: int32 (n, T), numbered from 0 inside a row; attention
+    stays inside equal numbers. Positions restart at 0 with every document. Padding: token 0, label -100, document -1,
+    positions counted as if it were one more document. labels[i] is the token after input_ids[i]: already shifted; -100
+    too where the corpus says that it is not to be predicted (what a user said to an assistant). samples: int64 (n,),
+    for each row the slot in the step of the sample that it is, or (padded) belongs to. valid_tokens: predictions of
+    the *global* step, by which its loss is divided; inputs: its tokens, of which perhaps not all are predicted.
+    replaced: those of these samples that stand in for others, which lie in damaged blocks of the corpus.
     """
 
     step: int
@@ -63,7 +62,7 @@ class Batch:
     samples: NDArray[np.int64]
     valid_tokens: int
     inputs: int
-    largest: int
+    split: Split = field(repr=False)
     order: Order = field(repr=False)
     replaced: tuple[Replaced, ...] = ()
 
@@ -72,16 +71,59 @@ class Batch:
         """The digest of the global step's sample set as this rank knows it; computed when asked for."""
         return replace_samples.digest(self.order, self.step, self.replaced)
 
+    @cached_property
+    def cu_seqlens(self) -> NDArray[np.int32]:
+        """Where each document begins in the rows laid one after another, and their end: int32 (documents + 1,), as
+        flash-attention's functions for sequences of unequal length take it. A row's padding is one more document."""
+        begins = np.ones(self.document_ids.shape, np.bool_)
+        np.not_equal(self.document_ids[:, 1:], self.document_ids[:, :-1], out=begins[:, 1:])
+        return np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
+
+    @cached_property
+    def max_seqlen(self) -> int:
+        """The longest document between two of cu_seqlens; 0 if there is none."""
+        return int(np.diff(self.cu_seqlens).max(initial=0))
+
 
 def micro(batch: Batch, size: int) -> list[Batch]:
-    """Split into micro-batches of exactly `size` samples; empty samples fill up. Equally many on every rank."""
-    parts: list[Batch] = []
-    for first in range(0, batch.largest, size):
-        part = slice(first, first + size)
-        arrays = batch.input_ids[part], batch.labels[part], batch.position_ids[part], batch.document_ids[part]
-        a, b, c, d = padded(arrays, size)
-        parts.append(replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[part]))
-    return parts
+    """Split into forward passes of at most `size` samples and of about equal cost: equally many on every rank.
+
+    Passes have one shape, in every step: what lacks is filled up with empty samples, and a rank without samples makes
+    empty passes. Padded: a pass has at most `size` · sequence_length positions, and is as wide as its longest row.
+    """
+    return _micro_buckets(batch, size) if batch.order.packing == "padded" else _micro_samples(batch, size)
+
+
+def _micro_samples(batch: Batch, size: int) -> list[Batch]:
+    split = batch.split
+    whole = -(-max(split.most_r) // size)  # passes of a whole step
+    size_r = [max(1, -(-most // whole)) for most in split.most_r]
+    passes = max(1, *(-(-len(slots) // size) for slots, size in zip(split.slots_r, size_r, strict=True)))
+    cost = batch.order.cost(split.rows[split.slots_r[split.rank]])
+    rows, width = size_r[split.rank], batch.input_ids.shape[1]
+    return [_part(batch, which, rows, width) for which in passes_of_samples(cost, passes)]
+
+
+def _micro_buckets(batch: Batch, size: int) -> list[Batch]:
+    split, order = batch.split, batch.order
+    shapes = [order.buckets(split.rows[slots]) for slots in split.slots_r]
+    plans = [passes_of_buckets(*shape, size * order.sequence_length) for shape in shapes]
+    count, width = shapes[split.rank]
+    bucket = np.repeat(np.arange(len(count)), count)
+    parts = [
+        _part(batch, np.flatnonzero(np.isin(bucket, which)), 1, int(width[which].max())) for which in plans[split.rank]
+    ]
+    empty = [_part(batch, np.zeros(0, np.int64), 1, 1)] * (max(1, *map(len, plans)) - len(parts))
+    return parts + empty
+
+
+def _part(batch: Batch, which: NDArray[np.int64], rows: int, width: int) -> Batch:
+    """These rows of a batch, cut to a width, with empty ones behind them if they are fewer than `rows`."""
+    every = len(which) == len(batch.samples)  # they rise: no copy where it is all of them
+    at: Any = slice(None) if every else which
+    cut = [array[at, :width] for array in (batch.input_ids, batch.labels, batch.position_ids)]
+    a, b, c, d = padded((cut[0], cut[1], cut[2], batch.document_ids[at, :width]), max(rows, len(which)))
+    return replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[at])
 
 
 class Loader:
@@ -90,9 +132,11 @@ class Loader:
     token_files: by number of shard, the corpus' token files, each block of which is checked before its first use, or
     flat arrays (uint16 or uint32, memory-mapped or not), which are believed. rank, world: which part of each step.
     start, stop: steps [start, stop); stop None: as far as the order goes. prefetch: batches kept ready by the thread;
-    0: no thread. strict: a damaged block is a CorruptStore error; else other samples stand in for those that lie there
-    (order/replace.py), each batch says which, and `tell` is called, with None a DamagedData warning for each block.
-    Raises EmptyStep if a step has fewer samples than there are ranks.
+    0: no thread. speeds: of all ranks, relative, the same on each of them: a rank twice as fast gets twice the work,
+    and the global steps stay what they are. strict: a damaged block is a CorruptStore error, as it always is to padded
+    batches; else other samples stand in for those that lie there (order/replace.py), each batch says which, and `tell`
+    is called, with None a DamagedData warning for each block. Raises EmptyStep if a step has fewer samples than there
+    are ranks.
 
     A loader may be sent to another process, forked or spawned: it goes on there from its position, with a thread of
     that process.
@@ -108,6 +152,7 @@ class Loader:
         start: int = 0,
         stop: int | None = None,
         prefetch: int = 2,
+        speeds: Sequence[float] | None = None,
         strict: bool = False,
         tell: Callable[[Replaced], None] | None = None,
     ) -> None:
@@ -115,17 +160,23 @@ class Loader:
             raise UsageError(f"rank {rank} of {world} does not exist", fix="ranks count from 0 to world - 1")
         check_ranks(order.batch, world)
         self.order, self.rank, self.world, self.prefetch = order, rank, world, prefetch
+        self.speeds = check_speeds(speeds, world)
         self.step = start
         self.stop = order.steps if stop is None else stop if order.steps is None else min(stop, order.steps)
         self.strict, self._tell, self._token_files = strict, tell, token_files
+        self._most_r = most_samples(order.batch, world, self.speeds)
         self._open()
 
     def _open(self) -> None:
         """What belongs to one process."""
         self._process = os.getpid()
-        self._gatherer = Gatherer(self.order, self._token_files)
+        self._gatherer = Gatherer(self.order.by_rows() if self._padded else self.order, self._token_files)
         self._ahead: Prefetch[list[Batch]] | None = None
         self._warned: set[tuple[str, int]] = set()
+
+    @property
+    def _padded(self) -> bool:
+        return self.order.packing == "padded"
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_process", "_gatherer", "_ahead", "_warned")
@@ -208,18 +259,27 @@ class Loader:
             counts = (np.add.reduceat(x[rows], firsts, dtype=np.int64).tolist() for x in (valid, tokens))
             for first, predictions, inputs in zip(firsts.tolist(), *counts, strict=True):
                 part = rows[first : first + order.batch]
-                slots = order.split_rows(part, self.world)[self.rank]
-                yield Plan(step, part[slots], slots, predictions, inputs, -(-len(part) // self.world))
+                yield self._plan(step, part, predictions, inputs)
                 step += 1
 
+    def _plan(self, step: int, rows: NDArray[np.int64], valid_tokens: int, inputs: int) -> Plan:
+        order = self.order
+        split = Split(self.rank, rows, order.split_rows(rows, self.world, self.speeds), self._most_r)
+        slots = split.slots_r[self.rank]
+        mine, width = rows[slots], order.sequence_length
+        if self._padded:
+            count, width_n = order.buckets(mine)
+            slots, mine, width = np.repeat(slots, count), order.runs_of_rows(mine)[1], int(width_n.max(initial=1))
+        return Plan(step, mine, slots, valid_tokens, inputs, width, split)
+
     def _batch(self, plan: Plan) -> Batch:
-        arrays, damaged = self._gatherer.gather(plan.rows)
+        arrays, damaged = self._gatherer.gather(plan.rows, plan.width)
         replaced = tuple(self._stand_in(plan, i, damage, arrays) for i, damage in damaged.items())
-        return Batch(plan.step, *arrays, plan.slots, plan.valid_tokens, plan.inputs, plan.largest, self.order, replaced)
+        return Batch(plan.step, *arrays, plan.slots, plan.valid_tokens, plan.inputs, plan.split, self.order, replaced)
 
     def _stand_in(self, plan: Plan, i: int, damage: Damage, arrays: Arrays) -> Replaced:
         """Fill row i with another sample than the planned one."""
-        if self.strict:
+        if self.strict or self._padded:  # a bucket of another shape would not fit into the passes that all have planned
             raise damage.error()
         order, slot = self.order, int(plan.slots[i])
         first = order.slot_range(plan.step, plan.step + 1)[0]

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from sheaf.corpus.tokens import Damage
 from sheaf.errors import CorruptStore
-from sheaf.order.order import Order, SampleRef, Use, digest_of_samples
+from sheaf.order.digest import digest_of_samples
+from sheaf.order.order import Order, SampleRef, Use
 from sheaf.order.shuffle import permute, shuffle_key, unpermute
 
 TRIED = 64  # samples that may be damaged too before we say that the source is

@@ -16,8 +16,9 @@ from sheaf.order.replace import Replaced, as_trained
 class TracedRun:
     """A stretch of a document in a sample.
 
-    document: row of Documents. record: its id, hex. position: where its inputs begin in the sample. start, end: its
-    inputs are tokens [start, end) of the document; its labels are tokens [start + 1, end + 1).
+    document: row of Documents. record: its id, hex. position: where its inputs begin in the sample (padded: of the rows
+    one after another). start, end: its inputs are tokens [start, end) of the document; its labels are tokens [start +
+    1, end + 1).
     """
 
     document: int
@@ -58,10 +59,13 @@ def trace_slots(order: Order, slot_from: int, slot_to: int) -> list[TracedSample
 
 def _traced(order: Order, samples: SampleRef, slot_from: int) -> list[TracedSample]:
     runs = order.runs(samples)
+    width = order.buckets(order.rows(samples))[1]
     by_sample: list[list[TracedRun]] = [[] for _ in range(len(samples))]
     for sample, document, start, length in zip(runs.sample, runs.document, runs.start, runs.length, strict=True):
         before = by_sample[sample]
-        position = before[-1].position + before[-1].end - before[-1].start if before else 0
+        padded = order.packing == "padded"
+        filled = int(width[sample]) if padded else before[-1].end - before[-1].start if before else 0
+        position = before[-1].position + filled if before else 0
         record = bytes(order.documents.id[document]).hex()
         before.append(TracedRun(int(document), record, position, int(start), int(start + length)))
     return [

@@ -234,7 +234,7 @@ def _template(recipe: Recipe) -> tuple[str, dict[str, str]]:
 
 def wanted_tokenizer(recipe: Recipe, template: str = "") -> tokenizer.Wanted:
     names = [s.name for s in recipe.sources]
-    return tokenizer.Wanted(recipe.prepare.tokenizer, names, recipe.mixture, stages.masked(recipe), template)
+    return tokenizer.Wanted(recipe.prepare.tokenizer, names, recipe.heaviest, stages.masked(recipe), template)
 
 
 def _stages(asked: Asked) -> dict[str, Any]:

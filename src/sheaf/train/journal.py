@@ -20,7 +20,7 @@ from sheaf.files import disk_errors
 
 STEPS = "journal.jsonl"
 EVALUATIONS = "evaluations.jsonl"
-TAIL_BYTES = 8192  # more than one line
+TAIL_BYTES = 8192  # more than most lines
 
 
 class Journal:
@@ -74,10 +74,14 @@ def steps_done(run: Path) -> int:
     path = run / STEPS
     if not path.exists():
         return 0
+    size, tail = path.stat().st_size, TAIL_BYTES
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]  # behind the last newline stands a line that is being written
-    return int(orjson.loads(lines[-1])["step"]) + 1 if lines else 0
+        while True:
+            file.seek(max(0, size - tail))
+            lines = file.read().split(b"\n")[:-1]  # behind the last newline stands a line that is being written
+            if len(lines) > 1 or tail >= size:
+                return int(orjson.loads(lines[-1])["step"]) + 1 if lines else 0
+            tail *= 2  # a line of hundreds of sources
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

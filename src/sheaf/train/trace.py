@@ -182,12 +182,14 @@ def _token(
 ) -> Json:
     """The document in which the sample's position lies, cut down to the token there."""
     end = max(run.position + run.end - run.start for run in sample.runs)
-    if not 0 <= position < end:
-        padding = f"; {end} to {order.sequence_length - 1} are padding" if end < order.sequence_length else ""
+    held = [run for run in sample.runs if run.position <= position < run.position + run.end - run.start]
+    if not held:
+        padding = f"{end} to {order.sequence_length - 1} are padding" if end < order.sequence_length else ""
         raise UsageError(
-            f"sample {sample.slot} of step {sample.step} has tokens 0 to {end - 1}, not {position}", why=padding[2:]
+            f"sample {sample.slot} of step {sample.step} has tokens 0 to {end - 1}, not {position}",
+            why=f"{position} is padding behind a shorter row" if 0 <= position < end else padding,
         )
-    run = max((run for run in sample.runs if run.position <= position), key=lambda run: run.position)
+    (run,) = held
     at = run.start + position - run.position
     here, following = (int(i) for i in _ids(corpus, run.document)[at : at + 2])
     documents = corpus.documents

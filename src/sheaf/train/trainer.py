@@ -21,6 +21,7 @@ from typing import Any
 
 from sheaf.console import Console
 from sheaf.errors import Interrupted, UsageError
+from sheaf.order.figures import step_figures
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
 from sheaf.order.replace import digest
@@ -128,6 +129,7 @@ class Trainer:
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
         replaced = self.damage.of_step(batch, result.replaced)
+        figures = step_figures(self.order, batch.step, self.mesh.samples.size) if self.ranks.rank == 0 else None
         return {
             "step": batch.step,
             "loss": result.loss,
@@ -141,6 +143,7 @@ class Trainer:
             "ranks": self.ranks.world,
             "valid_tokens": batch.valid_tokens,
             "padding": 1.0 - batch.inputs / result.positions,
+            **({} if figures is None else figures.to_json()),
             "data_seconds": data_seconds,
             "communication_seconds": traffic.seconds - waited,
             **({"replaced": [one.to_json() for one in replaced]} if replaced else {}),
