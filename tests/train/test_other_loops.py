@@ -156,6 +156,7 @@ def test_hugging_face_s_trainer_is_refused_what_would_train_on_anything_else(cor
     refused("given once", loader_of(corpus, stop=2), max_steps=-1)
     refused("the loader has 2 steps", loader_of(corpus, stop=2), max_steps=3)
     refused("see each other", use_cache=True)
+    refused("shapes of their own", loader_of(corpus, packing="padded"))
     refused("split_batches", accelerator_config={"split_batches": True})
 
 

@@ -141,6 +141,8 @@ def _taken(model: Any) -> tuple[str, ...]:
 
 
 def _check(args: Any, loader: Loader, collator: Any) -> None:
+    if loader.order.packing == "padded":
+        raise UsageError("padded batches have shapes of their own", fix='packing="best-fit" or "concatenate"')
     if collator is not None:
         raise UsageError("a data_collator would make other labels and masks", fix="leave it out: samples are made")
     if args.max_steps <= 0 and (loader.stop is None or args.num_train_epochs != 1):
