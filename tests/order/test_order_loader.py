@@ -273,7 +273,7 @@ def test_ranks_that_cannot_be_are_refused() -> None:
         Loader(made.order(), made.token_files, rank=2, world=2)
     for speeds in ([1.0], [1.0, 0.0], [1.0, float("nan")], [1.0, float("inf")]):
         with pytest.raises(UsageError, match="no speeds of 2 ranks"):
-            Loader(made.order(), made.token_files, world=2, speeds=speeds)
+            Loader(made.order(), made.token_files, rank=0, world=2, speeds=speeds)
 
 
 def test_a_seek_to_step_ten_million_costs_less_than_a_tenth_of_a_second_on_any_ranks() -> None:
