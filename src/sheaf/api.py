@@ -312,34 +312,37 @@ class Corpus(CorpusVersion):
         self,
         sequence_length: int = 2048,
         batch: int = 8,
-        rank: int = 0,
-        world: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
         seed: int = 0,
         mixture: Mapping[str, MixtureEntry | Mapping[str, float] | float] | None = None,
         held_out: float = 0.0,
         start: int = 0,
+        stop: int | None = None,
         packing: Packing = "best-fit",
         curriculum: Sequence[Change | Mapping[str, Any]] = (),
         speeds: Sequence[float] | None = None,
         strict: bool = False,
     ) -> Loader:
-        """Batches for any training loop: rank `rank` of `world` gets its part of every global step, from `start` on.
+        """Batches for any training loop: rank `rank` of `world` gets its part of every global step in [start, stop).
 
         sequence_length: tokens of a sample. batch: samples of a *global* step, whatever the world. mixture: weight of
         each source (or {"weight": w, "max_epochs": e}); without one, sources count by their size, again and again.
-        held_out: share of the records, by id, that is never drawn. packing: "best-fit", "concatenate" or "padded" (one
-        document a row). curriculum: changes of weights, such as {"at": 2000, "weights": {"wiki": 0.5}}. speeds: of all
-        ranks, relative: who is twice as fast gets twice the work. strict: a block of the corpus that is damaged, and
-        cannot be fetched again, is an error (CorruptStore); without it the next samples of the same source stand in,
-        each batch says for which (`Batch.replaced`), and a warning names the block. Yields `order.loader.Batch`
-        (numpy); `.torch()` gives dicts of tensors. The same arguments give the same global steps on any number of
-        ranks of any speeds. Raises UsageError for arguments that make no sense.
+        held_out: share of the records, by id, that is never drawn. rank, world: by default as torch.distributed says,
+        if it has been set up when iteration begins. stop: by default as far as max_epochs lets it go. packing:
+        "best-fit", "concatenate" or "padded" (one document a row). curriculum: changes of weights, such as {"at": 2000,
+        "weights": {"wiki": 0.5}}. speeds: of all ranks, relative: who is twice as fast gets twice the work. strict: a
+        block of the corpus that is damaged, and cannot be fetched again, is an error (CorruptStore); without it the
+        next samples of the same source stand in, each batch says for which (`Batch.replaced`), and a warning names the
+        block. Yields `order.loader.Batch` (numpy); `.torch()` gives dicts of tensors; `order.huggingface` is for the
+        Trainer of transformers. The same arguments give the same global steps on any number of ranks of any speeds.
+        Raises UsageError for arguments that make no sense.
         """
         from sheaf.order.loader import Loader
         from sheaf.order.order import Order
 
-        if start < 0:
-            raise UsageError(f"a loader cannot start at step {start}", fix="start >= 0")
+        if start < 0 or (stop is not None and stop < start):
+            raise UsageError(f"a loader cannot go from step {start} to {stop}", fix="0 <= start <= stop")
         if packing not in get_args(Packing):
             raise UsageError(f"there is no packing '{packing}'", fix=f"one of: {', '.join(get_args(Packing))}")
         entries = {name: _entry(name, entry) for name, entry in (mixture or {}).items()}
@@ -357,8 +360,8 @@ class Corpus(CorpusVersion):
             packing=packing,
             curriculum=tuple(map(_change, curriculum)),
         )
-        files = self.token_files()
-        return Loader(order, files, rank=rank, world=world, start=start, speeds=speeds, strict=strict)
+        files, place = self.token_files(), {"rank": rank, "world": world, "speeds": speeds}
+        return Loader(order, files, start=start, stop=stop, strict=strict, **place)
 
 
 def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> MixtureEntry:

@@ -8,6 +8,8 @@ it writes 28 bytes a token and reads two to five, scattered by document; bench/l
 from __future__ import annotations
 
 import time
+import weakref
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -33,6 +35,7 @@ _carray: Any = numba.carray  # typed wrongly for addresses in numba's stubs
 
 MOST = 4096  # blocks looked at together
 AT_ONCE = 3  # times that blocks are brought for some rows at once, before a small cache gets them row by row
+KEPT = 8  # pieces of memory for later batches: more than are read ahead
 TOGETHER = 16  # samples that the kernel's passes go through: their tokens stay in the core's own cache meanwhile
 
 Tokens = NDArray[Any] | TokenFile
@@ -77,6 +80,7 @@ class Gatherer:
         pack, documents = order.pack, order.documents
         columns = pack.sample_first_run, pack.run_document, pack.run_start, pack.run_length
         self._columns = tuple(map(_read_only, (*columns, documents.shard, documents.offset)))
+        self._memory = _Memory()
         self._nothing = self._empty(0)
 
     def gather(self, rows: NDArray[np.int64], width: int | None = None) -> tuple[Arrays, dict[int, Damage]]:
@@ -166,8 +170,43 @@ class Gatherer:
 
     def _empty(self, rows: int, width: int | None = None) -> Arrays:
         shape = (rows, self._order.sequence_length if width is None else width)
-        inputs, labels, positions = (np.empty(shape, np.int64) for _ in range(3))
-        return inputs, labels, positions, np.empty(shape, np.int32)
+        size = shape[0] * shape[1]
+        memory = self._memory.take(7 * size).reshape(7, size)
+        inputs, labels, positions = memory[:6].view(np.int64).reshape(3, *shape)
+        return inputs, labels, positions, memory[6].reshape(shape)
+
+
+class _Memory:
+    """Arrays for batches, in memory that is used again once no array, view or tensor of it is left.
+
+    Fresh memory costs a page fault for each 4 KB, and that is more than filling it. No locks: a fork at any moment is
+    harmless.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._free: deque[memoryview] = deque(maxlen=KEPT)
+        self._out: dict[int, weakref.ref[NDArray[np.int32]]] = {}  # by identity: arrays have no hash
+
+    def take(self, size: int) -> NDArray[np.int32]:
+        """int32 (size,), with anything in it."""
+        if size > self._size:
+            self._size = size
+            self._free.clear()
+        try:
+            memory = self._free.pop()  # what was filled last is still in the cache
+        except IndexError:
+            memory = np.empty(self._size, np.int32).data
+        # Over a memoryview, so that all views lead to this one array: numpy would have them lead to the owner else.
+        whole = np.frombuffer(memory, np.int32)
+        reference = weakref.ref(whole, lambda reference: self._take_back(reference, memory))
+        self._out[id(reference)] = reference
+        return whole[:size]
+
+    def _take_back(self, reference: weakref.ref[NDArray[np.int32]], memory: memoryview) -> None:
+        del self._out[id(reference)]
+        if len(memory) == self._size:
+            self._free.append(memory)
 
 
 def _address(array: NDArray[Any] | None) -> int:

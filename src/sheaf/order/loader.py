@@ -8,13 +8,14 @@ gives tensors.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,17 +127,27 @@ def _part(batch: Batch, which: NDArray[np.int64], rows: int, width: int) -> Batc
     return replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[at])
 
 
+class _Place(NamedTuple):
+    """Of a process among the ranks. most_r: as in Split."""
+
+    rank: int
+    world: int
+    speeds: tuple[float, ...] | None
+    most_r: list[int]
+
+
 class Loader:
     """Iterate batches from the position `step` on. A loader is a place in one sequence: iterating again goes on there.
 
     token_files: by number of shard, the corpus' token files, each block of which is checked before its first use, or
-    flat arrays (uint16 or uint32, memory-mapped or not), which are believed. rank, world: which part of each step.
-    start, stop: steps [start, stop); stop None: as far as the order goes. prefetch: batches kept ready by the thread;
-    0: no thread. speeds: of all ranks, relative, the same on each of them: a rank twice as fast gets twice the work,
-    and the global steps stay what they are. strict: a damaged block is a CorruptStore error, as it always is to padded
-    batches; else other samples stand in for those that lie there (order/replace.py), each batch says which, and `tell`
-    is called, with None a DamagedData warning for each block. Raises EmptyStep if a step has fewer samples than there
-    are ranks.
+    flat arrays (uint16 or uint32, memory-mapped or not), which are believed. rank, world: which part of each step;
+    None: the place of this process among those that torch.distributed has joined when iteration begins, else it is
+    alone. start, stop: steps [start, stop); stop None: as far as the order goes. prefetch: batches kept ready by the
+    thread; 0: no thread. speeds: of all ranks, relative, the same on each of them: a rank twice as fast gets twice the
+    work, and the global steps stay what they are. strict: a damaged block is a CorruptStore error, as it always is to
+    padded batches; else other samples stand in for those that lie there (order/replace.py), each batch says which, and
+    `tell` is called, with None a DamagedData warning for each block. Raises EmptyStep if a step has fewer samples than
+    there are ranks.
 
     A loader may be sent to another process, forked or spawned: it goes on there from its position, with a thread of
     that process.
@@ -147,8 +158,8 @@ class Loader:
         order: Order,
         token_files: Sequence[Tokens],
         *,
-        rank: int = 0,
-        world: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
         start: int = 0,
         stop: int | None = None,
         prefetch: int = 2,
@@ -156,15 +167,13 @@ class Loader:
         strict: bool = False,
         tell: Callable[[Replaced], None] | None = None,
     ) -> None:
-        if not 0 <= rank < world:
-            raise UsageError(f"rank {rank} of {world} does not exist", fix="ranks count from 0 to world - 1")
-        check_ranks(order.batch, world)
-        self.order, self.rank, self.world, self.prefetch = order, rank, world, prefetch
-        self.speeds = check_speeds(speeds, world)
+        self.order, self.prefetch = order, prefetch
+        self._rank, self._world, self._speeds = rank, world, speeds
+        if rank is not None or world is not None:
+            self._place()
         self.step = start
         self.stop = order.steps if stop is None else stop if order.steps is None else min(stop, order.steps)
         self.strict, self._tell, self._token_files = strict, tell, token_files
-        self._most_r = most_samples(order.batch, world, self.speeds)
         self._open()
 
     def _open(self) -> None:
@@ -181,7 +190,8 @@ class Loader:
     def __getstate__(self) -> dict[str, Any]:
         own = ("_process", "_gatherer", "_ahead", "_warned")
         state = {name: value for name, value in self.__dict__.items() if name not in own}
-        return {**state, "order": sending.sent(self.order)}
+        place = self._place()  # as this process knows it: the other one has joined no ranks
+        return {**state, "order": sending.sent(self.order), "_rank": place.rank, "_world": place.world}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({**state, "order": sending.received(state["order"])})
@@ -216,41 +226,74 @@ class Loader:
         """Go on where a state was taken, on any rank of any world. Raises UsageError if it is of another order."""
         self.seek(self.order.check(state))
 
+    def part(self, step: int, slots: NDArray[np.int64]) -> Batch:
+        """These samples of a global step, whoever's they are: by slot. The position stays.
+
+        Raises UsageError for a padded order, whose samples are several rows each.
+        """
+        if self._padded:
+            raise UsageError("a padded order has no samples of one row", fix='packing="best-fit" or "concatenate"')
+        self._here()
+        order = self.order
+        rows = order.rows(order.samples(step))
+        valid, inputs = (int(x[rows].sum(dtype=np.int64)) for x in (order.pack.sample_valid, order.pack.sample_tokens))
+        split = Split(0, rows, [slots], [len(slots)])
+        plan = Plan(step, rows[slots], slots, valid, inputs, order.sequence_length, split)
+        return self._reported(self._batch(plan))
+
+    def take_turns(self, turn: int, turns: int) -> Generator[Batch]:
+        """Of the batches from the position on every so many-th, beginning with number `turn`, without a thread: what
+        one of some processes does that read ahead together. The position stays."""
+        self._here()
+        yield from map(self._reported, self._batches(self.step, turn, turns))
+
     def torch(self) -> TorchBatches:
-        """The same as dicts of torch tensors: an IterableDataset, for plain loops and DataLoader(batch_size=None)."""
+        """The same as dicts of torch tensors: an IterableDataset, for plain loops, Lightning and
+        DataLoader(batch_size=None)."""
         from sheaf.order.torch_batches import TorchBatches
 
         return TorchBatches(self)
 
     def _iterate(self) -> Generator[Batch]:
+        self._here()
+        for batch in self._handed_out(self._batches(self.step)):
+            self.step = batch.step + 1
+            yield self._reported(batch)
+
+    def _here(self) -> None:
         if self._process != os.getpid():  # forked: the thread, and what it held locked, stayed behind
             self._open()
-        for batch in self._handed_out(self._batches(self.step)):
-            for one in batch.replaced:
-                self._report(one)
-            self.step = batch.step + 1
-            yield batch
+
+    def _place(self) -> _Place:
+        rank, world = (self._rank, self._world) if (self._rank, self._world) != (None, None) else _joined()
+        if rank is None or world is None or not 0 <= rank < world:
+            raise UsageError(f"rank {rank} of {world} does not exist", fix="ranks count from 0 to world - 1")
+        check_ranks(self.order.batch, world)
+        speeds = check_speeds(self._speeds, world)
+        return _Place(rank, world, speeds, most_samples(self.order.batch, world, speeds))
 
     def _handed_out(self, batches: Iterator[Batch]) -> Generator[Batch]:
         if self.prefetch == 0:
             yield from batches
             return
-        here = -(-self.order.batch // self.world) * self.order.sequence_length
+        place = self._place()
+        here = -(-self.order.batch // place.world) * self.order.sequence_length
         groups = grouped(batches, max(1, HANDED_TOKENS // here))
-        self._ahead = ahead = Prefetch(groups, self.prefetch, f"sheaf-loader-{self.rank}")
+        self._ahead = ahead = Prefetch(groups, self.prefetch, f"sheaf-loader-{place.rank}")
         with closing(ahead):
             for batch in chain.from_iterable(ahead):
                 if ahead.closed:
                     return
                 yield batch
 
-    def _batches(self, step: int) -> Generator[Batch]:
-        planned = self._planned(step)
+    def _batches(self, step: int, turn: int = 0, turns: int = 1) -> Generator[Batch]:
+        planned = islice(self._planned(step), turn, None, turns)
         for plan in planned if self._gatherer.lasting else read_ahead(planned, self._gatherer):
             yield self._batch(plan)
 
     def _planned(self, step: int) -> Generator[Plan]:
-        order, together = self.order, max(1, PLANNED_SAMPLES // self.order.batch)
+        place, order = self._place(), self.order
+        together = max(1, PLANNED_SAMPLES // order.batch)
         valid, tokens = order.pack.sample_valid, order.pack.sample_tokens
         while self.stop is None or step < self.stop:
             end = step + together if self.stop is None else min(step + together, self.stop)
@@ -259,13 +302,13 @@ class Loader:
             counts = (np.add.reduceat(x[rows], firsts, dtype=np.int64).tolist() for x in (valid, tokens))
             for first, predictions, inputs in zip(firsts.tolist(), *counts, strict=True):
                 part = rows[first : first + order.batch]
-                yield self._plan(step, part, predictions, inputs)
+                yield self._plan(place, step, part, predictions, inputs)
                 step += 1
 
-    def _plan(self, step: int, rows: NDArray[np.int64], valid_tokens: int, inputs: int) -> Plan:
+    def _plan(self, place: _Place, step: int, rows: NDArray[np.int64], valid_tokens: int, inputs: int) -> Plan:
         order = self.order
-        split = Split(self.rank, rows, order.split_rows(rows, self.world, self.speeds), self._most_r)
-        slots = split.slots_r[self.rank]
+        split = Split(place.rank, rows, order.split_rows(rows, place.world, place.speeds), place.most_r)
+        slots = split.slots_r[place.rank]
         mine, width = rows[slots], order.sequence_length
         if self._padded:
             count, width_n = order.buckets(mine)
@@ -295,6 +338,11 @@ class Loader:
                 return Replaced(plan.step, slot, source, epoch, index, other, predicted, damage)
         raise replace_samples.nothing_left(order, damage, source)
 
+    def _reported(self, batch: Batch) -> Batch:
+        for one in batch.replaced:
+            self._report(one)
+        return batch
+
     def _report(self, one: Replaced) -> None:
         if self._tell is not None:
             self._tell(one)
@@ -302,3 +350,11 @@ class Loader:
             self._warned.add((one.damage.file, one.damage.block))
             said = f"step {one.step}: other samples stand in for those of a damaged block\n{one.damage.error()}"
             warnings.warn(said, DamagedData, stacklevel=4)
+
+
+def _joined() -> tuple[int, int]:
+    """This process' rank and the number of ranks, as torch.distributed knows them; torch is not loaded to ask it."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()

@@ -30,6 +30,7 @@ from sheaf.privacy import Masked, masked_text
 from sheaf.train.checkpoint import list_checkpoints
 from sheaf.train.damage import replaced_in, uses_of
 from sheaf.train.journal import read as read_journal
+from sheaf.train.journal import read_step, steps_done
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
 
@@ -140,15 +141,16 @@ def _with_id(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
 
 
 def _journalled(run: Run, step: int) -> Json:
-    lines = read_journal(run.folder)
-    if not 0 <= step < len(lines):
-        raise UsageError(
-            f"the run has not made step {step}",
-            where=str(run.folder),
-            why=f"its journal has steps 0 to {len(lines) - 1}" if lines else "its journal is empty",
-            fix="name a step of the journal",
-        )
-    return lines[step]
+    line = read_step(run.folder, step)
+    if line is not None:
+        return line
+    steps = steps_done(run.folder)
+    raise UsageError(
+        f"the run has not made step {step}",
+        where=str(run.folder),
+        why=f"its journal has steps 0 to {steps - 1}" if steps else "its journal is empty",
+        fix="name a step of the journal",
+    )
 
 
 def _places(order: Order, step: int, world: int) -> dict[int, tuple[int, int]]:
