@@ -65,7 +65,7 @@ def trace_run(
     corpus = opened.corpus()
     order = order_of(opened.recipe, corpus, "train")
     line = _journalled(opened, step)
-    places = _places(order, step, line["ranks"])
+    places = _places(order, step, line["sample_ranks"])
     if token is not None and sample is None:
         raise UsageError("a token is one of a sample", fix=f"name the sample too: --sample 0 --token {token}")
     samples = _samples(order, line, sample, rank, places)
@@ -105,7 +105,7 @@ def trace_item(run: Path, pattern: str) -> Json:
     numbers = by_id if len(by_id) else lineage.documents_of(corpus, pattern)
     order = order_of(opened.recipe, corpus, "train")
     lines = read_journal(opened.folder)
-    ranks = [line["ranks"] for line in lines]
+    ranks = [line["sample_ranks"] for line in lines]
     uses = uses_of(order, numbers, lines) if len(numbers) and ranks else []
     without_text = 0 if len(by_id) else lineage.without_text(corpus, pattern)
     first = min((u.step for u in uses), default=None)

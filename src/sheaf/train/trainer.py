@@ -141,6 +141,7 @@ class Trainer:
             "seconds": seconds,
             "bytes_sent": traffic.bytes - sent,
             "ranks": self.ranks.world,
+            "sample_ranks": self.mesh.samples.size,  # over which the samples of a step are divided
             "valid_tokens": batch.valid_tokens,
             "padding": 1.0 - batch.inputs / result.positions,
             **({} if figures is None else figures.to_json()),
@@ -337,6 +338,7 @@ class Trainer:
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
             "ranks": self.ranks.world,
+            "sample_ranks": self.mesh.samples.size,  # over which the samples of a step are divided
             "parameters": self.learner.spread.config.parameters(),
             "checkpoint": str(files.checkpoints.last),
         }
