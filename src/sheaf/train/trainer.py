@@ -338,7 +338,6 @@ class Trainer:
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
             "ranks": self.ranks.world,
-            "sample_ranks": self.mesh.samples.size,  # over which the samples of a step are divided
             "parameters": self.learner.spread.config.parameters(),
             "checkpoint": str(files.checkpoints.last),
         }
