@@ -12,12 +12,14 @@ import torch
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.order.loader import Loader
+from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import Ranks, join
-from sheaf.recipe import Recipe
+from sheaf.recipe import Layout, Recipe
 from sheaf.train.evaluate import evaluate
 from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update
-from sheaf.train.setup import new_model, order_of
+from sheaf.train.setup import new_values, order_of
 
 SPEEDS = (2.0, 1.0, 0.01)
 STEPS = 4
@@ -28,8 +30,10 @@ def train(recipe: Recipe, ranks: Ranks, speeds: tuple[float, ...] | None) -> dic
     torch.set_num_threads(1)
     corpus = CorpusVersion.open(Path(recipe.workspace))
     order, files = order_of(recipe, corpus, "train"), corpus.token_files()
-    model = new_model(recipe, corpus, ranks.device)
-    learner = Learner(model, Update("adamw", 0.1, (0.9, 0.95), "fp32"), 1.0, 2, ranks)
+    config, values = new_values(recipe, corpus)
+    mesh = Mesh(ranks, Layout(data=ranks.world))
+    spread = Spread(config, torch.float32, mesh, How(), values)
+    learner = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), "fp32"), 1.0, 2)
     told: dict[str, Any] = {"losses": [], "norms": [], "samples": []}
     place = {"rank": ranks.rank, "world": ranks.world}
     with Loader(order, files, stop=STEPS, speeds=speeds, **place) as loader:
@@ -40,7 +44,7 @@ def train(recipe: Recipe, ranks: Ranks, speeds: tuple[float, ...] | None) -> dic
             told["samples"].append(len(set(batch.samples.tolist())))
     held_out = order_of(recipe, corpus, "held_out")
     told["left"] = len(held_out.samples((held_out.steps or 0) - 1))
-    return told | evaluate(model, corpus, held_out, files, ranks=ranks, micro_samples=2)
+    return told | evaluate(spread, corpus, held_out, files, micro_samples=2)
 
 
 if __name__ == "__main__":

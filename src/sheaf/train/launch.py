@@ -150,6 +150,7 @@ def facts_of(recipe: Recipe, config: ModelConfig, settings: Settings, ranks: int
         batch=settings.batch,
         micro_tokens=settings.micro_tokens,
         compile=settings.compile,
+        packing=recipe.train.packing,
         memory_bytes=memory,
         host_ranks=ranks,
     )

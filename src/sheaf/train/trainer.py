@@ -273,7 +273,6 @@ class Trainer:
         else:
             config, values = checkpoint.config, checkpoint.weights
         how = How(
-            shape=(self.micro_samples, train.sequence_length),
             compile=self.settings.compile,
             recompute=train.activation_checkpointing,
         )
