@@ -171,9 +171,9 @@ class Gatherer:
     def _empty(self, rows: int, width: int | None = None) -> Arrays:
         shape = (rows, self._order.sequence_length if width is None else width)
         size = shape[0] * shape[1]
-        memory = self._memory.take(7 * size).reshape(7, size)
-        inputs, labels, positions = memory[:6].view(np.int64).reshape(3, *shape)
-        return inputs, labels, positions, memory[6].reshape(shape)
+        memory = self._memory.take(7 * size)
+        inputs, labels, positions = memory[: 6 * size].view(np.int64).reshape(3, *shape)
+        return inputs, labels, positions, memory[6 * size :].reshape(shape)
 
 
 class _Memory:
