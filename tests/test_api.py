@@ -131,7 +131,7 @@ def test_a_loader_packs_changes_weights_and_shares_work_as_its_arguments_say(cor
         {"mixture": {"a": -1}},
         {"mixture": {"a": "much"}},
         {"packing": "first-fit"},
-        {"speeds": [1, 2]},
+        {"speeds": [1, 2], "rank": 0, "world": 1},
         {"mixture": {"a": 1}, "curriculum": [{"at": -1, "weights": {"a": 1}}]},
         {"mixture": {"a": 1}, "curriculum": [{"at": 3, "weights": {}}]},
     ],
