@@ -70,7 +70,8 @@ class Matrices:
 
     def _exchange(self, parts: list[list[Tensor]], sizes: list[list[tuple[int, ...]]]) -> list[list[Tensor]]:
         """parts: for each holder what it shall get. sizes: for each holder the shapes of what comes from it."""
-        flat = [torch.cat([x.reshape(-1) for x in some]) if some else parts_like(parts, 0) for some in parts]
+        nothing = next((x for some in parts for x in some), torch.empty(0)).new_empty(0)
+        flat = [torch.cat([nothing, *(x.reshape(-1) for x in some)]) for some in parts]
         counts = [sum(int(np.prod(size)) for size in some) for some in sizes]
         sent = torch.cat(flat)
         received = sent.new_empty(sum(counts))
@@ -107,11 +108,6 @@ class Matrices:
         return [
             [tuple((int(a), int(b)) for a, b in box) for box in boxes.tolist()] for boxes in everyone.split(len(mine))
         ]
-
-
-def parts_like(parts: list[list[Tensor]], size: int) -> Tensor:
-    """An empty tensor of the parts' dtype."""
-    return next((x for some in parts for x in some), torch.empty(0)).new_empty(size)
 
 
 def _unpacked(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

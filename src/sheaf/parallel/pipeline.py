@@ -82,7 +82,6 @@ class Pipeline:
         self._tensor, self._size = mesh.layout.tensor, stages[0].config.hidden_size
         self.deferred = [DeferredWeights(stage) for stage in stages] if kind == "zero-bubble" else []
         self._borders = mesh.borders(self.count)
-        self.bubble = 0.0
 
     def run(
         self, micro: Sequence[Inputs], loss: Callable[[Tensor, int], Tensor], *, backward: bool = True
@@ -91,7 +90,6 @@ class Pipeline:
         number, a scalar to be differentiated. Returns the losses, on the rank with the last stage; elsewhere nothing.
         """
         made = plan(self.kind, self.ranks, len(micro), backward=backward)
-        self.bubble = made.bubble
         game = _Running(self, micro, loss, made.passes[self.rank], backward)
         for one in made.passes[self.rank]:
             game.do(one)
