@@ -360,8 +360,8 @@ class Corpus(CorpusVersion):
             packing=packing,
             curriculum=tuple(map(_change, curriculum)),
         )
-        files, place = self.token_files(), {"rank": rank, "world": world, "speeds": speeds}
-        return Loader(order, files, start=start, stop=stop, strict=strict, **place)
+        files = self.token_files()
+        return Loader(order, files, start=start, stop=stop, strict=strict, rank=rank, world=world, speeds=speeds)
 
 
 def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> MixtureEntry:

@@ -70,7 +70,7 @@ class Samples(Dataset[Sample]):
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
-        self.names = ("input_ids", "labels", "position_ids")
+        self.names: tuple[str, ...] = ("input_ids", "labels", "position_ids")
 
     def __len__(self) -> int:
         order, stop = self.loader.order, self.loader.stop
