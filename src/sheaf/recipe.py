@@ -360,6 +360,18 @@ class Layout(Strict):
     pipeline: Literal[1] = 1
 
 
+class Restarts(Strict):
+    """What follows when a rank is killed, hangs or fails: all start again from the newest checkpoint."""
+
+    most: Annotated[int, Field(ge=0, description="in a row from one checkpoint; 0: the run ends instead")] = 5
+    ranks: Annotated[
+        Literal["same", "fewer"], Field(description="start as many again, or go on with those that are left")
+    ] = "same"
+    stuck_after: Annotated[
+        float, Field(gt=0, strict=False, description="seconds without progress, if also ten times a usual step")
+    ] = 60.0
+
+
 Beta = Annotated[float, Field(ge=0, lt=1)]  # how much of a running mean stays at each step
 
 
@@ -387,6 +399,7 @@ class Train(Strict):
     keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 3
     seed: Annotated[int | None, Field(ge=0, lt=2**63, description="default: the recipe's seed")] = None
     layout: Literal["auto"] | Layout = "auto"
+    restarts: Restarts = Restarts()
 
     @model_validator(mode="after")
     def _a_sample_fits(self) -> Train:

@@ -23,6 +23,7 @@ from sheaf.model.decoder import Decoder
 from sheaf.order import losses
 from sheaf.order.loader import Loader, micro
 from sheaf.order.order import Order
+from sheaf.parallel.pulse import pulse
 from sheaf.parallel.ranks import Ranks, alone, threads_for
 from sheaf.train.checkpoint import load_model
 from sheaf.train.learner import measured_loss_sum
@@ -56,6 +57,7 @@ def evaluate(
     with Loader(order, token_files, rank=ranks.rank, world=ranks.world, stop=steps) as loader:
         for batch in loader:
             nats += sum(measured_loss_sum(model, part) for part in micro(batch, micro_samples))
+            pulse.sign()
     (nats,) = ranks.sum([nats])
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)

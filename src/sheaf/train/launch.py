@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 
-from sheaf import errors
 from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import EnvironmentProblem, Interrupted, SheafError, UsageError
+from sheaf.errors import UsageError
 from sheaf.files import folder_of, write_file
 from sheaf.model.memory import keep_memory
 from sheaf.order.balance import check_ranks
-from sheaf.parallel.launch import Ended, run_ranks
 from sheaf.parallel.ranks import alone, available_cores, threads_for
 from sheaf.recipe import Layout, Recipe
 from sheaf.recipe_file import dump
-from sheaf.train.notes import Follower, NotesFile
+from sheaf.train.notes import NotesFile
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import attention_span, decide
 from sheaf.train.setup import config_of, exact, hidden_parameters, order_of
-from sheaf.train.trainer import interrupted, train_run
+from sheaf.train.supervise import summary, supervise
+from sheaf.train.trainer import train_run
 
 
 def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, console: Console) -> dict[str, Any]:
@@ -101,10 +97,10 @@ def _ranks(recipe: Recipe, nproc: int) -> int:
 
 def _go(run: Run, nproc: int, console: Console) -> dict[str, Any]:
     """Train a run that this process holds."""
-    run = _train_here(run, console) if nproc == 1 else _train_on_ranks(run, nproc, console)
+    run = _train_here(run, console) if nproc == 1 else supervise(run, nproc, console)
     if run.result is None:
         raise AssertionError("a run that ended well has a result")
-    return run.result
+    return run.updated(result={**run.result, **summary(run.folder)}).result or {}
 
 
 def _train_here(run: Run, console: Console) -> Run:
@@ -115,41 +111,3 @@ def _train_here(run: Run, console: Console) -> Run:
         notes.note(f"{threads} threads on {available_cores()} cores: as many as when the run began, for the same bits")
     with exact(threads):
         return train_run(run, alone(), notes)
-
-
-def _train_on_ranks(run: Run, nproc: int, console: Console) -> Run:
-    console.note(f"{nproc} ranks with {threads_for(nproc)} threads each")
-    for left in run.folder.glob("failure-*.json"):
-        left.unlink()
-    with Follower(run.folder, console, run.settings.steps):
-        ended = run_ranks("sheaf.train.worker", [str(run.folder)], nproc, run.folder)
-    if ended != Ended():
-        raise _error_of(run.folder, ended)
-    return Run.open(run.folder)
-
-
-def _error_of(folder: Path, ended: Ended) -> SheafError:
-    """What to raise for ranks that did not end well: what one of them raised, if it left word."""
-    found = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("failure-*.json"))]
-    found.sort(key=lambda content: content["kind"] == Interrupted.__name__)  # the cause, rather than what followed
-    if ended.signal and (not found or found[0]["kind"] == Interrupted.__name__):
-        return interrupted(folder, ended.signal)
-    for content in found:
-        kind = getattr(errors, content["kind"], SheafError)
-        error = kind(content["what"], where=content["where"], why=content["why"], fix=content["fix"])
-        error.exit_code = content["code"]
-        return error
-    rank, code = ended.failed or (0, 1)
-    how = f"it was killed by {_signal_name(-code)}" if code < 0 else f"it ended with exit code {code}; see its output"
-    return EnvironmentProblem(
-        f"rank {rank} died, so the run has stopped",
-        where=str(folder),
-        why=how,
-        fix=f"go on from the last checkpoint with: sheaf resume {folder}",
-    )
-
-
-def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"

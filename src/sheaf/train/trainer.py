@@ -25,6 +25,7 @@ from sheaf.model.compile import compile_decoder
 from sheaf.model.pretrained import load_state
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
+from sheaf.parallel.pulse import Phase, pulse, watch_compiling
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
@@ -91,6 +92,7 @@ class Trainer:
             self._set_steps(self._steps_for_hours(self.train.budget.hours or 0.0))
         steps = self.settings.steps or 0
         stage = self.console.stage("train", steps - self.done, "steps")
+        pulse.begin(self.done)
         with stage as advance, self._loader(self.done, steps) as loader:
             for batch, data_seconds in _timed(iter(loader)):
                 line = self._step(batch, data_seconds, signals)
@@ -100,7 +102,9 @@ class Trainer:
                 if stop and self.done < steps:
                     self._stop(files, signals)
         if self.evaluation is None:  # killed between the last checkpoint and the result
-            self._evaluate(files)
+            with pulse.phase(Phase.EVALUATING):
+                self._evaluate(files)
+        pulse.end()
         (memory,) = self.ranks.sum([peak_memory_bytes()])
         if files is not None:
             files.checkpoints.wait()
@@ -115,6 +119,7 @@ class Trainer:
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
+        pulse.stepped(self.done, seconds)
         return {
             "step": batch.step,
             "loss": result.loss,
@@ -140,11 +145,14 @@ class Trainer:
             files.checkpoints.check()
         self._note_progress(line)
         if self.done % self.settings.evaluate_every == 0 or last:
-            self._evaluate(files)
+            with pulse.phase(Phase.EVALUATING):
+                self._evaluate(files)
         if self.done % self.settings.checkpoint_every == 0 or last or stop:
-            self._save(files)
+            with pulse.phase(Phase.SAVING):
+                self._save(files)
 
     def _stop(self, files: Files | None, signals: StopSignals) -> None:
+        pulse.end()
         if files is not None:
             files.checkpoints.wait()
         number = signals.received or signal.SIGTERM
@@ -248,6 +256,8 @@ class Trainer:
         else:
             model = saved_model(checkpoint, DTYPES[self.train.precision]).to(self.ranks.device)
         compile_decoder(model, "on" if self.settings.compile else "off")
+        if self.settings.compile:
+            watch_compiling()
         train = self.train
         update = Update(train.optimizer, train.weight_decay, train.betas, train.precision)
         return Learner(model, update, train.clip, self.micro_samples, self.ranks)
