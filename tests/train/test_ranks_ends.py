@@ -73,14 +73,14 @@ class Death:
 @pytest.fixture(scope="module")
 def death(tmp_path_factory: pytest.TempPathFactory) -> Death:
     root, console = tmp_path_factory.mktemp("death"), KillsARank()
-    recipe = make_recipe(root, budget={"steps": 100_000})
+    recipe = make_recipe(root, budget={"steps": 100_000}, restarts={"most": 0})
     with pytest.raises(EnvironmentProblem) as raised:
         train(recipe, make_corpus(root), nproc=2, console=console)
     seconds = time.monotonic() - console.killed_at
     return Death(root / "runs" / "test-001", raised.value, console.listening, seconds, ranks_of(os.getpid()))
 
 
-def test_a_dead_rank_ends_the_run_within_seconds_and_says_how_to_go_on(death: Death) -> None:
+def test_without_restarts_a_dead_rank_ends_the_run_within_seconds_and_says_how_to_go_on(death: Death) -> None:
     assert "died, so the run has stopped" in death.error.what
     assert "SIGKILL" in death.error.why
     assert f"sheaf resume {death.run}" in death.error.fix

@@ -227,7 +227,7 @@ class Board:
 
     def sign(self, rank: int) -> Sign:
         number, step, phase, waiting, seconds = LINE.unpack_from(self._memory, rank * LINE_BYTES)
-        return Sign(number, step, Phase(phase), bool(waiting), seconds)
+        return Sign(number, step, Phase(phase), bool(waiting), seconds) if number else Sign()
 
     def stack(self, rank: int) -> str:
         """What faulthandler wrote when it was asked last."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from sheaf.errors import EnvironmentProblem
+from sheaf.errors import EnvironmentProblem, Interrupted
 from sheaf.parallel.pulse import pulse
 
 LAUNCHER, STORE = "SHEAF_LAUNCHER", "SHEAF_RANKS"  # variables that `launch` sets: its pid, the file to meet at
@@ -94,6 +94,10 @@ def join() -> Generator[Ranks]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     try:
         yield Ranks(rank, world, device)
+    except Interrupted:  # all stop in order, after the same step
+        _leave_together(store, rank, world)
+        raise
+    else:
         _leave_together(store, rank, world)
     finally:
         dist.destroy_process_group()

@@ -35,6 +35,15 @@ class StepResult:
     stop: bool
 
 
+class NotFinite(TrainingFailed):
+    """The loss of a step or its gradient is not finite; `not_finite` finds out why."""
+
+    def __init__(self, loss: float, norm: float) -> None:
+        what = "training has diverged: the loss or its gradient is not finite"
+        super().__init__(what, why=f"loss {loss}, gradient norm {norm}")
+        self.loss, self.norm = loss, norm
+
+
 class Learner:
     """model: on this rank's device, its layers possibly compiled. micro_samples: samples of one forward pass."""
 
@@ -50,7 +59,7 @@ class Learner:
     def step(self, batch: Batch, rate: float, stop: bool = False) -> StepResult:
         """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's.
 
-        Raises TrainingFailed, before the update, if the loss or the gradient is not finite. Called by every rank.
+        Raises NotFinite, before the update, if the loss or the gradient is not finite. Called by every rank.
         """
         parts = list(micro(batch, self.micro_samples))
         predictions = max(batch.valid_tokens, 1)
@@ -66,7 +75,7 @@ class Learner:
         total, positions, stops = self.ranks.sum([loss_sum.item(), float(positions), float(stop)])
         loss, norm = total / predictions, self.gradients.norm().item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise _not_finite(batch, loss, norm)
+            raise NotFinite(loss, norm)
         if norm > self.clip:
             self.gradients.scale(self.clip / norm)
         self.optimizer.step(rate)
@@ -112,12 +121,3 @@ def forward(model: Decoder, part: Batch) -> Tensor:
 
 def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
-
-
-def _not_finite(batch: Batch, loss: float, norm: float) -> TrainingFailed:
-    return TrainingFailed(
-        "training has diverged: the loss or its gradient is not finite",
-        where=f"step {batch.step}, samples {batch.digest}",
-        why=f"loss {loss}, gradient norm {norm}",
-        fix="lower train.learning_rate; `sheaf trace --step` shows the step's texts; all checkpoints are older",
-    )

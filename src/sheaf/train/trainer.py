@@ -32,7 +32,8 @@ from sheaf.train import journal
 from sheaf.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, saved_model, step_of
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
-from sheaf.train.learner import Learner
+from sheaf.train.learner import Learner, NotFinite
+from sheaf.train.not_finite import explained
 from sheaf.train.optimizer import Update
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
@@ -115,7 +116,10 @@ class Trainer:
         start = time.perf_counter()
         rate = learning_rate(batch.step, self.settings.steps or 0, self.settings.learning_rate, self.train.schedule)
         waited = self.learner.gradients.waited_seconds
-        result = self.learner.step(batch, rate, stop=signals.received is not None)
+        try:
+            result = self.learner.step(batch, rate, stop=signals.received is not None)
+        except NotFinite as error:
+            raise explained(error, self.learner, batch, self.corpus, self.ranks, self.run.folder) from error
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens

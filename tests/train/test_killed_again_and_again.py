@@ -1,0 +1,99 @@
+"""A run whose ranks and launcher are killed, over and over, ends as one that nobody touched."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_ranks_ends import ranks_of
+from test_resume_exact import start, wait_until, write_recipe
+from training_corpus import make_corpus, make_recipe
+
+from sheaf.console import Silent
+from sheaf.recipe import Recipe
+from sheaf.train import journal
+from sheaf.train.journal import read_lines, steps_done
+from sheaf.train.launch import train
+from sheaf.train.run import Run
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def assert_undisturbed(calm: Path, run: Path, steps: int) -> None:
+    mine, theirs = journal.read(calm), journal.read(run)
+    assert [line["step"] for line in theirs] == list(range(steps))
+    for key in ("samples", "tokens", "valid_tokens", "lr"):
+        assert [line[key] for line in theirs] == [line[key] for line in mine]
+    assert theirs[-1]["loss"] == pytest.approx(mine[-1]["loss"], abs=1e-3)
+    assert Run.open(run).result is not None
+
+
+def kill_a_rank(launcher: subprocess.Popen[bytes], which: int = -1) -> None:
+    os.kill(ranks_of(launcher.pid)[which].pid, signal.SIGKILL)
+
+
+def recipe_of(root: Path, steps: int, **restarts: object) -> Recipe:
+    return make_recipe(root, budget={"steps": steps}, checkpoint_every=10, evaluate_every=70, restarts=restarts)
+
+
+def test_ranks_and_launcher_killed_and_fewer_ranks_each_time_every_step_is_there_once(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, 150, ranks="fewer")
+    calm = Path(train(recipe, make_corpus(tmp_path), console=Silent())["run"])
+    run = tmp_path / "runs" / "test-002"
+
+    launcher = start("train", write_recipe(tmp_path, recipe), 3)
+    wait_until(lambda: steps_done(run) >= 25, launcher)
+    kill_a_rank(launcher)  # its launcher goes on with two
+    wait_until(lambda: steps_done(run) >= 65, launcher)
+    ranks = ranks_of(launcher.pid)
+    launcher.kill()
+    launcher.communicate()
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
+    launcher = start("resume", run)
+    wait_until(lambda: steps_done(run) >= 105, launcher)
+    kill_a_rank(launcher, 0)  # the one that writes the files
+    assert launcher.wait() == 0, launcher.communicate()[1].decode()
+
+    assert_undisturbed(calm, run, 150)
+    ranks_used = [line["ranks"] for line in journal.read(run)]
+    assert sorted(ranks_used, reverse=True) == ranks_used and set(ranks_used) == {3, 2, 1}
+    restarts = read_lines(run / "restarts.jsonl")
+    assert [line["ranks"] for line in restarts] == [2, 1]
+    assert all(line["from_step"] % 10 == 0 and 0 <= line["step"] - line["from_step"] <= 20 for line in restarts)
+    assert (Run.open(run).result or {})["restarts"] == 2
+
+
+@pytest.mark.soak
+def test_fifty_kills_at_random_moments_and_restarts_with_two_to_four_ranks(tmp_path: Path) -> None:
+    """Half of them kill the whole job, which is resumed on another number of ranks; half kill one rank."""
+    chance = random.Random(11)
+    recipe = recipe_of(tmp_path, 2000, most=50)
+    calm = Path(train(recipe, make_corpus(tmp_path), console=Silent())["run"])
+    run = tmp_path / "runs" / "test-002"
+    launcher = start("train", write_recipe(tmp_path, recipe), 3)
+    wait_until(lambda: (run / "run.json").exists(), launcher)
+    kills = 0
+    while kills < 50:
+        time.sleep(chance.uniform(0.0, 12.0))  # a moment at random: in a start, a step, a checkpoint, a restart
+        assert launcher.poll() is None, "the run ended before it was killed so often"
+        if chance.random() < 0.5:
+            if ranks := ranks_of(launcher.pid):
+                os.kill(chance.choice(ranks).pid, signal.SIGKILL)
+                kills += 1
+            continue
+        launcher.kill()
+        launcher.communicate()
+        kills += 1
+        launcher = start("resume", run, chance.choice([2, 3, 4]))
+    assert launcher.wait() == 0, launcher.communicate()[1].decode()
+    assert_undisturbed(calm, run, 2000)
+    assert {line["ranks"] for line in journal.read(run)} == {2, 3, 4}
