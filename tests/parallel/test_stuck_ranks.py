@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from sheaf.parallel import stuck
-from sheaf.parallel.launch import Ended, run_ranks
+from sheaf.parallel.launch import Ended, forker, run_ranks
 from sheaf.parallel.pulse import ALLOWED, Patience, Phase
 from sheaf.processes import StopSignals
 
@@ -23,9 +23,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(what: str, folder: Path, ranks: int = 2, least: float = 1.0) -> tuple[Ended, list[int]]:
     moved: list[int] = []
-    with StopSignals(patient=False) as signals:
+    with StopSignals(patient=False) as signals, forker("live_rank", [], ranks) as starts:
         ended = run_ranks(
-            "live_rank",
+            starts,
             [what, str(folder)],
             range(ranks),
             folder,

@@ -26,7 +26,11 @@ AGENT = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
 
 
 def ranks_of(launcher: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(launcher).children(recursive=True) if "sheaf.train.worker" in p.cmdline()]
+    return [process for process in all_of(launcher) if process.name().startswith("sheaf rank")]
+
+
+def all_of(launcher: int) -> list[psutil.Process]:
+    return psutil.Process(launcher).children(recursive=True)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Start the ranks of a run on this machine, watch them, and say which one failed, and how.
 
-N copies of a module, told by the variables that torchrun would set who they are; they find each other through a file
+N processes of a module, told by the variables that torchrun would set who they are; they find each other through a file
 in the run's folder and talk over the loopback interface alone. torchrun's own agent is not used: its rendezvous keeps
 a store that listens on every interface and unpickles what is written there, which lets anyone who reaches the port
 run code as the user. (Several machines: start `sheaf.train.worker` with torchrun yourself, on a network you trust.)
@@ -16,7 +16,6 @@ import contextlib
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -26,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from sheaf.errors import Interrupted
+from sheaf.parallel.forker import Forker
 from sheaf.parallel.pulse import BOARD, Board, Patience
-from sheaf.parallel.ranks import LAUNCHER, STORE, PeerLost, threads_for
+from sheaf.parallel.ranks import STORE, PeerLost, threads_for
 from sheaf.parallel.stuck import Stuck, Watch
 from sheaf.processes import SIGNALS, StopSignals
 
@@ -64,8 +64,13 @@ class Ended:
     failed: Failed | None = None
 
 
+def forker(module: str, imports: Sequence[str], ranks: int) -> Forker:
+    """What starts the ranks of `run_ranks`: about so many, which run this module and have imported these."""
+    return Forker(module, imports, _common_environment(ranks))
+
+
 def run_ranks(
-    module: str,
+    forker: Forker,
     arguments: Sequence[str],
     slots: Sequence[int],
     folder: Path,
@@ -74,7 +79,7 @@ def run_ranks(
     patience: Patience,
     moved: Callable[[int], None] = lambda _: None,
 ) -> Ended:
-    """Run `python -m module arguments` as the ranks 0 … and wait for their end.
+    """Run the forker's module with these arguments as the ranks 0 … and wait for their end.
 
     slots: a rank's LOCAL_RANK, which is the device it takes; not all numbers need be there. folder: of the run, held
     by this process; the file through which the ranks meet lies there meanwhile. signals: of this process, which stop
@@ -83,27 +88,20 @@ def run_ranks(
     for left in folder.glob(f"{STORE_NAME}*"):  # of a launcher that was killed
         left.unlink(missing_ok=True)
     store = folder.resolve() / f"{STORE_NAME}{uuid.uuid4().hex}"
-    processes: list[subprocess.Popen[bytes]] = []
     with Board(len(slots)) as board:
         try:
+            pids: list[int] = []
             for rank, slot in enumerate(slots):
-                told = board.descriptors(rank)
-                environment = _environment(rank, len(slots), slot, store) | {BOARD: ",".join(map(str, told))}
-                processes.append(_start(module, arguments, environment, told))
-            return _watch(processes, board, Watch(board, patience), signals, moved)
+                environment = _environment(rank, len(slots), slot, store)
+                pids.append(forker.start(rank, environment, list(arguments), BOARD, board.descriptors(rank)))
+            return _watch(forker, pids, board, Watch(board, patience), signals, moved)
         finally:
-            for process in processes:
-                _kill(process)
+            forker.kill()
             store.unlink(missing_ok=True)
 
 
-def _environment(rank: int, ranks: int, slot: int, store: Path) -> dict[str, str]:
+def _common_environment(ranks: int) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in TORCHRUNS} | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(slot),
-        "WORLD_SIZE": str(ranks),
-        STORE: str(store),
-        LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads_for(ranks)),
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
@@ -111,18 +109,14 @@ def _environment(rank: int, ranks: int, slot: int, store: Path) -> dict[str, str
     }
 
 
-def _start(
-    module: str, arguments: Sequence[str], environment: dict[str, str], inherited: tuple[int, ...]
-) -> subprocess.Popen[bytes]:
-    # Their standard output goes to stderr: ours may be JSON.
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=2, env=environment, process_group=0, pass_fds=inherited
-    )
+def _environment(rank: int, ranks: int, slot: int, store: Path) -> dict[str, str]:
+    own = {"RANK": str(rank), "LOCAL_RANK": str(slot), "WORLD_SIZE": str(ranks), STORE: str(store)}
+    return _common_environment(ranks) | own
 
 
 def _watch(
-    processes: Sequence[subprocess.Popen[bytes]],
+    forker: Forker,
+    pids: Sequence[int],
     board: Board,
     watch: Watch,
     signals: StopSignals,
@@ -131,13 +125,13 @@ def _watch(
     """Wait for the end of all ranks, or for the end of our patience with them."""
     deadline, asked, told, stuck = math.inf, False, False, list[Stuck]()
     killed_before = memory_kills()
-    while living := {rank: process.pid for rank, process in enumerate(processes) if _code(process) is None}:
+    while living := {rank: pid for rank, pid in enumerate(pids) if forker.code(pid) is None}:
         now = time.monotonic()
         if signals.received and not asked:
             asked, deadline = True, min(deadline, now + STOP_SECONDS)
-            for process in processes:
-                _ask_to_stop(process)
-        if {_code(process) for process in processes} - {None, 0, *STOPPED}:
+            for pid in living.values():
+                os.kill(pid, signal.SIGTERM)
+        if {forker.code(pid) for pid in pids} - {None, 0, *STOPPED}:
             deadline = min(deadline, now + FAILURE_SECONDS)
         elif stuck := watch.look(living):
             break
@@ -147,7 +141,7 @@ def _watch(
         if now > deadline:
             break
         time.sleep(POLL_SECONDS)
-    codes = {rank: _code(process) for rank, process in enumerate(processes)}
+    codes = {rank: forker.code(pid) for rank, pid in enumerate(pids)}
     if not any(code != 0 for code in codes.values()):
         return Ended()  # even if a signal came: the run was just finished
     if signals.received:
@@ -187,25 +181,3 @@ def memory_kills() -> int:
         lines = Path("/proc/vmstat").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("oom_kill ")).split()[1])
     return 0
-
-
-def _code(process: subprocess.Popen[bytes]) -> int | None:
-    """The exit code, None while it runs. It is not reaped: a group whose head is not gone cannot be another's."""
-    if process.returncode is not None:
-        return process.returncode
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if ended is None:
-        return None
-    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-
-
-def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
-    if _code(process) is None:
-        os.kill(process.pid, signal.SIGTERM)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the group whole: what a dead rank had started is in it too."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -31,7 +31,7 @@ import orjson
 
 BOARD = "SHEAF_BOARD"  # variable that `launch` sets: file descriptors of signs, stacks and last words
 DUMP = signal.SIGUSR2  # asks for the stacks
-LINE = struct.Struct("=QqIId")
+LINE = struct.Struct("=QqqIId")
 LINE_BYTES = 64  # a cache line each: ranks do not slow each other down
 USUAL_STEPS = 64  # the last ones say what is usual
 SLOWEST = 10.0  # times the median: no load that passes makes a step so slow, and a hang lasts for ever
@@ -73,9 +73,11 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Sign:
-    """The last one of a rank. number: how many there were. step: steps done, -1 before it is known."""
+    """The last one of a rank. number: how many there were. step: steps done, began: when the rank began; -1 before it
+    is known."""
 
     number: int = 0
+    began: int = -1
     step: int = -1
     phase: Phase = Phase.STARTING
     waiting: bool = False
@@ -102,11 +104,12 @@ class Pulse:
         self._at = 0
         self._last_words = -1
         self._alarm: Patience | None = None
-        self._number, self._step, self._phase, self._waiting, self._seconds = 0, -1, Phase.STARTING, False, 0.0
+        self._number, self._began, self._step, self._seconds = 0, -1, -1, 0.0
+        self._phase, self._waiting = Phase.STARTING, False
 
     def begin(self, step: int) -> None:
         """Training begins, or goes on, after this many steps."""
-        self._step, self._phase = step, Phase.FIRST_STEP
+        self._began, self._step, self._phase = step, step, Phase.FIRST_STEP
         self.sign()
 
     def stepped(self, step: int, seconds: float) -> None:
@@ -161,8 +164,6 @@ class Pulse:
         self._memory = mmap.mmap(board, 0)
         self._at = rank * LINE_BYTES
         os.close(board)
-        for kept in (stacks, self._last_words):
-            os.set_inheritable(kept, False)
         faulthandler.register(DUMP, file=stacks, all_threads=True)
 
     def set_alarm(self, patience: Patience) -> None:
@@ -177,7 +178,7 @@ class Pulse:
 
     def _write(self) -> None:
         if self._memory is not None:
-            values = self._number, self._step, self._phase, self._waiting, self._seconds
+            values = self._number, self._began, self._step, self._phase, self._waiting, self._seconds
             LINE.pack_into(self._memory, self._at, *values)
 
 
@@ -226,8 +227,8 @@ class Board:
         return self._signs, self._stacks[rank], self._last_words[rank]
 
     def sign(self, rank: int) -> Sign:
-        number, step, phase, waiting, seconds = LINE.unpack_from(self._memory, rank * LINE_BYTES)
-        return Sign(number, step, Phase(phase), bool(waiting), seconds) if number else Sign()
+        number, began, step, phase, waiting, seconds = LINE.unpack_from(self._memory, rank * LINE_BYTES)
+        return Sign(number, began, step, Phase(phase), bool(waiting), seconds) if number else Sign()
 
     def stack(self, rank: int) -> str:
         """What faulthandler wrote when it was asked last."""

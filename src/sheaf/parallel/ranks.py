@@ -22,7 +22,7 @@ import torch.distributed as dist
 from sheaf.errors import EnvironmentProblem, Interrupted
 from sheaf.parallel.pulse import pulse
 
-LAUNCHER, STORE = "SHEAF_LAUNCHER", "SHEAF_RANKS"  # variables that `launch` sets: its pid, the file to meet at
+STORE = "SHEAF_RANKS"  # variable that `launch` sets: the file to meet at
 TIMEOUT = datetime.timedelta(minutes=10)  # of one collective; a dead rank breaks the connection long before
 
 

@@ -90,8 +90,7 @@ class Watch:
             self._silent[rank] = self._silent.get(rank, 0.0) + passed
             return
         self._silent[rank] = 0.0
-        if self.began < 0:
-            self.began = sign.step
+        self.began = max(self.began, sign.began)
         if sign.step > before.step >= 0:
             self._patience.seconds.append(sign.seconds)
         self.reached = max(self.reached, sign.step)

@@ -9,8 +9,8 @@ the kernel kills for lack of memory, or that crashes, does not.
 
 restarts.jsonl has a line for each restart: at, cause, rank, step (steps done when it happened), from_step (where it
 went on), ranks (from then on), down_seconds (from the failure to the end of the first step after it), again_seconds
-(what the steps took that had to be made again). Cost: nothing while all is well; a restart takes as long as Python and
-torch take to start.
+(what the steps took that had to be made again). Cost: nothing while all is well; a restart takes a fork a rank
+(`forker`) and what it takes to open corpus and checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sheaf import errors
 from sheaf.console import Console
 from sheaf.errors import EnvironmentProblem, SheafError, TryAgain
 from sheaf.files import disk_errors
-from sheaf.parallel.launch import CRASH, Failed, run_ranks
+from sheaf.parallel.launch import CRASH, Failed, forker, run_ranks
 from sheaf.parallel.pulse import Patience
 from sheaf.parallel.ranks import PeerLost, threads_for
 from sheaf.processes import StopSignals
@@ -40,6 +40,9 @@ from sheaf.train.run import Run
 from sheaf.train.trainer import interrupted
 
 RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
+# What a rank needs before its first step. torch imports its compiler when it is told to be deterministic, which is half
+# of what all imports cost.
+IMPORTS = ("sheaf.train.trainer", "torch._inductor")
 LONGEST_PAUSE = 30.0
 STACKS_SHOWN = 3
 PASSING = (CRASH, PeerLost.__name__, TryAgain.__name__)  # kinds of last words that a restart may cure
@@ -52,11 +55,15 @@ def supervise(run: Run, nproc: int, console: Console) -> Run:
     Raises Interrupted after a signal to this process, the error that a rank named, or EnvironmentProblem if ranks
     failed for a reason that restarts do not cure. Whatever is raised, the run can be resumed.
     """
-    with StopSignals(patient=False) as signals, Follower(run.folder, console, run.settings.steps) as follower:
+    with (
+        StopSignals(patient=False) as signals,
+        forker("sheaf.train.worker", IMPORTS, nproc) as ranks,
+        Follower(run.folder, console, run.settings.steps) as follower,
+    ):
         restarts = Restarts(run, nproc, follower.say)
         while True:
             ended = run_ranks(
-                "sheaf.train.worker",
+                ranks,
                 [str(run.folder)],
                 restarts.slots,
                 run.folder,

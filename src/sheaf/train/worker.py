@@ -3,7 +3,8 @@
 Says nothing on its own: rank 0 writes notes into the run's folder and the parent shows them. Why it fails is told to
 the parent in shared memory (`pulse`), so that it can raise the error again, or on stderr where torchrun is the parent;
 the exit code is the error's. Nothing that takes time is imported before this process is bound to its parent's life: an
-orphan would write into a run that is being resumed.
+orphan would write into a run that is being resumed. (`forker`, which is a rank's parent on one machine, has imported
+it all before.)
 """
 
 from __future__ import annotations
