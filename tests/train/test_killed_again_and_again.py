@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_fifty_kills_at_random_moments_and_restarts_with_two_to_four_ranks(tmp_p
             time.sleep(chance.uniform(0.0, 8.0))
         assert launcher.poll() is None, "the run ended before it was killed so often"
         ranks = ranks_of(launcher.pid)
-        print(f"kill {kills} after {steps_done(run)} steps, {len(ranks)} ranks", flush=True)
+        sys.stderr.write(f"kill {kills} after {steps_done(run)} steps, {len(ranks)} ranks\n")
         if ranks and chance.random() < 0.5:
             os.kill(chance.choice(ranks).pid, signal.SIGKILL)
         else:
