@@ -24,9 +24,13 @@ from sheaf.train.supervise import summary, supervise
 from sheaf.train.trainer import train_run
 
 
-def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, console: Console) -> dict[str, Any]:
+def train(
+    recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, start_only: bool = False, console: Console
+) -> dict[str, Any]:
     """Start a new run and train it to its end. nproc: data-parallel ranks on this machine.
 
+    start_only: make the run, train nothing, return {"run"} and the arguments that torchrun needs for its workers,
+    "worker"; nproc is then the number of ranks on all machines.
     Returns {"run", "steps", "loss", "validation_loss", "tokens_per_second", "peak_memory_bytes", "checkpoint", …}.
     Raises RecipeError or UsageError before a folder is made if the run cannot be; see `trainer.train_run` for the rest.
     """
@@ -54,6 +58,8 @@ def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, console: Con
             reasons.append(f"no validation: train.held_out is {recipe.train.held_out:g}, and holds no document back")
         for reason in reasons:
             notes.note(reason)
+        if start_only:
+            return {"run": str(run.folder), "worker": ["-m", "sheaf.train.worker", str(run.folder)]}
         return _go(run, nproc, console)
 
 
