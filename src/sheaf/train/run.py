@@ -2,7 +2,7 @@
 
     runs/<name>-001/  recipe.yaml        the recipe as resolved, for people
                       run.json           the recipe again, corpus, settings, ranks, versions; at the end the result
-                      journal.jsonl, evaluations.jsonl, notes.txt, checkpoints/
+                      journal.jsonl, evaluations.jsonl, restarts.jsonl, notes.txt, checkpoints/
                       .lock              held (flock) by the process that trains: two can't write one run
 
 The number is claimed by creating the folder, which is atomic; the lock goes with its process, however that dies.
