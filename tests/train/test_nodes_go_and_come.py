@@ -29,7 +29,9 @@ def node(run: Path, port: int) -> subprocess.Popen[bytes]:
     meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "t", "--rdzv-conf", quick]
     size = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "20", "--local-addr", "127.0.0.1"]
     command = [sys.executable, "-m", "torch.distributed.run", *size, *meet, "-m", "sheaf.train.worker", str(run)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"})
+    # docs/training.md says why: without the last one an agent may keep to a store of a round that is over
+    told = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return subprocess.Popen(command, env={**os.environ, **told})
 
 
 def until(come: Callable[[], bool], *agents: subprocess.Popen[bytes]) -> None:
