@@ -40,6 +40,11 @@ def until(come: Callable[[], bool], *agents: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def ranks_used(run: Path) -> list[int]:
     return [line["ranks"] for line in journal.read(run)]
 
@@ -57,9 +62,10 @@ def test_a_node_that_is_gone_and_comes_back_changes_the_ranks_and_no_sample(tmp_
     run = Path(train(recipe, corpus, nproc=2, start_only=True, console=Silent())["run"])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    first, second = node(run, port), node(run, port)
-    agents = [first, second]
+    agents = [first := node(run, port)]
     try:
+        until(lambda: listens(port), first)  # the first one keeps the rendezvous
+        agents.append(second := node(run, port))
         until(lambda: len(ranks_used(run)) > 30 and ranks_used(run)[-1] == 2, *agents)
         kill_node(second)
         until(lambda: ranks_used(run)[-1:] == [1] and len(ranks_used(run)) > 60, first)

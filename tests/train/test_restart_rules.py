@@ -99,6 +99,17 @@ def test_told_so_it_goes_on_with_the_ranks_that_are_left_and_their_devices(tmp_p
     assert restarts.slots == [0]
 
 
+@pytest.mark.parametrize("kind", ["PeerLost", "RanksDiffer"])
+def test_a_failure_that_is_nobodys_leaves_no_rank_out_and_may_pass(tmp_path: Path, kind: str) -> None:
+    restarts = restarts_of(a_run(tmp_path, ranks="fewer"))
+    failed = Failed(0, 4, step=4, words={"kind": kind, "code": 4, "what": "together no longer", **NOTHING_TO_SAY})
+    restarts.after(failed)
+    assert restarts.slots == [0, 1, 2]
+    with pytest.raises(EnvironmentProblem, match="stopped") as raised:
+        restarts.after(failed)
+    assert "rank 0 failed: together no longer; it happened twice" in raised.value.why
+
+
 def test_otherwise_as_many_are_started_again(tmp_path: Path) -> None:
     restarts = restarts_of(a_run(tmp_path))
     restarts.after(KILLED)

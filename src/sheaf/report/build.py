@@ -102,6 +102,8 @@ def _figures(data: CorpusFacts, run: RunFacts | None) -> list[tuple[str, str]]:
                 found.append((f"{run.evaluations[-1]['bits_per_byte']:.3f}", "held-out bits per byte"))
         found.append((short_number(tokens), "tokens trained on"))
         found.append((short_number(tokens / seconds if seconds else 0.0), "tokens a second"))
+        if run.restarts:
+            found.append((f"{run.restarts:,}", f"restarts, which took {duration(run.lost_seconds)}"))
     return found
 
 

@@ -44,6 +44,10 @@ class NotFinite(TrainingFailed):
         self.loss, self.norm = loss, norm
 
 
+class RanksDiffer(TrainingFailed):
+    """The ranks no longer hold the same weights. From a checkpoint they may well again: memory fails once."""
+
+
 class Learner:
     """model: on this rank's device, its layers possibly compiled. micro_samples: samples of one forward pass."""
 
@@ -92,10 +96,10 @@ class Learner:
         self.optimizer = Optimizer(self.model.named_parameters(), self.update)
 
     def check_ranks_agree(self) -> None:
-        """Raise TrainingFailed unless all ranks hold the same weights, bit for bit. Called by every rank."""
+        """Raise RanksDiffer unless all ranks hold the same weights, bit for bit. Called by every rank."""
         total = sum(int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in self.model.parameters())
         if not self.ranks.agree(float(total % 2**52)):
-            raise TrainingFailed(
+            raise RanksDiffer(
                 "the ranks no longer hold the same weights",
                 why="an update was computed differently on one of them: unequal machines, or faulty memory",
                 fix="resume from the last checkpoint; if it happens again, look for the machine that differs",

@@ -35,6 +35,7 @@ from sheaf.parallel.ranks import PeerLost, threads_for
 from sheaf.processes import StopSignals
 from sheaf.train import journal
 from sheaf.train.checkpoint import list_checkpoints, step_of
+from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
 from sheaf.train.run import Run
 from sheaf.train.trainer import interrupted
@@ -45,7 +46,9 @@ RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
 IMPORTS = ("sheaf.train.trainer", "torch._inductor")
 LONGEST_PAUSE = 30.0
 STACKS_SHOWN = 3
-PASSING = (CRASH, PeerLost.__name__, TryAgain.__name__)  # kinds of last words that a restart may cure
+# Kinds of last words that a restart may cure; of some nobody knows which rank they were the fault of.
+NOBODYS = (PeerLost.__name__, RanksDiffer.__name__)
+PASSING = (CRASH, TryAgain.__name__, *NOBODYS)
 CRASH_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 
@@ -156,9 +159,11 @@ class Restarts:
         )
 
     def _leave_out(self, failed: Failed) -> None:
-        """Go on with the ranks that are left: without those that were killed, or without the one that failed."""
+        """Go on with the ranks that are left: without those that were killed, or without the one that failed. If all
+        hang, or lost each other, none of them is the one too many."""
         out = failed.lost or (failed.rank,)
-        if len(failed.stuck) <= 1 and len(out) < len(self.slots):  # if all hang, none of them is the one too many
+        nobodys = len(failed.stuck) > 1 or (failed.words or {}).get("kind") in NOBODYS
+        if not nobodys and len(out) < len(self.slots):
             self.slots = [slot for rank, slot in enumerate(self.slots) if rank not in out]
             Run.open(self._folder).updated(ranks=len(self.slots))
 
