@@ -1,6 +1,5 @@
 """A rank that gives signs of life and then does not end well, as its argument says; for test_stuck_ranks."""
 
-import json
 import os
 import signal
 import subprocess
@@ -41,9 +40,11 @@ if what == "leaves a child" and rank == 1:
 if what == "says why" and rank == 1:
     pulse.last_words({"kind": "TrainingFailed", "what": "numbers"})
     sys.exit(1)
-if what == "stops" and rank == 1:
+if what.startswith("stops") and rank == 1:
     os.kill(os.getpid(), signal.SIGSTOP)
 if what == "locks" and rank == 1:
     wait_for_a_lock_that_nobody_frees()
-(folder / f"{rank}.json").write_text(json.dumps({"waits": True}))
+if what == "stops while the other saves":
+    with pulse.phase(Phase.SAVING):
+        time.sleep(600)
 wait_for_peers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,12 @@ def test_a_rank_that_is_stopped_by_a_signal_is_named_with_its_state_and_step(tmp
     assert moved == [3]
 
 
+def test_a_rank_that_is_stopped_is_found_while_another_one_has_all_the_time_it_wants(tmp_path: Path) -> None:
+    ended, _ = run("stops while the other saves", tmp_path)
+    assert ended.failed is not None
+    assert [found.rank for found in ended.failed.stuck] == [1]
+
+
 def test_of_ranks_that_hang_the_one_that_does_not_wait_for_others_is_named_with_its_stack(tmp_path: Path) -> None:
     ended, _ = run("locks", tmp_path)
     assert ended.failed is not None
@@ -65,6 +72,26 @@ def test_when_all_wait_for_each_other_all_are_named(tmp_path: Path) -> None:
 
 def test_a_rank_that_saves_has_more_time_than_one_that_makes_a_step(tmp_path: Path) -> None:
     assert run("saves", tmp_path, least=0.5)[0] == Ended()
+
+
+def test_a_rank_that_nobody_looks_at_ends_itself_and_shows_where_it_was(tmp_path: Path) -> None:
+    code = """
+import time
+from sheaf.parallel.pulse import Patience, pulse
+def wait_for_ever():
+    time.sleep(600)
+pulse.set_alarm(Patience(0.5))
+pulse.begin(3)
+for step in range(4, 9):
+    time.sleep(0.3)
+    pulse.stepped(step, 0.01)
+print("made its steps", flush=True)
+wait_for_ever()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "made its steps" in ended.stdout
+    assert "Timeout" in ended.stderr and "in wait_for_ever" in ended.stderr
 
 
 def test_patience_follows_what_is_usual_and_is_never_less_than_what_was_asked_for() -> None:

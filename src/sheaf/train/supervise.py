@@ -8,9 +8,9 @@ checkpoint, and the order is a function of the step. What would only happen agai
 the kernel kills for lack of memory, or that crashes, does not.
 
 restarts.jsonl has a line for each restart: at, cause, rank, step (steps done when it happened), from_step (where it
-went on), ranks (from then on), down_seconds (from the failure to the end of the first step after it), again_seconds
-(what the steps took that had to be made again). Cost: nothing while all is well; a restart takes a fork a rank
-(`forker`) and what it takes to open corpus and checkpoint.
+went on), ranks (from then on), down_seconds (from the failure, or the last sign of life, to the end of the next step),
+again_seconds (what the steps took that had to be made again). Cost: nothing while all is well; a restart takes a fork
+a rank (`forker`) and what it takes to open corpus and checkpoint.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Restarts:
             )
 
     def _begin(self, failed: Failed, cause: str) -> None:
-        self._failed_at = time.monotonic()
+        self._failed_at = time.monotonic() - max((stuck.seconds for stuck in failed.stuck), default=0.0)
         self._made = {int(line["step"]): float(line["seconds"]) for line in journal.read(self._folder)}
         if self._allowed.ranks == "fewer":
             self._leave_out(failed)
@@ -153,7 +153,8 @@ class Restarts:
             "from_step": None,
             "ranks": len(self.slots),
         }
-        self._say(f"{cause} after {_steps(self._open['step'])}; starting again from the newest checkpoint")
+        told = "" if failed.stuck else f"{cause} after {_steps(self._open['step'])}; "
+        self._say(f"{told}starting again from the newest checkpoint")
         self._say(
             f"{_on(len(self.slots))}; {_times(self._in_a_row)} from this checkpoint, at most {self._allowed.most}"
         )
