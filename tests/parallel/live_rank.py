@@ -40,6 +40,9 @@ if what == "leaves a child" and rank == 1:
 if what == "says why" and rank == 1:
     pulse.last_words({"kind": "TrainingFailed", "what": "numbers"})
     sys.exit(1)
+if what == "eats memory" and rank == 1:
+    (folder / "group" / "cgroup.procs").write_text(str(os.getpid()))
+    eaten = bytearray(os.urandom(1)) * (256 << 20)
 if what.startswith("stops") and rank == 1:
     os.kill(os.getpid(), signal.SIGSTOP)
 if what == "locks" and rank == 1:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import psutil
@@ -106,12 +108,36 @@ def test_patience_follows_what_is_usual_and_is_never_less_than_what_was_asked_fo
 
 def test_what_a_dead_rank_had_started_goes_with_it(tmp_path: Path) -> None:
     ended, _ = run("leaves a child", tmp_path, least=60.0)
-    assert ended.failed is not None and (ended.failed.rank, ended.failed.code, ended.failed.step) == (1, -9, 7)
+    assert ended.failed is not None and not ended.failed.out_of_memory
+    assert (ended.failed.rank, ended.failed.code, ended.failed.step) == (1, -9, 7)
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 10
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.fixture
+def small_memory(tmp_path: Path) -> Generator[None]:
+    """tmp_path/group: a control group whose processes may have 64 MB."""
+    old = Path("/sys/fs/cgroup/memory")
+    group = (old if old.is_dir() else old.parent) / f"sheaf-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(64 << 20))
+    except OSError as error:
+        pytest.skip(f"a control group cannot be made here: {error}")
+    (tmp_path / "group").symlink_to(group)
+    yield
+    group.rmdir()
+
+
+def test_a_rank_that_the_system_killed_for_lack_of_memory_is_told_from_one_that_was_killed(
+    tmp_path: Path, small_memory: None
+) -> None:
+    ended, _ = run("eats memory", tmp_path, least=60.0)
+    assert ended.failed is not None
+    assert (ended.failed.rank, ended.failed.code, ended.failed.out_of_memory) == (1, -9, True)
 
 
 def test_last_words_reach_the_launcher_and_name_who_is_to_blame(tmp_path: Path) -> None:

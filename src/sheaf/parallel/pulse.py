@@ -7,7 +7,7 @@ process' stacks when the launcher asks by SIGUSR2, and one for its last words, w
 
 Ranks that torchrun started have nobody who looks at them: each sets an alarm that faulthandler's own thread (C, without
 the interpreter's lock) turns into a dump of all stacks on stderr and the end of the process, which torchrun notices.
-Cost: about a microsecond a sign; 50 with the alarm.
+Cost: about a microsecond a sign; 15 with the alarm.
 """
 
 from __future__ import annotations
