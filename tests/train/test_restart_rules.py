@@ -76,11 +76,13 @@ def test_failures_at_other_steps_or_from_outside_are_no_repetition(tmp_path: Pat
 def test_so_many_restarts_without_a_new_checkpoint_are_enough_and_one_begins_the_count_anew(tmp_path: Path) -> None:
     run = a_run(tmp_path, most=2)
     restarts = restarts_of(run)
-    restarts.after(KILLED)
-    restarts.after(KILLED)
+    for _ in range(2):
+        restarts.after(KILLED)
+        restarts.close()
     commit(run, 8)
-    restarts.after(KILLED)
-    restarts.after(KILLED)
+    for _ in range(2):
+        restarts.after(KILLED)
+        restarts.close()
     with pytest.raises(EnvironmentProblem, match="rank 1 died") as raised:
         restarts.after(KILLED)
     assert "killed by SIGKILL; 2 restarts from the same checkpoint did not help" in raised.value.why

@@ -74,6 +74,7 @@ def supervise(run: Run, nproc: int, console: Console) -> Run:
                 patience=Patience(run.recipe.train.restarts.stuck_after),
                 moved=restarts.moved,
             )
+            restarts.close()
             if ended.signal:
                 raise interrupted(run.folder, ended.signal)
             if ended.failed is None:
@@ -100,7 +101,6 @@ class Restarts:
 
     def after(self, failed: Failed) -> None:
         """A start has failed: prepare another one, or raise the reason why not."""
-        self._close()
         if failed.stuck:
             self._tell_stacks(failed)
         cause = _cause(failed)
@@ -133,7 +133,7 @@ class Restarts:
         if self._open is not None:
             again = sum(seconds for step, seconds in self._made.items() if step >= began)
             self._open |= {"from_step": began, "again_seconds": round(again, 3)}
-            line = self._close()
+            line = self.close()
             steps = max(0, line["step"] - began)
             self._say(
                 f"training again {line['down_seconds']:.1f} s after the failure; "
@@ -168,8 +168,8 @@ class Restarts:
             self.slots = [slot for rank, slot in enumerate(self.slots) if rank not in out]
             Run.open(self._folder).updated(ranks=len(self.slots))
 
-    def _close(self) -> dict[str, Any]:
-        """Write the line of the restart under way, if there is one."""
+    def close(self) -> dict[str, Any]:
+        """Write the line of the restart under way, if there is one: it has led to a step, or these ranks have ended."""
         line, self._open = self._open, None
         if line is None:
             return {}
