@@ -65,8 +65,9 @@ class KillsTheFirstRank(Silent):
             os.kill(ranks_of(os.getpid())[0].pid, signal.SIGKILL)
 
 
-def recipe_of(root: Path, steps: int, **restarts: object) -> Recipe:
-    return make_recipe(root, budget={"steps": steps}, checkpoint_every=10, evaluate_every=70, restarts=restarts)
+def recipe_of(root: Path, steps: int, rate: float | None = None, **restarts: object) -> Recipe:
+    often = {"checkpoint_every": 10, "evaluate_every": 70}
+    return make_recipe(root, budget={"steps": steps}, learning_rate=rate, **often, restarts=restarts)
 
 
 def test_ranks_and_launcher_killed_and_fewer_ranks_each_time_every_step_is_there_once(tmp_path: Path) -> None:
@@ -96,7 +97,9 @@ def test_fifty_kills_at_random_moments_and_restarts_with_two_to_four_ranks(tmp_p
     """Half of them kill the whole job, which is resumed on another number of ranks; half kill one rank. Half come some
     steps later, half some seconds later: in a start, a checkpoint, a restart."""
     chance = random.Random(11)
-    recipe = recipe_of(tmp_path, 2000, most=50)
+    # Other numbers of ranks round their sums otherwise. At the default rate that grew to 0.03 of loss in 700 steps; a
+    # tenth of it keeps the runs together.
+    recipe = recipe_of(tmp_path, 1200, rate=5e-4, most=50)
     calm = Path(train(recipe, make_corpus(tmp_path), console=Silent())["run"])
     run = tmp_path / "runs" / "test-002"
     launcher = start("train", write_recipe(tmp_path, recipe), 3)
@@ -116,5 +119,5 @@ def test_fifty_kills_at_random_moments_and_restarts_with_two_to_four_ranks(tmp_p
             kill_all(launcher)
             launcher = start("resume", run, chance.choice([2, 3, 4]))
     assert launcher.wait() == 0, launcher.communicate()[1].decode()
-    assert_undisturbed(calm, run, 2000)
+    assert_undisturbed(calm, run, 1200)
     assert {line["ranks"] for line in journal.read(run)} == {2, 3, 4}
