@@ -352,12 +352,18 @@ class Schedule(Strict):
 
 
 class Layout(Strict):
-    """How the model is spread. This version spreads data only; the other degrees must be 1."""
+    """How the model is spread over ranks: their number is the product of the degrees."""
 
-    data: Annotated[int, Field(ge=1)] = 1
-    shard: Literal[1] = 1
-    tensor: Literal[1] = 1
-    pipeline: Literal[1] = 1
+    data: Annotated[
+        int, Field(ge=1, description="ranks with the same weights and other samples; not given: all that are left")
+    ] = 1
+    shard: Annotated[int, Field(ge=1, description="ranks with other samples and a part of the weights each")] = 1
+    context: Annotated[int, Field(ge=1, description="ranks with other positions of the same samples")] = 1
+    tensor: Annotated[int, Field(ge=1, description="ranks with other heads and columns of the same layers")] = 1
+    pipeline: Annotated[int, Field(ge=1, description="ranks with other layers")] = 1
+    schedule: Annotated[
+        Literal["1f1b", "interleaved", "zero-bubble"], Field(description="order of passes in a pipeline")
+    ] = "1f1b"
 
 
 class Restarts(Strict):
@@ -398,6 +404,9 @@ class Train(Strict):
     checkpoint_every: Annotated[int | None, Field(ge=1, description="steps; default: ten times a run")] = None
     keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 3
     seed: Annotated[int | None, Field(ge=0, lt=2**63, description="default: the recipe's seed")] = None
+    activation_checkpointing: Annotated[
+        Literal["none", "selective", "full"], Field(description="what the backward pass computes again, to save memory")
+    ] = "none"
     layout: Literal["auto"] | Layout = "auto"
     restarts: Restarts = Restarts()
 

@@ -15,13 +15,16 @@ from sheaf import api, recipe_file
 from sheaf.console import Silent
 from sheaf.errors import DataRefused, UsageError
 from sheaf.order.loader import Loader
+from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import alone
 from sheaf.prepare.encoder import Encoder
+from sheaf.recipe import Layout
 from sheaf.train import journal
-from sheaf.train.checkpoint import load_model
+from sheaf.train.checkpoint import checkpoint_of, load_model
 from sheaf.train.evaluate import evaluate, evaluate_run
 from sheaf.train.launch import train
-from sheaf.train.learner import forward
+from sheaf.train.learner import tensors
 from sheaf.train.setup import order_of
 
 
@@ -86,12 +89,14 @@ def test_the_evaluation_is_of_what_is_to_be_predicted(tmp_path: Path) -> None:
     run = Path(train(recipe, corpus, console=Silent())["run"])
     model, _ = load_model(run, None, torch.float32)
     order = order_of(recipe, corpus, "held_out")
-    got = evaluate(model, corpus, order, corpus.token_files(), ranks=alone(), micro_samples=4)
+    values = checkpoint_of(run)[0].weights
+    spread = Spread(model.config, torch.float32, Mesh(alone(), Layout()), How((4, order.sequence_length)), values)
+    got = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=4)
     nats, count = 0.0, 0
     with Loader(order, corpus.token_files()) as loader, torch.no_grad():
         for batch in loader:
-            logits = (forward(model, batch) @ model.head_weight.T).float()
-            labels = torch.from_numpy(batch.labels)
+            (ids, positions, documents), labels = tensors(batch, torch.device("cpu"))
+            logits = (model(ids, positions, documents) @ model.head_weight.T).float()
             nats += torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
             count += int((labels != -100).sum())
     assert got["tokens"] == count < int(corpus.documents.length.sum())

@@ -26,7 +26,7 @@ from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.schema import DECISIONS
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused, UsageError
-from sheaf.files import checked, read_done
+from sheaf.files import checked, digest_of, read_done
 from sheaf.formats.schema import CHATS, KINDS
 from sheaf.privacy import masked_text
 
@@ -76,6 +76,10 @@ class CorpusVersion:
     def masked(self) -> frozenset[str]:
         """The kinds of personal data that are masked where this corpus is trained."""
         return frozenset(self.manifest["rendering"]["masked"])
+
+    def holds(self, content: str) -> bool:
+        """Whether this is the version of a selection, by the digest of what was selected."""
+        return self.digest == corpus_digest(content, self.rendering)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -194,6 +198,11 @@ class CorpusVersion:
 
     def _column(self, name: str) -> NDArray[np.integer]:
         return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+
+
+def corpus_digest(content: str, rendering: str) -> str:
+    """content: digest of what was selected and from where. rendering: of what its tokens were made by."""
+    return digest_of(FORMAT, content, rendering)
 
 
 def _opened(record: dict[str, Any], source: str) -> dict[str, Any]:

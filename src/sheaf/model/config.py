@@ -98,17 +98,20 @@ class ModelConfig:
         12·span·heads·head_dim a layer for scores and values (Chowdhery et al. 2022, PaLM, appendix B, with the span
         in place of the length).
         """
+        attention = 12 * self.num_attention_heads * self.head_dim * attention_span
+        layers = self.num_hidden_layers * (6 * self.layer_matrices() + attention)
+        return layers + 6 * self.vocab_size * self.hidden_size
+
+    def layer_matrices(self) -> int:
+        """Weights of a layer that multiply: those of its matrices."""
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        matrices = self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size)
-        attention = 12 * q * attention_span
-        return self.num_hidden_layers * (6 * matrices + attention) + 6 * self.vocab_size * self.hidden_size
+        return self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size)
 
     def _layer_parameters(self) -> int:
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        matrices = self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size)
         biases = (q + 2 * kv if self.attention_bias else 0) + (self.hidden_size if self.output_bias else 0)
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
-        return matrices + biases + norms
+        return self.layer_matrices() + biases + norms
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ the fp32 masters.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +24,9 @@ from torch import Tensor
 
 from sheaf.errors import UsageError
 from sheaf.files import disk_errors, sync_folder, write_file
-from sheaf.model.config import read_config
+from sheaf.model.config import ModelConfig, read_config
 from sheaf.model.decoder import Decoder
+from sheaf.model.pieces import Piece, Values
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.rendering import Chats, Rendering
 from sheaf.prepare.template import Refused
@@ -32,14 +34,38 @@ from sheaf.prepare.template import Refused
 
 def load_folder(folder: Path, compute_dtype: torch.dtype) -> Decoder:
     """A decoder with the weights of a checkpoint folder. Raises UsageError if it cannot be read or does not fit."""
-    model = Decoder(read_config(folder), compute_dtype)
-    _copy(model, _read_tensors(_weight_files(folder)), str(folder))
+    config, values = folder_values(folder)
+    model = Decoder(config, compute_dtype)
+    fill(model, values)
     return model
 
 
-def load_state(model: Decoder, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the model's fp32 parameters. Raises UsageError if names or shapes differ."""
-    _copy(model, tensors.items(), "")
+def folder_values(folder: Path) -> tuple[ModelConfig, Values]:
+    """The config of a checkpoint folder and, when asked for, any piece of its weights: no more of a file is read.
+
+    Raises UsageError if it cannot be read or does not fit its config.
+    """
+    config = read_config(folder)
+    stored: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _weight_files(folder):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict: it cannot be iterated itself)
+                stored[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
+    _check(config, shapes, str(folder))
+
+    def value(name: str, piece: Piece) -> Tensor:
+        with _opened(stored[name]) as file:
+            return file.get_slice(name)[piece.slices]
+
+    return config, value
+
+
+@torch.no_grad()
+def fill(model: Decoder, values: Values) -> None:
+    """Fill all parameters of a whole model."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(values(name, Piece.whole(tuple(parameter.shape))))
 
 
 @dataclass(frozen=True)
@@ -173,31 +199,27 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  (not a dict: it cannot be iterated itself)
-                    yield name, stored.get_tensor(name)
-        except SafetensorError as error:
-            raise UsageError("a weight file is broken", where=str(path), why=str(error)) from error
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UsageError("a weight file is broken", where=str(path), why=str(error)) from error
 
 
-def _copy(model: Decoder, tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
-    targets = dict(model.named_parameters())
-    missing = set(targets)
-    with torch.no_grad():
-        for name, tensor in tensors:
-            if _derived(model, name):
-                continue
-            if name not in targets:
-                raise UsageError(f"the checkpoint has a tensor that the model lacks: {name}", where=where)
-            if targets[name].shape != tensor.shape:
-                shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(targets[name].shape)} by the config"
-                raise UsageError(f"{name} has another shape than its config.json says", where=where, why=shapes)
-            targets[name].copy_(tensor)
-            missing.discard(name)
-    if missing:
+def _check(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    with torch.device("meta"):
+        targets = {name: tuple(p.shape) for name, p in Decoder(config).named_parameters()}
+    for name, shape in shapes.items():
+        if _derived(config, name):
+            continue
+        if name not in targets:
+            raise UsageError(f"the checkpoint has a tensor that the model lacks: {name}", where=where)
+        if targets[name] != shape:
+            why = f"{shape} in the checkpoint, {targets[name]} by the config"
+            raise UsageError(f"{name} has another shape than its config.json says", where=where, why=why)
+    if missing := targets.keys() - shapes.keys():
         raise UsageError(
             f"the checkpoint lacks {len(missing)} tensors, {min(missing)} among them",
             where=where,
@@ -205,6 +227,6 @@ def _copy(model: Decoder, tensors: Iterable[tuple[str, Tensor]], where: str) -> 
         )
 
 
-def _derived(model: Decoder, name: str) -> bool:
+def _derived(config: ModelConfig, name: str) -> bool:
     """Tensors that some checkpoints store though they follow from others."""
-    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and model.lm_head is None)
+    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_word_embeddings)

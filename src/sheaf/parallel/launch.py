@@ -100,6 +100,12 @@ def run_ranks(
             store.unlink(missing_ok=True)
 
 
+def run_once(forker: Forker, arguments: Sequence[str], ranks: int, folder: Path) -> Ended:
+    """`run_ranks` for ranks that give no signs of life; a second signal raises KeyboardInterrupt."""
+    with StopSignals(patient=False) as signals:
+        return run_ranks(forker, arguments, range(ranks), folder, signals=signals, patience=Patience(math.inf))
+
+
 def _common_environment(ranks: int) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in TORCHRUNS} | {
         "OMP_NUM_THREADS": str(threads_for(ranks)),

@@ -84,7 +84,7 @@ def _select_key(workspace: Workspace, recipe: Recipe, asked: Asked, live: Sequen
     settings = recipe.prepare.model_dump(mode="json", by_alias=True)
     names = [s.name for s in recipe.sources]
     keys = sorted(x.key.hex() for x in listing.items)
-    made = [_tokenizer(recipe, "").key, *_template(recipe)]
+    made = [wanted_tokenizer(recipe, "").key, *_template(recipe)]
     gone = sorted(record.hex() for record in forgotten.read(workspace).records)
     return digest_json([_stages(asked), made, gone, names, settings, list(live), keys, refused])
 
@@ -174,7 +174,7 @@ def _tokenise(
     with console.stage("tokenizer", None, "tokens") as advance:
         chosen = tokenizer.ensure(
             workspace,
-            _tokenizer(recipe, template),
+            wanted_tokenizer(recipe, template),
             live,
             selection.decided,
             selection.content,
@@ -232,7 +232,7 @@ def _template(recipe: Recipe) -> tuple[str, dict[str, str]]:
     return find_template(recipe.prepare.template, recipe.prepare.tokenizer.from_)
 
 
-def _tokenizer(recipe: Recipe, template: str) -> tokenizer.Wanted:
+def wanted_tokenizer(recipe: Recipe, template: str = "") -> tokenizer.Wanted:
     names = [s.name for s in recipe.sources]
     return tokenizer.Wanted(recipe.prepare.tokenizer, names, recipe.mixture, stages.masked(recipe), template)
 

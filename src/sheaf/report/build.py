@@ -133,7 +133,7 @@ def _charts(run: RunFacts) -> list[tuple[str, Markup]]:
 
 def _histogram(rule: RuleFacts) -> tuple[RuleFacts, str, Markup]:
     """The rule, what it keeps, and where the records lie."""
-    keeps = f"{rule.signal} {bound(rule.threshold, rule.least)}"
+    keeps = f"{rule.signal} {bound(rule.threshold, rule.sign)}"
     chart = histogram(
         rule.edges, rule.records, rule.dropped, rule.threshold, title=f"{rule.reason}: {keeps}", x_name=rule.signal
     )

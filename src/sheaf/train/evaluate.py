@@ -19,25 +19,26 @@ from numpy.typing import NDArray
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused
-from sheaf.model.decoder import Decoder
 from sheaf.order import losses
-from sheaf.order.loader import Loader, micro
+from sheaf.order.loader import Loader
 from sheaf.order.order import Order
+from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.pulse import pulse
-from sheaf.parallel.ranks import Ranks, alone, threads_for
-from sheaf.train.checkpoint import load_model
+from sheaf.parallel.ranks import alone, threads_for
+from sheaf.recipe import Layout
+from sheaf.train.checkpoint import checkpoint_of
 from sheaf.train.learner import measured_loss_sum
 from sheaf.train.run import Run
 from sheaf.train.setup import DTYPES, exact, order_of
 
 
 def evaluate(
-    model: Decoder,
+    spread: Spread,
     corpus: CorpusVersion,
     order: Order,
     token_files: Sequence[NDArray[np.unsignedinteger]],
     *,
-    ranks: Ranks,
     micro_samples: int,
     tokens: int | None = None,
 ) -> dict[str, Any]:
@@ -53,12 +54,12 @@ def evaluate(
             why=f"train.held_out is {order.held_out:g} of {len(order.documents):,} documents",
             fix="raise train.held_out",
         )
-    nats = 0.0
-    with Loader(order, token_files, rank=ranks.rank, world=ranks.world, stop=steps) as loader:
+    nats, samples = 0.0, spread.mesh.samples
+    with Loader(order, token_files, rank=samples.rank, world=samples.size, stop=steps) as loader:
         for batch in loader:
-            nats += sum(measured_loss_sum(model, part) for part in micro(batch, micro_samples))
+            nats += measured_loss_sum(spread, batch, micro_samples)
             pulse.sign()
-    (nats,) = ranks.sum([nats])
+    (nats,) = spread.mesh.ranks.sum([nats])
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)
     return {
@@ -76,10 +77,12 @@ def evaluate_run(run: Path, *, step: int | None = None) -> dict[str, Any]:
     recipe, corpus, ranks = opened.recipe, opened.corpus(), alone()
     order = order_of(recipe, corpus, "held_out")
     with exact(threads_for(1)):
-        model, info = load_model(run, step, DTYPES[recipe.train.precision])
-        model.to(ranks.device)
+        checkpoint, info = checkpoint_of(run, step)
         size = opened.settings.micro_samples(order.sequence_length, 1)
-        figures = evaluate(model, corpus, order, corpus.token_files(), ranks=ranks, micro_samples=size)
+        how = How((size, order.sequence_length))
+        config, dtype = checkpoint.config, DTYPES[recipe.train.precision]
+        spread = Spread(config, dtype, Mesh(ranks, Layout()), how, checkpoint.weights)
+        figures = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=size)
     return {**info, **figures}
 
 

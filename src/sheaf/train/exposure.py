@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
@@ -20,10 +21,11 @@ Json = dict[str, Any]
 
 
 def runs_that_saw(workspace: Workspace, ids_in: Callable[[CorpusVersion], np.ndarray]) -> list[Json]:
-    """[{"run", "uses", "first_step", "last_step", "checkpoints"}] of each run that trained on one of the records.
+    """[{"run", "uses", "first_step", "last_step", "steps", "checkpoints"}] of each run that trained on one of them.
 
-    ids_in: S16, the ids meant, for the version that a run was trained on. A run whose version cannot be opened any
-    more has "why" instead: nobody can say what it saw. A checkpoint counts when it was written after the first use.
+    steps: those that did, as ranges with both ends, [[0, 4], [9, 9]]. ids_in: S16, the ids meant, for the version that
+    a run was trained on. A run whose version cannot be opened any more has "why" instead: nobody can say what it saw.
+    A checkpoint counts when it was written after the first use.
     """
     found: list[Json] = []
     for folder in runs_of(workspace.root):
@@ -44,11 +46,19 @@ def _saw(run: Run, corpus: CorpusVersion, ids_in: Callable[[CorpusVersion], np.n
     uses = order_of(run.recipe, corpus, "train").steps_of(numbers, done) if len(numbers) and done else []
     if not uses:
         return None
-    first = min(use.step for use in uses)
+    steps = _ranges(np.unique([use.step for use in uses]))
+    first = steps[0][0]
     return {
         "run": run.folder.name,
         "uses": len(uses),
         "first_step": first,
-        "last_step": max(use.step for use in uses),
+        "last_step": steps[-1][1],
+        "steps": steps,
         "checkpoints": sorted(c.name for c in list_checkpoints(run.folder) if step_of(c) > first),
     }
+
+
+def _ranges(steps: NDArray[np.int64]) -> list[list[int]]:
+    """Ascending numbers, none twice, as [first, last] of each stretch without a gap."""
+    stretches = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
+    return [[int(stretch[0]), int(stretch[-1])] for stretch in stretches]

@@ -12,59 +12,61 @@ from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
 from sheaf.files import folder_of, write_file
 from sheaf.model.memory import keep_memory
-from sheaf.order.balance import check_ranks
+from sheaf.parallel.layout import ranks_of
 from sheaf.parallel.ranks import alone, available_cores, threads_for
 from sheaf.recipe import Layout, Recipe
 from sheaf.recipe_file import dump
 from sheaf.train.notes import NotesFile
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import attention_span, decide
-from sheaf.train.setup import config_of, exact, hidden_parameters, order_of
+from sheaf.train.setup import config_of, exact, facts_of, hidden_parameters, layout_of, order_of
 from sheaf.train.supervise import summary, supervise
 from sheaf.train.trainer import train_run
 
 
 def train(
-    recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, start_only: bool = False, console: Console
+    recipe: Recipe, corpus: CorpusVersion, *, nproc: int | None = None, start_only: bool = False, console: Console
 ) -> dict[str, Any]:
-    """Start a new run and train it to its end. nproc: data-parallel ranks on this machine.
+    """Start a new run and train it to its end. nproc: ranks on this machine (None: as many as the layout has, or one).
 
     start_only: make the run, train nothing, return {"run"} and the arguments that torchrun needs for its workers,
     "worker"; nproc is then the number of ranks on all machines.
     Returns {"run", "steps", "loss", "validation_loss", "tokens_per_second", "peak_memory_bytes", "checkpoint", …}.
     Raises RecipeError or UsageError before a folder is made if the run cannot be; see `trainer.train_run` for the rest.
     """
-    nproc = _ranks(recipe, nproc)
     order = order_of(recipe, corpus, "train")
     held_out = order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
-    check_ranks(order.batch, nproc)
     config = config_of(recipe, corpus)
+    asked = recipe.train.layout
+    ranks = nproc or (1 if asked == "auto" else ranks_of(asked))
     settings, reasons = decide(
         recipe,
         order,
         flops_per_token=config.flops_per_token(attention_span(order)),
         hidden_parameters=hidden_parameters(config),
-        ranks=nproc,
+        ranks=ranks,
         threads=threads_for(1),
         gpu=torch.cuda.is_available(),
     )
+    layout, why = layout_of(recipe, nproc, facts_of(recipe, config, settings, ranks))
+    reasons += why
     folder = new_run_folder(recipe, corpus.workspace.runs)
     with locked(folder):
         write_file(folder / "recipe.yaml", dump(recipe).encode())
-        run = start_run(folder, recipe, corpus, settings, nproc, order.state(0))
+        run = start_run(folder, recipe, corpus, settings, layout, order.state(0))
         notes = NotesFile(folder, console)
-        notes.note(f"run {folder}: {config.parameters():,} parameters, {nproc} {'rank' if nproc == 1 else 'ranks'}")
+        notes.note(f"run {folder}: {config.parameters():,} parameters, {ranks} {'rank' if ranks == 1 else 'ranks'}")
         if not held_out.steps:
             reasons.append(f"no validation: train.held_out is {recipe.train.held_out:g}, and holds no document back")
         for reason in reasons:
             notes.note(reason)
         if start_only:
             return {"run": str(run.folder), "worker": ["-m", "sheaf.train.worker", str(run.folder)]}
-        return _go(run, nproc, console)
+        return _go(run, ranks, console)
 
 
-def resume(run: Path, *, nproc: int | None = None, console: Console) -> dict[str, Any]:
-    """Go on with a run from its newest valid checkpoint, on as many ranks as it had, or on `nproc`.
+def resume(run: Path, *, nproc: int | None = None, layout: Layout | None = None, console: Console) -> dict[str, Any]:
+    """Go on with a run from its newest valid checkpoint, spread as it was, or over `nproc` ranks, or as `layout` says.
 
     Raises UsageError if the run is finished or is being trained by another process.
     """
@@ -78,27 +80,20 @@ def resume(run: Path, *, nproc: int | None = None, console: Console) -> dict[str
                 why=f"it made all its {opened.result['steps']:,} steps",
                 fix="`sheaf train` starts another one; a larger train.budget makes it longer",
             )
-        ranks = nproc or opened.ranks
-        check_ranks(opened.settings.batch, ranks)
-        if ranks != opened.ranks:
-            opened = opened.updated(ranks=ranks)
-        return _go(opened, ranks, console)
+        recipe = opened.recipe
+        if layout is not None:
+            recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"layout": layout})})
+        if nproc is not None or layout is not None:
+            ranks = nproc or ranks_of(layout or opened.layout)
+            config = config_of(recipe, opened.corpus())
+            chosen, _ = layout_of(recipe, nproc, facts_of(recipe, config, opened.settings, ranks))
+            opened = opened.updated(ranks=ranks_of(chosen), layout=chosen.model_dump())
+        return _go(opened, opened.ranks, console)
 
 
 def new_run_folder(recipe: Recipe, runs: Path | None = None) -> Path:
     """Claim workspace/runs/<name>-001, or the next free number."""
     return claim_folder(runs or folder_of(recipe.workspace) / "runs", recipe.name)
-
-
-def _ranks(recipe: Recipe, nproc: int) -> int:
-    layout = recipe.train.layout
-    if not isinstance(layout, Layout) or layout.data in (1, nproc):
-        return nproc
-    if nproc == 1:
-        return layout.data
-    raise UsageError(
-        f"--nproc {nproc} and train.layout.data {layout.data} disagree", fix="set one of them, or both alike"
-    )
 
 
 def _go(run: Run, nproc: int, console: Console) -> dict[str, Any]:

@@ -1,27 +1,29 @@
-"""One step of training on one rank: a model, its gradients and its optimiser.
+"""One step of training on one rank: a model spread over ranks, and its optimiser.
 
-The loss of a step is Σ token losses of the global batch / valid tokens of the global batch, whatever the split into
-ranks and micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, `Gradients`
-sums the shares over ranks, and every rank makes the same update. Cost beyond forward and backward: one all-reduce of
-the gradients, one small message.
+The loss of a step is Σ token losses of the global batch / valid tokens of the global batch, whatever the layout and the
+split into micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, the ranks'
+shares are summed (`parallel/sums.py`), and every rank updates the pieces that it holds. Cost beyond forward and
+backward: what the layout says, and one small message.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sheaf.errors import TrainingFailed
-from sheaf.model.decoder import Decoder
-from sheaf.model.loss import next_token_loss, per_token_loss
+from sheaf.model.pieces import Piece
 from sheaf.order.loader import Batch, micro
-from sheaf.parallel.data import Gradients
-from sheaf.parallel.ranks import Ranks
+from sheaf.parallel.collectives import agree
+from sheaf.parallel.matrices import Matrices
+from sheaf.parallel.parallelize import Spread
+from sheaf.parallel.pipeline import Inputs
+from sheaf.parallel.shard import local
+from sheaf.train.muon import Together
 from sheaf.train.optimizer import Optimizer, Update
 
 
@@ -36,12 +38,12 @@ class StepResult:
 
 
 class NotFinite(TrainingFailed):
-    """The loss of a step or its gradient is not finite; `not_finite` finds out why."""
+    """The loss of a step or its gradient is not finite; `not_finite` finds out why. share: this rank's of the loss."""
 
-    def __init__(self, loss: float, norm: float) -> None:
+    def __init__(self, loss: float, norm: float, share: float) -> None:
         what = "training has diverged: the loss or its gradient is not finite"
         super().__init__(what, why=f"loss {loss}, gradient norm {norm}")
-        self.loss, self.norm = loss, norm
+        self.loss, self.norm, self.share = loss, norm, share
 
 
 class RanksDiffer(TrainingFailed):
@@ -49,79 +51,108 @@ class RanksDiffer(TrainingFailed):
 
 
 class Learner:
-    """model: on this rank's device, its layers possibly compiled. micro_samples: samples of one forward pass."""
+    """spread: the model on this rank. micro_samples: samples of one forward pass."""
 
-    def __init__(self, model: Decoder, update: Update, clip: float, micro_samples: int, ranks: Ranks) -> None:
-        self.model = model
+    def __init__(self, spread: Spread, update: Update, clip: float, micro_samples: int) -> None:
+        self.spread, self.ranks = spread, spread.mesh.ranks
         self.clip = clip
         self.micro_samples = micro_samples
-        self.ranks = ranks
         self.update = update
-        self.optimizer = Optimizer(model.named_parameters(), update)
-        self.gradients = Gradients(model.parameters(), ranks.world)
+        # Parameters that are sharded have handles which the optimiser does not need to know: it sees what lies here.
+        parameters = spread.parameters()
+        self._sharded = {name: parameters[name] for name in spread.sums.sharded}
+        self._local = {
+            name: nn.Parameter(local(p.detach())) if name in self._sharded else p for name, p in parameters.items()
+        }
+        self.optimizer = self._optimizer()
 
-    def step(self, batch: Batch, rate: float, stop: bool = False) -> StepResult:
-        """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's.
+    def step(
+        self, batch: Batch, rate: float, stop: bool = False, watch: Callable[[], None] = lambda: None
+    ) -> StepResult:
+        """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's. watch:
+        called when the gradients are those of the global batch, before they are clipped.
 
         Raises NotFinite, before the update, if the loss or the gradient is not finite. Called by every rank.
         """
-        parts = list(micro(batch, self.micro_samples))
+        parts = micro(batch, self.micro_samples)
         predictions = max(batch.valid_tokens, 1)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        for part in parts:
-            loss = self.loss_sum(part)
-            if part is parts[-1]:
-                self.gradients.expect()
-            (loss / predictions).backward()
-            loss_sum += loss.detach()
-        self.gradients.finish()
-        positions = sum(part.input_ids.size for part in parts)
-        total, positions, stops = self.ranks.sum([loss_sum.item(), float(positions), float(stop)])
-        loss, norm = total / predictions, self.gradients.norm().item()
+        loss_sum = self.spread.learn([tensors(part, self.ranks.device) for part in parts], predictions)
+        watch()
+        sums = self.spread.sums
+        positions = sum(part.input_ids.size for part in parts) if self.spread.mesh.is_first_of_its_samples else 0
+        total, positions, stops, squares = self.ranks.sum(
+            [loss_sum.item(), float(positions), float(stop), sums.squares().item()]
+        )
+        loss, norm = total / predictions, math.sqrt(squares)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFinite(loss, norm)
+            raise NotFinite(loss, norm, loss_sum.item())
         if norm > self.clip:
-            self.gradients.scale(self.clip / norm)
+            sums.scale(self.clip / norm)
+        self._take_gradients()
         self.optimizer.step(rate)
-        self.gradients.zero()
+        sums.zero()
         return StepResult(loss, norm, int(positions), stops > 0)
-
-    def loss_sum(self, part: Batch) -> Tensor:
-        """fp32 sum of the token losses of one micro-batch."""
-        hidden = forward(self.model, part)
-        return next_token_loss(hidden, self.model.head_weight, _tensor(part.labels, hidden.device))
 
     def reset_optimizer(self) -> None:
         """Forget all momenta: the state before the first update."""
-        self.optimizer = Optimizer(self.model.named_parameters(), self.update)
+        self.optimizer = self._optimizer()
 
     def check_ranks_agree(self) -> None:
-        """Raise RanksDiffer unless all ranks hold the same weights, bit for bit. Called by every rank."""
-        total = sum(int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in self.model.parameters())
-        if not self.ranks.agree(float(total % 2**52)):
+        """Raise RanksDiffer unless ranks that hold the same pieces hold the same bits. Called by every rank."""
+        mesh = self.spread.mesh
+        held = self.spread.held()
+        alike = {name for name, piece in self.spread.pieces.items() if piece.is_whole}
+        same = agree(_checksum(held), mesh.group("data", "context"), self.ranks.device)
+        same &= agree(_checksum({name: held[name] for name in alike}), mesh.group("tensor"), self.ranks.device)
+        if self.ranks.sum([not same])[0]:
             raise RanksDiffer(
                 "the ranks no longer hold the same weights",
                 why="an update was computed differently on one of them: unequal machines, or faulty memory",
                 fix="resume from the last checkpoint; if it happens again, look for the machine that differs",
             )
 
+    # ---- what a checkpoint holds
 
-def measured_loss_sum(model: Decoder, part: Batch) -> float:
-    """Sum of the token losses of one micro-batch, in nats; nothing is learned.
+    def state(self) -> dict[str, tuple[Piece, Tensor]]:
+        """The weights and optimiser state that this rank writes: "weight.<parameter>" and "<kind>.<parameter>"."""
+        weights = {f"weight.{name}": tensor for name, tensor in self.spread.held().items()}
+        found: dict[str, tuple[Piece, Tensor]] = {}
+        for key, tensor in (weights | self.optimizer.state()).items():
+            name = key.partition(".")[2]
+            if self.spread.writes(name) and tensor.numel():
+                found[key] = (self.spread.pieces[name], tensor)
+        return found
 
-    The forward runs with gradients on, as in training, so that compiled layers are not compiled a second time.
-    """
-    hidden = forward(model, part).detach()
-    return per_token_loss(hidden, model.head_weight, _tensor(part.labels, hidden.device)).double().sum().item()
+    def _optimizer(self) -> Optimizer:
+        mesh, pieces = self.spread.mesh, self.spread.pieces
+
+        def together(held: Mapping[str, Piece]) -> Together:
+            return Matrices(held, mesh).apply
+
+        alone = self.ranks.world == 1
+        return Optimizer(self._local.items(), self.update, pieces, None if alone else together)
+
+    def _take_gradients(self) -> None:
+        """Show the optimiser what lies here now of the sharded parameters and their gradients."""
+        for name, parameter in self._sharded.items():
+            if parameter.grad is None:
+                raise AssertionError("every parameter has a gradient after a step's passes")
+            self._local[name].data = local(parameter.detach())
+            self._local[name].grad = local(parameter.grad)
 
 
-def forward(model: Decoder, part: Batch) -> Tensor:
-    """Hidden states (n, T, hidden) of one micro-batch."""
-    device = model.head_weight.device
-    return model(
-        _tensor(part.input_ids, device), _tensor(part.position_ids, device), _tensor(part.document_ids, device)
-    )
+def tensors(part: Batch, device: torch.device) -> tuple[Inputs, Tensor]:
+    """A micro-batch as the model takes it: (ids, positions, documents), labels."""
+    arrays = (part.input_ids, part.position_ids, part.document_ids, part.labels)
+    ids, positions, documents, labels = (torch.from_numpy(x).to(device, non_blocking=True) for x in arrays)
+    return (ids, positions, documents), labels
 
 
-def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+def measured_loss_sum(spread: Spread, batch: Batch, micro_samples: int) -> float:
+    """This rank's share of the sum of the token losses of a batch, in nats; nothing is learned."""
+    parts = micro(batch, micro_samples)
+    return spread.measure([tensors(part, spread.mesh.ranks.device) for part in parts]).item()
+
+
+def _checksum(held: Mapping[str, Tensor]) -> int:
+    return sum(int(tensor.view(torch.int32).sum(dtype=torch.int64)) for tensor in held.values()) % 2**52

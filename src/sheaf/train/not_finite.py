@@ -4,7 +4,10 @@ The update was not made, so the step can be computed again: each rank runs its m
 at the loss of every token; where these are finite it looks at the gradient, of the micro-batch and then of each of its
 samples. What is found leads back, through the order and the corpus, to records and where they were seen. If every
 sample is bad, none of them is the cause: the weights are. Cost: about one more step, once, at the end of a run that
-failed; one message of three numbers a rank and sample. Every rank must hold the whole model.
+failed; one message of three numbers a rank and sample.
+
+Where ranks share a model none can compute a sample alone. Then nothing is computed again: what is named are the ranks
+whose share of the loss is not finite, and all documents of their samples; or of the step, if it is the gradient.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import SheafError, TrainingFailed
 from sheaf.files import write_json
-from sheaf.model.loss import per_token_loss
+from sheaf.model.loss import next_token_loss, per_token_loss
 from sheaf.order.loader import Batch, micro
 from sheaf.order.trace import TracedRun, TracedSample, trace_step
+from sheaf.parallel.layout import describe
 from sheaf.parallel.pulse import Phase, pulse
 from sheaf.parallel.ranks import Ranks
-from sheaf.train.learner import Learner, NotFinite, forward
+from sheaf.train.learner import Learner, NotFinite, tensors
 
 REPORT = "not-finite.json"
 LISTED = 100  # samples in the file
@@ -37,7 +41,8 @@ NAMED = 3  # documents in the message
 
 @dataclass(frozen=True)
 class Found:
-    """A sample whose loss is not finite at its positions first … last, or, if these are -1, whose gradient is not."""
+    """A sample whose loss is not finite at its positions first … last, or, if these are -1, whose gradient is not (or
+    that nothing more is known of)."""
 
     rank: int
     slot: int
@@ -49,21 +54,32 @@ class Found:
         return "gradient" if self.first < 0 else "loss"
 
 
-def explained(
-    error: NotFinite, learner: Learner, batch: Batch, corpus: CorpusVersion, ranks: Ranks, run: Path
-) -> TrainingFailed:
+def explained(error: NotFinite, learner: Learner, batch: Batch, corpus: CorpusVersion, run: Path) -> TrainingFailed:
     """The error to raise instead, naming step, rank and documents; rank 0 writes all that was found into the run's
     folder. Called by every rank, before the gradients are used for anything else."""
+    ranks, layout = learner.ranks, learner.spread.mesh.layout
+    searched = layout.data == ranks.world
     with pulse.phase(Phase.EVALUATING):
-        found = _shared(list(_bad_samples(learner, batch)), batch.order.batch, ranks)
+        mine = _bad_samples(learner, batch) if searched else _samples_of_a_bad_share(error, ranks, batch)
+        found = _shared(list(mine), batch.order.batch, ranks)
     samples = trace_step(batch.order, batch.step)
     listed = [_sample(f, samples[f.slot], corpus) for f in found[:LISTED]]
     path = run / REPORT
     if ranks.rank == 0:
-        figures = {"step": batch.step, "loss": str(error.loss), "gradient_norm": str(error.norm)}
+        figures = {
+            "step": batch.step,
+            "loss": str(error.loss),
+            "gradient_norm": str(error.norm),
+            "layout": layout.model_dump(),
+            "searched": searched,
+        }
         with contextlib.suppress(SheafError):  # a full disk must not hide what went wrong
             write_json(path, {**figures, "ranks": ranks.world, "found": len(found), "samples": listed})
     where, why = f"step {batch.step}, samples {batch.digest}", _said(found, listed, len(samples))
+    if not searched:
+        slots = {f.slot for f in found} or set(range(len(samples)))
+        every = [_sample(Found(0, slot, -1, -1), samples[slot], corpus) for slot in sorted(slots)]
+        why = _suspected(every, describe(layout))
     if bad := sorted({f.rank for f in found}):
         where += f", {'rank' if len(bad) == 1 else 'ranks'} {', '.join(map(str, bad))}"
     return TrainingFailed(error.what, where=where, why=f"{error.why}; {why}", fix=_fix(found, samples, path))
@@ -83,16 +99,23 @@ def _bad_samples(learner: Learner, batch: Batch) -> Iterator[Found]:
                     yield Found(learner.ranks.rank, int(slot), -1, -1)
 
 
+def _samples_of_a_bad_share(error: NotFinite, ranks: Ranks, batch: Batch) -> Iterator[Found]:
+    if not math.isfinite(error.share):
+        yield from (Found(ranks.rank, int(slot), -1, -1) for slot in batch.samples)
+
+
 def _token_losses(learner: Learner, part: Batch) -> torch.Tensor:
-    hidden = forward(learner.model, part).detach()
-    labels = torch.from_numpy(part.labels).to(hidden.device)
-    return per_token_loss(hidden, learner.model.head_weight, labels)
+    (model,) = learner.spread.stages
+    inputs, labels = tensors(part, learner.ranks.device)
+    return per_token_loss(model(*inputs).detach(), model.head_weight, labels)
 
 
 def _gradient_is_finite(learner: Learner, part: Batch) -> bool:
-    learner.gradients.zero()
-    (learner.loss_sum(part) / max(part.valid_tokens, 1)).backward()
-    return math.isfinite(learner.gradients.norm().item())
+    (model,), sums = learner.spread.stages, learner.spread.sums
+    inputs, labels = tensors(part, learner.ranks.device)
+    sums.zero()
+    (next_token_loss(model(*inputs), model.head_weight, labels) / max(part.valid_tokens, 1)).backward()
+    return math.isfinite(sums.squares().item())
 
 
 def _alone(part: Batch, row: int, size: int) -> Batch:
@@ -137,17 +160,32 @@ def _said(found: list[Found], listed: list[dict[str, Any]], samples: int) -> str
         return "computed again, every sample is finite: a fault of this moment, or the sum over ranks overflowed"
     if len(found) == samples:
         return f"all {samples} samples of the step give it: the weights are the cause, not a document"
-    names = [_named(s, d) for s in listed for d in s["documents"]]
-    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
     give = "gives" if len(found) == 1 else "give"
-    return f"{len(found)} of {samples} samples {give} it: {'; '.join(names[:NAMED])}{more}"
+    names = [
+        f"the {s['what']} of {_named(s, d)} (sample {s['sample']} on rank {s['rank']})"
+        for s in listed
+        for d in s["documents"]
+    ]
+    return f"{len(found)} of {samples} samples {give} it: {_first(names)}"
+
+
+def _suspected(samples: list[dict[str, Any]], layout: str) -> str:
+    """samples: those that may have given it, on no rank in particular."""
+    names = dict.fromkeys(_named(sample, document) for sample in samples for document in sample["documents"])
+    return (
+        f"which sample gives it is not looked for where ranks share a model ({layout}); "
+        f"it is among {len(samples)} samples, with {_first(list(names))}"
+    )
+
+
+def _first(names: list[str]) -> str:
+    return "; ".join(names[:NAMED]) + (f", and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _named(sample: dict[str, Any], document: dict[str, Any]) -> str:
     uris = [origin["uri"] for origin in document["origins"]]
     seen = f", {uris[0]}" if uris else ""
-    place = f"sample {sample['sample']} on rank {sample['rank']}"
-    return f"the {sample['what']} of record {document['record']} of source {sample['source']}{seen} ({place})"
+    return f"record {document['record']} of source {sample['source']}{seen}"
 
 
 def _fix(found: list[Found], samples: list[TracedSample], path: Path) -> str:

@@ -9,15 +9,15 @@ Cost: AdamW 8 bytes a weight, Muon 4 bytes for each weight of a matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sheaf.errors import CorruptStore
-from sheaf.train.muon import muon_step
+from sheaf.model.pieces import Piece
+from sheaf.train.muon import Together, each_alone, muon_step
 
 NOT_HIDDEN = ("embed_tokens", "lm_head")  # rows are tokens: Muon's geometry does not hold (Jordan et al. 2024)
 
@@ -35,12 +35,24 @@ class Update:
 class Optimizer:
     """AdamW, or Muon and AdamW side by side, over a model's named parameters. `step` expects gradients on all."""
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], update: Update) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        update: Update,
+        pieces: Mapping[str, Piece] | None = None,
+        together: Callable[[Mapping[str, Piece]], Together] | None = None,
+    ) -> None:
+        """pieces: which parts of the parameters these are (None: all). together: from the pieces of the hidden
+        matrices, the function that makes wholes of them."""
         parameters = dict(named)
         self.update = update
         self.updates = 0
         muon = {n: p for n, p in parameters.items() if update.optimizer == "muon" and is_hidden_matrix(n, p)}
         self._muon = muon
+        self._pieces = pieces
+        held = {name: pieces[name] if pieces else Piece.whole(tuple(p.shape)) for name, p in muon.items()}
+        self._shapes = [piece.shape for piece in held.values()]
+        self._together = each_alone if together is None or not held else together(held)
         self._momenta = {name: torch.zeros_like(parameter) for name, parameter in muon.items()}
         self._rest = {name: parameter for name, parameter in parameters.items() if name not in muon}
         self._adamw = _adamw(self._rest, update)
@@ -55,6 +67,8 @@ class Optimizer:
                 rate=rate,
                 weight_decay=self.update.weight_decay,
                 dtype=torch.bfloat16 if self.update.precision == "bf16" else torch.float32,
+                together=self._together,
+                shapes=self._shapes,
             )
         for group in self._adamw.param_groups:
             group["lr"] = rate
@@ -69,17 +83,13 @@ class Optimizer:
                 tensors[f"{kind}.{name}"] = self._adamw.state[parameter][kind]
         return tensors
 
-    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take over a saved state. Raises CorruptStore if it is not one of these parameters."""
-        expected = self.state()
-        if set(expected) != set(tensors):
-            raise CorruptStore(
-                "the saved optimiser state is of other parameters",
-                why=f"they differ in {sorted(set(expected) ^ set(tensors))[:3]}",
-                fix="resume with the recipe that the run was started with",
-            )
-        for name, tensor in expected.items():
-            tensor.copy_(tensors[name])
+    @torch.no_grad()
+    def load(self, read: Callable[[str, Piece], Tensor], updates: int) -> None:
+        """Take over a saved state. read: of "<kind>.<parameter name>", a piece of it."""
+        for key, tensor in self.state().items():
+            name = key.partition(".")[2]
+            piece = self._pieces[name] if self._pieces else Piece.whole(tuple(tensor.shape))
+            tensor.copy_(read(key, piece))
         self.updates = updates
         for parameter in self._rest.values():
             self._adamw.state[parameter]["step"].fill_(float(updates))

@@ -26,7 +26,8 @@ import torch
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.files import disk_errors, write_json
-from sheaf.recipe import Recipe
+from sheaf.parallel.mesh import size_of
+from sheaf.recipe import Layout, Recipe
 from sheaf.runs import read_record
 from sheaf.train.settings import Settings
 
@@ -69,6 +70,11 @@ class Run:
         return int(self.record["ranks"])
 
     @property
+    def layout(self) -> Layout:
+        """How its ranks spread the model, since it was last started or resumed."""
+        return Layout.model_validate(self.record["layout"])
+
+    @property
     def result(self) -> dict[str, Any] | None:
         return self.record["result"]
 
@@ -84,23 +90,33 @@ class Run:
 
 
 def start_run(
-    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, ranks: int, order: dict[str, Any]
+    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, layout: Layout, order: dict[str, Any]
 ) -> Run:
     """Write run.json. order: the state of the order at step 0."""
     record = {
         "format": FORMAT,
         "name": folder.name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "recipe": orjson.loads(recipe.model_dump_json(by_alias=True)),
+        "recipe": _recorded(recipe),
         "corpus": corpus.digest,
         "fingerprint": corpus.fingerprint,
         "order": order,
         "settings": settings.to_json(),
-        "ranks": ranks,
+        "ranks": size_of(layout),
+        "layout": layout.model_dump(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "result": None,
     }
     return Run(folder.resolve(), {}).updated(**record)
+
+
+def _recorded(recipe: Recipe) -> dict[str, Any]:
+    """A recipe that leaves the degree of data parallel to the number of ranks still does when it is read again."""
+    record = orjson.loads(recipe.model_dump_json(by_alias=True))
+    layout = recipe.train.layout
+    if layout != "auto" and "data" not in layout.model_fields_set:
+        del record["train"]["layout"]["data"]
+    return record
 
 
 def claim_folder(runs: Path, name: str) -> Path:

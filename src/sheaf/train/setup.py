@@ -8,18 +8,23 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 from torch.utils import deterministic
 
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import DataRefused, RecipeError
+from sheaf.errors import DataRefused, RecipeError, UsageError
 from sheaf.model.config import ModelConfig, from_spec
-from sheaf.model.decoder import Decoder
-from sheaf.model.init import initialise
-from sheaf.model.pretrained import load_folder
+from sheaf.model.init import starting_values
+from sheaf.model.pieces import Values
+from sheaf.model.pretrained import folder_values
 from sheaf.order.order import Order
-from sheaf.recipe import Recipe
-from sheaf.train.settings import batch_samples, seed_of
+from sheaf.parallel.layout import Facts, check_layout, choose, of_ranks
+from sheaf.parallel.mesh import AXES
+from sheaf.parallel.ranks import Ranks
+from sheaf.recipe import Layout, Recipe
+from sheaf.train.run import Run
+from sheaf.train.settings import Settings, batch_samples, seed_of
 
 FILLS = "fill_uninitialized_memory"  # a property that torch gives the module at run time
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -67,19 +72,70 @@ def config_of(recipe: Recipe, corpus: CorpusVersion) -> ModelConfig:
     return config
 
 
+def layout_of(recipe: Recipe, nproc: int | None, facts: Facts) -> tuple[Layout, list[str]]:
+    """The layout of a run, and why it has it. Raises UsageError if the recipe's cannot be."""
+    asked = recipe.train.layout
+    if asked == "auto":
+        return choose(nproc or 1, facts)
+    layout = of_ranks(asked, nproc)
+    check_layout(layout, facts)
+    return layout, []
+
+
+def layout_on(run: Run, ranks: int) -> Layout | None:
+    """The layout that the recipe of a run has on so many ranks; None if it can have none there."""
+    recipe = run.recipe
+    with contextlib.suppress(UsageError):
+        return layout_of(recipe, ranks, facts_of(recipe, config_of(recipe, run.corpus()), run.settings, ranks))[0]
+    return None
+
+
+def spread_over(run: Run, ranks: Ranks) -> Run:
+    """A run as so many ranks train it: torchrun may start fewer than it was made for, or all again. Rank 0 says how,
+    since hosts may differ. Called by every rank. Raises UsageError if the recipe's layout cannot be on them."""
+    if ranks.world == run.ranks:
+        return run
+    degrees = [0.0] * len(AXES)
+    layout = layout_on(run, ranks.world) if ranks.rank == 0 else None
+    if layout is not None:
+        degrees = [float(getattr(layout, axis)) for axis in AXES]
+    degrees = ranks.from_first(degrees)
+    if not all(degrees):
+        raise UsageError(
+            f"the recipe's layout cannot be had on {ranks.world} ranks",
+            where=str(run.folder),
+            fix=f"start {run.ranks} ranks, or others that train.layout can be had on",
+        )
+    chosen = run.layout.model_copy(update={axis: int(n) for axis, n in zip(AXES, degrees, strict=True)})
+    return Run(run.folder, {**run.record, "ranks": ranks.world, "layout": chosen.model_dump()})
+
+
+def facts_of(recipe: Recipe, config: ModelConfig, settings: Settings, ranks: int) -> Facts:
+    """What the layout of so many ranks on this machine depends on."""
+    gpu = torch.cuda.is_available()
+    memory = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().total / ranks
+    return Facts(
+        config=config,
+        sequence_length=recipe.train.sequence_length,
+        batch=settings.batch,
+        micro_tokens=settings.micro_tokens,
+        compile=settings.compile,
+        memory_bytes=memory,
+        host_ranks=ranks,
+    )
+
+
 def hidden_parameters(config: ModelConfig) -> int:
     """Weights outside embedding and head."""
     return config.parameters() - config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
 
 
-def new_model(recipe: Recipe, corpus: CorpusVersion, device: torch.device) -> Decoder:
-    """The model before step 0: initialised from the seed, or a published checkpoint."""
-    dtype = DTYPES[recipe.train.precision]
+def new_values(recipe: Recipe, corpus: CorpusVersion) -> tuple[ModelConfig, Values]:
+    """The model before step 0, as any piece of it: initialised from the seed, or a published checkpoint."""
     if recipe.model.from_ is not None:
-        return load_folder(Path(recipe.model.from_), dtype).to(device)
-    model = Decoder(config_of(recipe, corpus), dtype)
-    initialise(model, seed_of(recipe))
-    return model.to(device)
+        return folder_values(Path(recipe.model.from_))
+    config = config_of(recipe, corpus)
+    return config, starting_values(config, seed_of(recipe))
 
 
 @contextlib.contextmanager

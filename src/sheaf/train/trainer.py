@@ -21,15 +21,23 @@ from typing import Any
 
 from sheaf.console import Console
 from sheaf.errors import Interrupted, UsageError
-from sheaf.model.compile import compile_decoder
-from sheaf.model.pretrained import load_state
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
+from sheaf.parallel.collectives import traffic
+from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.pulse import Phase, pulse, watch_compiling
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
-from sheaf.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, saved_model, step_of
+from sheaf.train.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    find_checkpoint,
+    list_checkpoints,
+    newest_valid,
+    step_of,
+)
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
 from sheaf.train.learner import Learner, NotFinite
@@ -38,7 +46,7 @@ from sheaf.train.optimizer import Update
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
-from sheaf.train.setup import DTYPES, new_model, order_of
+from sheaf.train.setup import DTYPES, new_values, order_of
 
 NOTES_A_RUN = 20
 PROBE_STEPS, PROBE_SECONDS = 17, 10.0  # the first one compiles and does not count
@@ -58,11 +66,11 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
 
 @dataclass
 class Files:
-    """What rank 0 writes while training."""
+    """What a rank writes while training: its part of the checkpoints, and rank 0 the journals."""
 
-    steps: Journal
-    evaluations: Journal
     checkpoints: CheckpointWriter
+    steps: Journal | None = None
+    evaluations: Journal | None = None
 
 
 class Trainer:
@@ -76,8 +84,9 @@ class Trainer:
         self.token_files = self.corpus.token_files()
         self.order = order_of(self.recipe, self.corpus, "train")
         self.held_out = order_of(self.recipe, self.corpus, "held_out")
-        self.micro_samples = self.settings.micro_samples(self.train.sequence_length, ranks.world)
-        self.checkpoint = newest_valid(run.folder, console.note if ranks.rank == 0 else lambda _: None)
+        self.mesh = Mesh(ranks, run.layout)
+        self.micro_samples = self.settings.micro_samples(self.train.sequence_length, self.mesh.samples.size)
+        self.checkpoint = self._newest_valid()
         self.learner = self._learner(self.checkpoint)
         self.done, self.tokens = 0, 0
         if self.checkpoint is not None:
@@ -86,8 +95,8 @@ class Trainer:
 
     # ---- the loop
 
-    def fit(self, files: Files | None, signals: StopSignals) -> None:
-        """All remaining steps. files: on rank 0."""
+    def fit(self, files: Files, signals: StopSignals) -> None:
+        """All remaining steps."""
         self.learner.check_ranks_agree()
         if self.settings.steps is None:
             self._set_steps(self._steps_for_hours(self.train.budget.hours or 0.0))
@@ -107,19 +116,19 @@ class Trainer:
                 self._evaluate(files)
         pulse.end()
         (memory,) = self.ranks.sum([peak_memory_bytes()])
-        if files is not None:
-            files.checkpoints.wait()
+        files.checkpoints.wait()
+        if self.ranks.rank == 0:
             self.run = self.run.updated(result={**self._result(files), "peak_memory_bytes": int(memory)})
 
     def _step(self, batch: Batch, data_seconds: float, signals: StopSignals) -> dict[str, Any]:
         """One step and its journal line (plus "stop")."""
         start = time.perf_counter()
         rate = learning_rate(batch.step, self.settings.steps or 0, self.settings.learning_rate, self.train.schedule)
-        waited = self.learner.gradients.waited_seconds
+        sent, waited = traffic.bytes, traffic.seconds
         try:
             result = self.learner.step(batch, rate, stop=signals.received is not None)
         except NotFinite as error:
-            raise explained(error, self.learner, batch, self.corpus, self.ranks, self.run.folder) from error
+            raise explained(error, self.learner, batch, self.corpus, self.run.folder) from error
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
@@ -133,20 +142,20 @@ class Trainer:
             "grad_norm": result.gradient_norm,
             "tokens_per_second": batch.inputs / seconds,
             "seconds": seconds,
-            "bytes_sent": self.learner.gradients.bytes_sent,
+            "bytes_sent": traffic.bytes - sent,
             "ranks": self.ranks.world,
             "valid_tokens": batch.valid_tokens,
             "padding": 1.0 - batch.inputs / result.positions,
             "data_seconds": data_seconds,
-            "communication_seconds": self.learner.gradients.waited_seconds - waited,
+            "communication_seconds": traffic.seconds - waited,
             "stop": result.stop,
         }
 
-    def _after_step(self, files: Files | None, line: dict[str, Any], stop: bool) -> None:
+    def _after_step(self, files: Files, line: dict[str, Any], stop: bool) -> None:
         last = self.done == self.settings.steps
-        if files is not None:
+        if files.steps is not None:
             files.steps.append(line)
-            files.checkpoints.check()
+        files.checkpoints.check()
         self._note_progress(line)
         if self.done % self.settings.evaluate_every == 0 or last:
             with pulse.phase(Phase.EVALUATING):
@@ -155,10 +164,9 @@ class Trainer:
             with pulse.phase(Phase.SAVING):
                 self._save(files)
 
-    def _stop(self, files: Files | None, signals: StopSignals) -> None:
+    def _stop(self, files: Files, signals: StopSignals) -> None:
         pulse.end()
-        if files is not None:
-            files.checkpoints.wait()
+        files.checkpoints.wait()
         number = signals.received or signal.SIGTERM
         raise interrupted(self.run.folder, number)
 
@@ -174,21 +182,20 @@ class Trainer:
 
     # ---- evaluation
 
-    def _evaluate(self, files: Files | None) -> None:
+    def _evaluate(self, files: Files) -> None:
         if not predicts(self.held_out, self.train.evaluate_tokens):
             return
         start = time.perf_counter()
         figures = evaluate(
-            self.learner.model,
+            self.learner.spread,
             self.corpus,
             self.held_out,
             self.token_files,
-            ranks=self.ranks,
             micro_samples=self.micro_samples,
             tokens=self.train.evaluate_tokens,
         )
         self.evaluation = {"step": self.done, **figures}
-        if files is not None:
+        if files.evaluations is not None:
             files.evaluations.append({**self.evaluation, "seconds": time.perf_counter() - start})
         bits = figures["bits_per_byte"]  # none where no byte is said, but the ends of turns
         said = "" if bits is None else f", {bits:.4f} bits per byte"
@@ -197,51 +204,58 @@ class Trainer:
     # ---- checkpoints
 
     @contextmanager
-    def writing(self) -> Generator[Files | None]:
-        """The files of rank 0, open and cut back to the checkpoint; None on other ranks."""
-        if self.ranks.rank != 0:
-            yield None
-            return
+    def writing(self) -> Generator[Files]:
+        """What this rank writes, open and on rank 0 cut back to the checkpoint."""
+        folder, ranks = self.run.folder, self.ranks
         lengths = {"steps_bytes": 0, "evaluations_bytes": 0} if self.checkpoint is None else self.checkpoint.manifest
-        folder = self.run.folder
         with ExitStack() as stack:
-            files = Files(
-                stack.enter_context(closing(Journal(folder / journal.STEPS, lengths["steps_bytes"]))),
-                stack.enter_context(closing(Journal(folder / journal.EVALUATIONS, lengths["evaluations_bytes"]))),
-                stack.enter_context(closing(CheckpointWriter(folder, self.train.keep))),
-            )
-            files.checkpoints.go_on_from(self.checkpoint)
-            if self.checkpoint is not None:
-                self.evaluation = self._evaluation_of_now()
+            writer = CheckpointWriter(folder, self.train.keep, ranks.rank, ranks.world)
+            files = Files(stack.enter_context(closing(writer)))
+            if ranks.rank == 0:
+                files.steps = stack.enter_context(closing(Journal(folder / journal.STEPS, lengths["steps_bytes"])))
+                path = folder / journal.EVALUATIONS
+                files.evaluations = stack.enter_context(closing(Journal(path, lengths["evaluations_bytes"])))
+                writer.go_on_from(self.checkpoint)
+                if self.checkpoint is not None:
+                    self.evaluation = self._evaluation_of_now()
             yield files
 
     def _evaluation_of_now(self) -> dict[str, Any] | None:
         """The evaluation that was made at the very step of the checkpoint, if there was one."""
         return next((e for e in journal.read_evaluations(self.run.folder) if e["step"] == self.done), None)
 
-    def _save(self, files: Files | None) -> None:
+    def _save(self, files: Files) -> None:
         self.learner.check_ranks_agree()
-        if files is None:
-            return
         learner, settings = self.learner, self.settings
-        manifest = {
-            "step": self.done,
-            "tokens": self.tokens,
-            "updates": learner.optimizer.updates,
-            "order": self.order.state(self.done),
-            "schedule": {
-                **self.train.schedule.model_dump(),
-                "peak": settings.learning_rate,
-                "steps": settings.steps,
-            },
-            "random": {"seed": settings.seed},  # nothing random happens after initialisation
-            "steps_bytes": files.steps.sync(),
-            "evaluations_bytes": files.evaluations.sync(),
-            "model": learner.model.config.to_hf(),
-            "precision": self.train.precision,
-            "optimizer": self.train.optimizer,
-        }
-        files.checkpoints.save(manifest, dict(learner.model.named_parameters()), learner.optimizer.state())
+        manifest = {"step": self.done}
+        if files.steps is not None and files.evaluations is not None:
+            manifest |= {
+                "tokens": self.tokens,
+                "updates": learner.optimizer.updates,
+                "order": self.order.state(self.done),
+                "schedule": {
+                    **self.train.schedule.model_dump(),
+                    "peak": settings.learning_rate,
+                    "steps": settings.steps,
+                },
+                "random": {"seed": settings.seed},  # nothing random happens after initialisation
+                "steps_bytes": files.steps.sync(),
+                "evaluations_bytes": files.evaluations.sync(),
+                "model": learner.spread.config.to_hf(),
+                "precision": self.train.precision,
+                "optimizer": self.train.optimizer,
+                "layout": self.mesh.layout.model_dump(),
+            }
+        files.checkpoints.save(manifest, learner.state())
+
+    def _newest_valid(self) -> Checkpoint | None:
+        """Checked by rank 0, which tells the others which one it is; they read some of it."""
+        if self.ranks.rank == 0:
+            found = newest_valid(self.run.folder, self.console.note)
+            self.ranks.from_first([-1 if found is None else found.step])
+            return found
+        (step,) = self.ranks.from_first([0])
+        return None if step < 0 else find_checkpoint(self.run.folder, int(step), files=False)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest
@@ -249,27 +263,31 @@ class Trainer:
         self.tokens = manifest["tokens"]
         if manifest["optimizer"] != self.train.optimizer:
             raise UsageError("the checkpoint is of another optimizer", where=str(checkpoint.path))
-        self.learner.optimizer.load(checkpoint.optimizer(), manifest["updates"])
+        self.learner.optimizer.load(checkpoint.read, manifest["updates"])
         self.console.note(f"going on after step {self.done:,}, from {checkpoint.path.name}")
 
     # ---- beginnings and ends
 
     def _learner(self, checkpoint: Checkpoint | None) -> Learner:
-        if checkpoint is None:
-            model = new_model(self.recipe, self.corpus, self.ranks.device)
-        else:
-            model = saved_model(checkpoint, DTYPES[self.train.precision]).to(self.ranks.device)
-        compile_decoder(model, "on" if self.settings.compile else "off")
         if self.settings.compile:
             watch_compiling()
         train = self.train
+        if checkpoint is None:
+            config, values = new_values(self.recipe, self.corpus)
+        else:
+            config, values = checkpoint.config, checkpoint.weights
+        how = How(
+            shape=(self.micro_samples, train.sequence_length),
+            compile=self.settings.compile,
+            recompute=train.activation_checkpointing,
+        )
+        spread = Spread(config, DTYPES[train.precision], self.mesh, how, values)
         update = Update(train.optimizer, train.weight_decay, train.betas, train.precision)
-        return Learner(model, update, train.clip, self.micro_samples, self.ranks)
+        return Learner(spread, update, train.clip, self.micro_samples)
 
     def _loader(self, start: int, stop: int) -> Loader:
-        return Loader(
-            self.order, self.token_files, rank=self.ranks.rank, world=self.ranks.world, start=start, stop=stop
-        )
+        samples = self.mesh.samples
+        return Loader(self.order, self.token_files, rank=samples.rank, world=samples.size, start=start, stop=stop)
 
     def _steps_for_hours(self, hours: float) -> int:
         """Steps that fit into a budget of hours, from some steps at rate 0 whose traces are wiped out afterwards.
@@ -277,7 +295,7 @@ class Trainer:
         Measured before step 0 and then written down, so that schedule and end are known from the first step on. The
         lower quartile counts: what else runs on the machine now may be gone in a minute.
         """
-        before = {name: parameter.detach().clone() for name, parameter in self.learner.model.named_parameters()}
+        before = {name: tensor.clone() for name, tensor in self.learner.spread.held().items()}
         seconds: list[float] = []
         with self._loader(0, min(PROBE_STEPS, self.order.steps or PROBE_STEPS)) as loader:
             for batch in loader:
@@ -286,7 +304,7 @@ class Trainer:
                 seconds.append(time.perf_counter() - start)
                 if self.ranks.from_first([len(seconds) > 4 and sum(seconds[1:]) > PROBE_SECONDS])[0]:
                     break
-        load_state(self.learner.model, before)
+        self.learner.spread.fill(lambda name, _: before[name])
         self.learner.reset_optimizer()
         step_seconds = sorted(seconds[1:] or seconds)[(len(seconds) - 1) // 4]
         evaluations = 10 * steps_within(self.held_out, self.train.evaluate_tokens) * step_seconds / 3
@@ -312,11 +330,11 @@ class Trainer:
             "bits_per_byte": self.evaluation["bits_per_byte"] if self.evaluation else None,
             "tokens": self.tokens,
             "tokens_per_second": speed,
-            "model_flops_per_second": speed * self.learner.model.config.flops_per_token(attention_span(self.order)),
+            "model_flops_per_second": speed * self.learner.spread.config.flops_per_token(attention_span(self.order)),
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
             "ranks": self.ranks.world,
-            "parameters": sum(parameter.numel() for parameter in self.learner.model.parameters()),
+            "parameters": self.learner.spread.config.parameters(),
             "checkpoint": str(files.checkpoints.last),
         }
 
