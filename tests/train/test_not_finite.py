@@ -22,7 +22,7 @@ from sheaf.model.config import from_spec
 from sheaf.model.decoder import Decoder
 from sheaf.model.init import initialise
 from sheaf.order.trace import trace_step
-from sheaf.recipe import ModelSpec, Recipe
+from sheaf.recipe import Layout, ModelSpec, Recipe
 from sheaf.train import journal
 from sheaf.train.launch import train
 from sheaf.train.setup import order_of
@@ -112,6 +112,22 @@ def test_the_step_rank_and_document_of_what_is_not_finite_are_named(tmp_path: Pa
     named = [document["record"] for document in sample["documents"]]
     assert named == [record] if what == "loss" else record in named
     assert not (run / "restarts.jsonl").exists()  # it would only happen again
+
+
+def test_where_ranks_share_a_model_the_step_the_ranks_and_all_their_documents_are_named(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, odd=ODD)
+    recipe = recipe_with_a_bad_token(tmp_path, corpus, math.nan)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"layout": Layout(shard=2)})})
+    record = record_with_the_odd_token(corpus)
+    place = first_use(recipe, corpus, record, 2)
+    with pytest.raises(TrainingFailed, match="diverged") as raised:
+        train(recipe, corpus, console=Silent())
+    run = tmp_path / "runs" / "test-001"
+    assert f"step {place.step}, samples " in raised.value.where and raised.value.where.endswith(f"rank {place.rank}")
+    assert "not looked for where ranks share a model ({shard: 2}); it is among 4 samples" in raised.value.why
+    report = orjson.loads((run / "not-finite.json").read_bytes())
+    assert not report["searched"] and place.slot in [sample["sample"] for sample in report["samples"]]
+    assert record in [document["record"] for sample in report["samples"] for document in sample["documents"]]
 
 
 def test_weights_that_are_broken_are_blamed_rather_than_documents(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import orjson
 import pytest
-from training_corpus import make_recipe
+from training_corpus import make_corpus, make_recipe
 
+from sheaf.console import Silent
 from sheaf.errors import EnvironmentProblem, SheafError, TrainingFailed
 from sheaf.parallel.launch import Failed
 from sheaf.parallel.pulse import Phase
 from sheaf.parallel.stuck import STATES, Stuck
 from sheaf.processes import StopSignals
+from sheaf.recipe import Layout
 from sheaf.train import journal
+from sheaf.train.launch import train
 from sheaf.train.run import Run
 from sheaf.train.supervise import Restarts, summary
 
@@ -30,6 +33,13 @@ def a_run(root: Path, **restarts: object) -> Run:
     recipe = orjson.loads(make_recipe(root, restarts=restarts).model_dump_json(by_alias=True))
     whole = {"corpus": "", "order": {}, "settings": {}, "result": None, "name": "test-001", "started": ""}
     return Run(folder, {}).updated(format=1, recipe=recipe, ranks=3, **whole)
+
+
+def a_made_run(root: Path, **train_fields: object) -> Run:
+    """A run of three ranks, or as many as its layout has, that has a corpus and has not begun."""
+    recipe = make_recipe(root, restarts={"ranks": "fewer"}, **train_fields)
+    ranks = None if "layout" in train_fields else 3
+    return Run.open(Path(train(recipe, make_corpus(root), nproc=ranks, start_only=True, console=Silent())["run"]))
 
 
 def restarts_of(run: Run, said: list[str] | None = None) -> Restarts:
@@ -90,15 +100,35 @@ def test_so_many_restarts_without_a_new_checkpoint_are_enough_and_one_begins_the
 
 
 def test_told_so_it_goes_on_with_the_ranks_that_are_left_and_their_devices(tmp_path: Path) -> None:
-    run = a_run(tmp_path, ranks="fewer")
+    run = a_made_run(tmp_path)
     restarts = restarts_of(run)
     restarts.after(KILLED)
     assert restarts.slots == [0, 2]
     assert Run.open(run.folder).ranks == 2  # what `sheaf resume` will take
+    assert Run.open(run.folder).layout == Layout(data=2)
     restarts.after(KILLED)
     assert restarts.slots == [0]
     restarts.after(Failed(0, -signal.SIGKILL, lost=(0,)))
     assert restarts.slots == [0]
+
+
+def test_a_layout_that_cannot_be_had_on_the_ranks_left_goes_on_with_all(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = a_made_run(tmp_path, layout={"shard": 3})
+    restarts = restarts_of(run, said)
+    restarts.after(KILLED)
+    assert restarts.slots == [0, 1, 2]
+    assert (Run.open(run.folder).ranks, Run.open(run.folder).layout) == (3, Layout(shard=3))
+    assert any("the recipe's layout cannot be had on 2 ranks" in text for text in said)
+
+
+def test_data_parallel_that_the_recipe_leaves_open_shrinks_around_the_axes_it_names(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, layout={"shard": 2}, restarts={"ranks": "fewer"})
+    run = Run.open(Path(train(recipe, make_corpus(tmp_path), nproc=4, start_only=True, console=Silent())["run"]))
+    restarts = Restarts(run, 4, [].append)
+    restarts.after(Failed(1, -signal.SIGKILL, step=4, lost=(1, 3)))
+    assert restarts.slots == [0, 2]
+    assert Run.open(run.folder).layout == Layout(data=1, shard=2)
 
 
 @pytest.mark.parametrize("kind", ["PeerLost", "RanksDiffer"])
