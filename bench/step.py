@@ -135,7 +135,7 @@ def train_ours(compiled: bool, batch: int) -> None:
         held_out=0.0,
         cache=None,
     )
-    how = How((batch, LENGTH), compile=compiled)
+    how = How(compile=compiled)
     spread = Spread(shape(), torch.bfloat16, Mesh(alone(), Layout()), how, starting_values(shape(), 0))
     learner = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), "bf16"), 1.0, batch)
     with exact(torch.get_num_threads()), Loader(order, [tokens]) as loader:

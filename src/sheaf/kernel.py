@@ -33,6 +33,12 @@ def read_only(array: NDArray[T]) -> NDArray[T]:
     return view
 
 
+def load_numba() -> None:
+    """Load now what numba puts off until a kernel is first called: for modules whose users will call one anyway, and
+    count on it that what comes after imports is quick."""
+    _nothing(0)
+
+
 class Kernel:
     """A function that is compiled when it is first called, from Python or from another kernel."""
 
@@ -57,3 +63,8 @@ class Kernel:
     def _numba_type_(self) -> Any:
         """What numba takes this for where another kernel calls it."""
         return self.compiled._numba_type_
+
+
+@kernel
+def _nothing(number: int) -> int:
+    return number

@@ -255,6 +255,8 @@ def trained(data: Json) -> Parts:
         "peak memory": size(data["peak_memory_bytes"] or 0),
         "checkpoint": data["checkpoint"],
     }
+    if data.get("replaced"):
+        shown["samples replaced"] = f"{data['replaced']:,}, as blocks of the corpus are damaged: sheaf prepare"
     if data.get("bits_per_byte") is not None:
         shown["held-out bits per byte"] = _number(data["bits_per_byte"])
     if data.get("restarts"):
@@ -291,6 +293,9 @@ def traced(data: Json) -> Parts:
     for sample in data["samples"]:
         place = f"rank {sample['rank']}, row {sample['row']}"
         parts.append(_line(f"sample {sample['sample']} ({place})", style="bold"))
+        if instead := sample.get("instead_of"):
+            said = f"in place of a sample in a damaged block: {instead['file']}, block {instead['block']}"
+            parts.append(_line(said, style="yellow"))
         for document in sample["documents"]:
             start, end = document["tokens"]
             parts.append(_line(f"  record {document['record']}, tokens {start:,} to {end:,}"))

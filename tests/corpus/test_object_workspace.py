@@ -314,7 +314,7 @@ def test_what_of_a_conversation_is_trained_on_is_known_on_another_machine(
         tmp_path,
     )
     prepare(recipe, workers=1)
-    here = [flags.tolist() for flags in Corpus.open(URL).loss_files() if flags is not None]
+    here = [flags[:].tolist() for flags in Corpus.open(URL).loss_files() if flags is not None]
     another_machine("second", tmp_path, monkeypatch)
-    there = [flags.tolist() for flags in Corpus.open(URL).loss_files() if flags is not None]
+    there = [flags[:].tolist() for flags in Corpus.open(URL).loss_files() if flags is not None]
     assert here == there != []

@@ -90,7 +90,7 @@ def test_the_evaluation_is_of_what_is_to_be_predicted(tmp_path: Path) -> None:
     model, _ = load_model(run, None, torch.float32)
     order = order_of(recipe, corpus, "held_out")
     values = checkpoint_of(run)[0].weights
-    spread = Spread(model.config, torch.float32, Mesh(alone(), Layout()), How((4, order.sequence_length)), values)
+    spread = Spread(model.config, torch.float32, Mesh(alone(), Layout()), How(), values)
     got = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=4)
     nats, count = 0.0, 0
     with Loader(order, corpus.token_files()) as loader, torch.no_grad():

@@ -32,6 +32,7 @@ class Facts:
     batch: int
     micro_tokens: int
     compile: bool
+    packing: str
     memory_bytes: float
     host_ranks: int
 
@@ -78,6 +79,8 @@ def problems(layout: Layout, facts: Facts) -> Iterator[str]:
         yield f"{heads} key-value heads cannot be divided evenly over {layout.tensor} tensor × {layout.context} context"
     if layout.tensor > 1 and config.output_bias:
         yield "tensor parallel does not know models whose output projection has a bias"
+    if facts.packing == "padded" and layout.tensor * layout.context > 1:
+        yield "padded rows are of any length, which tensor and context ranks cannot divide evenly (train.packing)"
     if facts.sequence_length % (layout.tensor * layout.context):
         yield f"{facts.sequence_length} positions cannot be divided evenly over tensor × context ranks"
     samples = layout.data * layout.shard

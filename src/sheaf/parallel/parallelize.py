@@ -32,9 +32,8 @@ from sheaf.parallel.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class How:
-    """What besides the layout decides how a rank computes. shape: (samples, positions) of a micro-batch."""
+    """What besides the layout decides how a rank computes."""
 
-    shape: tuple[int, int]
     compile: bool = False
     recompute: Recompute = "none"
 
@@ -50,13 +49,7 @@ class Spread:
         self.fill(values)
         tied = config.tie_word_embeddings
         self.sums = GradientSums(self.parameters(), self.pieces, mesh, tied)
-        rows, positions = how.shape
-        held = positions // (layout.context * layout.tensor)
-        self.pipeline = (
-            Pipeline(self.stages, mesh, layout.schedule, (rows, held, config.hidden_size))
-            if layout.pipeline > 1
-            else None
-        )
+        self.pipeline = Pipeline(self.stages, mesh, layout.schedule) if layout.pipeline > 1 else None
         self.vocabulary = Vocabulary(mesh.group("tensor"), config.vocab_size)
 
     def _layers(self) -> list[range]:

@@ -70,15 +70,16 @@ def keep_layers(model: Decoder, layers: range) -> None:
 class Pipeline:
     """One rank's stages at work. Every rank of the pipeline calls `run` with the same micro-batches."""
 
-    def __init__(self, stages: Sequence[Decoder], mesh: Mesh, kind: Kind, shape: tuple[int, int, int]) -> None:
-        """stages: this rank's, in their order. shape: (b, t, d) of what goes from stage to stage on this rank."""
+    def __init__(self, stages: Sequence[Decoder], mesh: Mesh, kind: Kind) -> None:
+        """stages: this rank's, in their order."""
         group = mesh.group("pipeline")
         self.rank, self.ranks = group.rank, group.size
         self.kind: Kind = kind
         self.numbers = stages_of(kind, self.ranks, self.rank)
         self.stages = dict(zip(self.numbers, stages, strict=True))
         self.count = self.ranks * len(self.numbers)
-        self.shape, self.dtype, self.device = shape, stages[0].compute_dtype, mesh.ranks.device
+        self.dtype, self.device = stages[0].compute_dtype, mesh.ranks.device
+        self._tensor, self._size = mesh.layout.tensor, stages[0].config.hidden_size
         self.deferred = [DeferredWeights(stage) for stage in stages] if kind == "zero-bubble" else []
         self._borders = mesh.borders(self.count)
         self.bubble = 0.0
@@ -96,6 +97,11 @@ class Pipeline:
             game.do(one)
         game.settle()
         return game.losses
+
+    def shape(self, inputs: Inputs) -> tuple[int, int, int]:
+        """(b, t, d) of what goes from stage to stage: tensor ranks hold a stretch of the positions between blocks."""
+        b, t = inputs[0].shape
+        return b, t // self._tensor, self._size
 
     def border(self, lower: int, forward: bool) -> dist.ProcessGroup:
         """The group for messages between stages `lower` and `lower` + 1."""
@@ -181,7 +187,8 @@ class _Running:
             source = self._source(one)
             if source is None:
                 continue
-            buffer = torch.empty(self.pipeline.shape, dtype=self.pipeline.dtype, device=self.pipeline.device)
+            shape = self.pipeline.shape(self.micro[one.micro])
+            buffer = torch.empty(shape, dtype=self.pipeline.dtype, device=self.pipeline.device)
             group = self.pipeline.border(min(source, one.stage), one.work == "forward")
             work = dist.irecv(buffer, group=group, group_src=self._place(source, one.stage))
             self._asked[one] = (buffer, _work(work))

@@ -13,6 +13,7 @@ from sheaf.corpus.workspace import Workspace
 from sheaf.errors import SheafError
 from sheaf.runs import runs_of
 from sheaf.train.checkpoint import list_checkpoints, step_of
+from sheaf.train.damage import uses_of
 from sheaf.train.journal import read as read_journal
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
@@ -42,8 +43,8 @@ def runs_that_saw(workspace: Workspace, ids_in: Callable[[CorpusVersion], np.nda
 def _saw(run: Run, corpus: CorpusVersion, ids_in: Callable[[CorpusVersion], np.ndarray]) -> Json | None:
     ids = np.ascontiguousarray(corpus.documents.id).view("S16").reshape(-1)
     numbers = np.flatnonzero(np.isin(ids, ids_in(corpus)))
-    done = len(read_journal(run.folder))
-    uses = order_of(run.recipe, corpus, "train").steps_of(numbers, done) if len(numbers) and done else []
+    lines = read_journal(run.folder)
+    uses = uses_of(order_of(run.recipe, corpus, "train"), numbers, lines) if len(numbers) and lines else []
     if not uses:
         return None
     steps = _ranges(np.unique([use.step for use in uses]))

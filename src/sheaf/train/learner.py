@@ -29,21 +29,26 @@ from sheaf.train.optimizer import Optimizer, Update
 
 @dataclass(frozen=True)
 class StepResult:
-    """Global figures of one step. positions: token positions that were computed, padding included."""
+    """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
+    that stood in for damaged ones."""
 
     loss: float
     gradient_norm: float
     positions: int
     stop: bool
+    replaced: int
 
 
 class NotFinite(TrainingFailed):
-    """The loss of a step or its gradient is not finite; `not_finite` finds out why. share: this rank's of the loss."""
+    """The loss of a step or its gradient is not finite; `not_finite` finds out why.
 
-    def __init__(self, loss: float, norm: float, share: float) -> None:
+    share: this rank's of the loss. replaced: samples of the step that stood in for damaged ones.
+    """
+
+    def __init__(self, loss: float, norm: float, share: float, replaced: int) -> None:
         what = "training has diverged: the loss or its gradient is not finite"
         super().__init__(what, why=f"loss {loss}, gradient norm {norm}")
-        self.loss, self.norm, self.share = loss, norm, share
+        self.loss, self.norm, self.share, self.replaced = loss, norm, share, replaced
 
 
 class RanksDiffer(TrainingFailed):
@@ -79,19 +84,20 @@ class Learner:
         loss_sum = self.spread.learn([tensors(part, self.ranks.device) for part in parts], predictions)
         watch()
         sums = self.spread.sums
-        positions = sum(part.input_ids.size for part in parts) if self.spread.mesh.is_first_of_its_samples else 0
-        total, positions, stops, squares = self.ranks.sum(
-            [loss_sum.item(), float(positions), float(stop), sums.squares().item()]
-        )
+        positions, replaced = sum(part.input_ids.size for part in parts), len(batch.replaced)
+        if not self.spread.mesh.is_first_of_its_samples:
+            positions = replaced = 0
+        mine = [loss_sum.item(), float(positions), float(stop), float(replaced), sums.squares().item()]
+        total, positions, stops, replaced, squares = self.ranks.sum(mine)
         loss, norm = total / predictions, math.sqrt(squares)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFinite(loss, norm, loss_sum.item())
+            raise NotFinite(loss, norm, loss_sum.item(), int(replaced))
         if norm > self.clip:
             sums.scale(self.clip / norm)
         self._take_gradients()
         self.optimizer.step(rate)
         sums.zero()
-        return StepResult(loss, norm, int(positions), stops > 0)
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced))
 
     def reset_optimizer(self) -> None:
         """Forget all momenta: the state before the first update."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import SheafError, TrainingFailed
 from sheaf.files import write_json
 from sheaf.model.loss import next_token_loss, per_token_loss
+from sheaf.order.gather import padded
 from sheaf.order.loader import Batch, micro
+from sheaf.order.replace import Replaced, digest
 from sheaf.order.trace import TracedRun, TracedSample, trace_step
 from sheaf.parallel.layout import describe
 from sheaf.parallel.pulse import Phase, pulse
@@ -54,15 +56,23 @@ class Found:
         return "gradient" if self.first < 0 else "loss"
 
 
-def explained(error: NotFinite, learner: Learner, batch: Batch, corpus: CorpusVersion, run: Path) -> TrainingFailed:
+def explained(
+    error: NotFinite,
+    learner: Learner,
+    batch: Batch,
+    replaced: Sequence[Replaced],
+    corpus: CorpusVersion,
+    run: Path,
+) -> TrainingFailed:
     """The error to raise instead, naming step, rank and documents; rank 0 writes all that was found into the run's
-    folder. Called by every rank, before the gradients are used for anything else."""
+    folder. replaced: what stood in for other samples in this step, on any rank. Called by every rank, before the
+    gradients are used for anything else."""
     ranks, layout = learner.ranks, learner.spread.mesh.layout
     searched = layout.data == ranks.world
     with pulse.phase(Phase.EVALUATING):
         mine = _bad_samples(learner, batch) if searched else _samples_of_a_bad_share(error, ranks, batch)
         found = _shared(list(mine), batch.order.batch, ranks)
-    samples = trace_step(batch.order, batch.step)
+    samples = trace_step(batch.order, batch.step, replaced)
     listed = [_sample(f, samples[f.slot], corpus) for f in found[:LISTED]]
     path = run / REPORT
     if ranks.rank == 0:
@@ -75,7 +85,8 @@ def explained(error: NotFinite, learner: Learner, batch: Batch, corpus: CorpusVe
         }
         with contextlib.suppress(SheafError):  # a full disk must not hide what went wrong
             write_json(path, {**figures, "ranks": ranks.world, "found": len(found), "samples": listed})
-    where, why = f"step {batch.step}, samples {batch.digest}", _said(found, listed, len(samples))
+    where = f"step {batch.step}, samples {digest(batch.order, batch.step, replaced)}"
+    why = _said(found, listed, len(samples))
     if not searched:
         slots = {f.slot for f in found} or set(range(len(samples)))
         every = [_sample(Found(0, slot, -1, -1), samples[slot], corpus) for slot in sorted(slots)]
@@ -92,10 +103,13 @@ def _bad_samples(learner: Learner, batch: Batch) -> Iterator[Found]:
         bad = ~torch.isfinite(_token_losses(learner, part)).cpu().numpy()[: len(part.samples)]
         for row in np.flatnonzero(bad.any(axis=1)):
             at = np.flatnonzero(bad[row])
-            yield Found(learner.ranks.rank, int(part.samples[row]), int(at[0]), int(at[-1]))
+            first, last = int(at[0]), int(at[-1])
+            if part.order.packing == "padded":  # a row is one of the sample's documents: all of them are named
+                first, last = 0, part.order.sequence_length * len(part.samples)
+            yield Found(learner.ranks.rank, int(part.samples[row]), first, last)
         if not bad.any() and not _gradient_is_finite(learner, part):
             for row, slot in enumerate(part.samples):
-                if not _gradient_is_finite(learner, _alone(part, row, learner.micro_samples)):
+                if not _gradient_is_finite(learner, _alone(part, row)):
                     yield Found(learner.ranks.rank, int(slot), -1, -1)
 
 
@@ -118,11 +132,12 @@ def _gradient_is_finite(learner: Learner, part: Batch) -> bool:
     return math.isfinite(sums.squares().item())
 
 
-def _alone(part: Batch, row: int, size: int) -> Batch:
-    """One sample of a micro-batch, filled up to the same shape: compiled layers know no other."""
+def _alone(part: Batch, row: int) -> Batch:
+    """One row of a micro-batch, filled up to the same shape: compiled layers know no other."""
     one = slice(row, row + 1)
-    arrays = {name: getattr(part, name)[one] for name in ("input_ids", "labels", "position_ids", "document_ids")}
-    return micro(replace(part, **arrays, samples=part.samples[one], largest=1), size)[0]
+    arrays = (part.input_ids[one], part.labels[one], part.position_ids[one], part.document_ids[one])
+    ids, labels, positions, documents = padded(arrays, len(part.input_ids))
+    return replace(part, input_ids=ids, labels=labels, position_ids=positions, document_ids=documents)
 
 
 def _shared(mine: list[Found], slots: int, ranks: Ranks) -> list[Found]:

@@ -23,6 +23,7 @@ from sheaf.parallel.layout import Facts, check_layout, choose, of_ranks
 from sheaf.parallel.mesh import AXES
 from sheaf.parallel.ranks import Ranks
 from sheaf.recipe import Layout, Recipe
+from sheaf.train.curriculum import with_steps
 from sheaf.train.run import Run
 from sheaf.train.settings import Settings, batch_samples, seed_of
 
@@ -31,7 +32,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "held_out"]) -> Order:
-    """The order that a recipe asks for; its packing is kept in the workspace. Raises DataRefused without text."""
+    """The order that a recipe asks for; its packing is kept in the workspace. Raises DataRefused without text.
+
+    Held-out text is not cut where training text is cut to be concatenated: what is measured is the same either way.
+    """
     if not len(corpus.documents):
         raise DataRefused(
             "there is no text to train on",
@@ -39,6 +43,9 @@ def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "hel
             why="none of its records has text: they are pictures or sounds, and this version trains on text alone",
             fix='add a source that holds text, or take the records from Python: `corpus.records_of("image")`',
         )
+    if split == "train":
+        recipe = with_steps(recipe, lambda placed: order_of(placed, corpus, "train"))
+    packing = recipe.train.packing
     return Order.build(
         corpus.documents,
         corpus.source_names,
@@ -51,7 +58,14 @@ def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "hel
         split=split,
         cache=corpus.workspace.packs,
         losses=corpus.loss_files(),
+        packing="best-fit" if split == "held_out" and packing == "concatenate" else packing,
+        curriculum=recipe.curriculum if split == "train" else (),
     )
+
+
+def placed(recipe: Recipe, corpus: CorpusVersion) -> Recipe:
+    """The recipe with its changes of weights at steps, as a run of it keeps them."""
+    return with_steps(recipe, lambda other: order_of(other, corpus, "train"))
 
 
 def config_of(recipe: Recipe, corpus: CorpusVersion) -> ModelConfig:
@@ -120,6 +134,7 @@ def facts_of(recipe: Recipe, config: ModelConfig, settings: Settings, ranks: int
         batch=settings.batch,
         micro_tokens=settings.micro_tokens,
         compile=settings.compile,
+        packing=recipe.train.packing,
         memory_bytes=memory,
         host_ranks=ranks,
     )

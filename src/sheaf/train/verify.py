@@ -123,6 +123,7 @@ def facts_of_verify(recipe: Recipe, corpus: CorpusVersion, layouts: Sequence[Lay
         batch=samples,
         micro_tokens=train.sequence_length,
         compile=False,
+        packing=train.packing,
         memory_bytes=float("inf"),
         host_ranks=max([1, *map(ranks_of, layouts)]),
     )

@@ -121,7 +121,7 @@ def _order(recipe: Recipe, corpus: CorpusVersion, batch: int) -> Order:
 def _learner(recipe: Recipe, corpus: CorpusVersion, layout: Layout, ranks: Ranks, precision: Any) -> Learner:
     train = recipe.train
     config, values = new_values(recipe, corpus)
-    how = How((1, train.sequence_length), recompute=train.activation_checkpointing)
+    how = How(recompute=train.activation_checkpointing)
     spread = Spread(config, DTYPES[precision], Mesh(ranks, layout), how, values)
     return Learner(spread, Update(train.optimizer, train.weight_decay, train.betas, precision), train.clip, 1)
 
