@@ -20,8 +20,6 @@ from sheaf.model.pieces import Values
 from sheaf.model.pretrained import folder_values
 from sheaf.order.order import Order
 from sheaf.parallel.layout import Facts, check_layout, choose, of_ranks
-from sheaf.parallel.mesh import AXES
-from sheaf.parallel.ranks import Ranks
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.curriculum import with_steps
 from sheaf.train.run import Run
@@ -96,32 +94,12 @@ def layout_of(recipe: Recipe, nproc: int | None, facts: Facts) -> tuple[Layout, 
     return layout, []
 
 
-def layout_on(run: Run, ranks: int) -> Layout | None:
+def recipe_layout_on(run: Run, ranks: int) -> Layout | None:
     """The layout that the recipe of a run has on so many ranks; None if it can have none there."""
     recipe = run.recipe
     with contextlib.suppress(UsageError):
         return layout_of(recipe, ranks, facts_of(recipe, config_of(recipe, run.corpus()), run.settings, ranks))[0]
     return None
-
-
-def spread_over(run: Run, ranks: Ranks) -> Run:
-    """A run as so many ranks train it: torchrun may start fewer than it was made for, or all again. Rank 0 says how,
-    since hosts may differ. Called by every rank. Raises UsageError if the recipe's layout cannot be on them."""
-    if ranks.world == run.ranks:
-        return run
-    degrees = [0.0] * len(AXES)
-    layout = layout_on(run, ranks.world) if ranks.rank == 0 else None
-    if layout is not None:
-        degrees = [float(getattr(layout, axis)) for axis in AXES]
-    degrees = ranks.from_first(degrees)
-    if not all(degrees):
-        raise UsageError(
-            f"the recipe's layout cannot be had on {ranks.world} ranks",
-            where=str(run.folder),
-            fix=f"start {run.ranks} ranks, or others that train.layout can be had on",
-        )
-    chosen = run.layout.model_copy(update={axis: int(n) for axis, n in zip(AXES, degrees, strict=True)})
-    return Run(run.folder, {**run.record, "ranks": ranks.world, "layout": chosen.model_dump()})
 
 
 def facts_of(recipe: Recipe, config: ModelConfig, settings: Settings, ranks: int) -> Facts:

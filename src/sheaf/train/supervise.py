@@ -38,7 +38,7 @@ from sheaf.train.checkpoint import list_checkpoints, step_of
 from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
 from sheaf.train.run import Run
-from sheaf.train.setup import layout_on
+from sheaf.train.setup import recipe_layout_on
 from sheaf.train.trainer import interrupted
 
 RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
@@ -168,7 +168,7 @@ class Restarts:
         if not nobodys and len(out) < len(self.slots):
             left = [slot for rank, slot in enumerate(self.slots) if rank not in out]
             run = Run.open(self._folder)
-            layout = layout_on(run, len(left))
+            layout = recipe_layout_on(run, len(left))
             if layout is None:
                 self._say(f"the recipe's layout cannot be had on {len(left)} ranks: going on with as many as before")
                 return

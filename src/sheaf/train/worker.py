@@ -52,7 +52,7 @@ def _train(folder: Path, *, alone: bool) -> None:
     from sheaf.parallel.ranks import join, threads_for
     from sheaf.train.notes import NotesFile
     from sheaf.train.run import Run, locked
-    from sheaf.train.setup import exact, spread_over
+    from sheaf.train.setup import exact
     from sheaf.train.trainer import train_run
 
     rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
@@ -61,7 +61,7 @@ def _train(folder: Path, *, alone: bool) -> None:
     if alone:
         pulse.set_alarm(Patience(run.recipe.train.restarts.stuck_after))
     with locked(folder) if alone and rank == 0 else nullcontext(), exact(threads_for(here)), join() as ranks:
-        train_run(spread_over(run, ranks), ranks, NotesFile(folder if rank == 0 else None))
+        train_run(run, ranks, NotesFile(folder if rank == 0 else None))
 
 
 if __name__ == "__main__":
