@@ -52,6 +52,13 @@ def of_ranks(layout: Layout, ranks: int | None) -> Layout:
     return layout.model_copy(update={"data": ranks // rest})
 
 
+def layout_on(layout: Layout, ranks: int) -> Layout:
+    """A run's layout on as many ranks as there are now: others may have started them than wrote it down."""
+    if ranks_of(layout) == ranks:
+        return layout
+    return of_ranks(Layout.model_validate(layout.model_dump(exclude={"data"})), ranks)
+
+
 def ranks_of(layout: Layout) -> int:
     return size_of(layout)
 

@@ -26,6 +26,7 @@ from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
 from sheaf.order.replace import digest
 from sheaf.parallel.collectives import traffic
+from sheaf.parallel.layout import layout_on
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.pulse import Phase, pulse, watch_compiling
@@ -87,7 +88,7 @@ class Trainer:
         self.token_files = self.corpus.token_files()
         self.order = order_of(self.recipe, self.corpus, "train")
         self.held_out = order_of(self.recipe, self.corpus, "held_out")
-        self.mesh = Mesh(ranks, run.layout)
+        self.mesh = Mesh(ranks, layout_on(run.layout, ranks.world))
         self.micro_samples = self.settings.micro_samples(self.train.sequence_length, self.mesh.samples.size)
         self.checkpoint = self._newest_valid()
         self.learner = self._learner(self.checkpoint)
