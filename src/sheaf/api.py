@@ -126,12 +126,14 @@ def train(
     recipe: Recipe | str | Path,
     *,
     nproc: int | None = None,
+    start_only: bool = False,
     workers: int | None = None,
     engine: str = "local",
     console: Console | None = None,
 ) -> Run:
     """Prepare, then train. nproc: training processes on this machine, by default as many as the recipe's layout has;
-    workers: processes of the preparation.
+    workers: processes of the preparation. start_only: make the run and train nothing: torchrun starts its ranks,
+    `nproc` of them in all, on many machines.
 
     Raises TryAgain if items could not be had now: the corpus without them is made, and nothing is trained on it.
     """
@@ -142,8 +144,8 @@ def train(
     recipe = load(recipe)
     corpus = prepare(recipe, workers=workers, engine=engine, console=console)
     refuse_deferred(prepared(corpus, read_now=0, seconds=0.0))
-    result = launch(recipe, corpus, nproc=nproc, console=console or Silent())
-    return Run(Path(result["run"]), result)
+    result = launch(recipe, corpus, nproc=nproc, start_only=start_only, console=console or Silent())
+    return Run(Path(result["run"]), None if start_only else result)
 
 
 def resume(

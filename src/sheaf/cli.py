@@ -122,6 +122,9 @@ def train(
     /,
     *overrides: Overrides,
     nproc: Processes = None,
+    start_only: Annotated[
+        bool, Parameter(negative=(), help="Make the run and train nothing: torchrun starts its ranks on many machines.")
+    ] = False,
     workers: Workers = None,
     engine: Engine = "local",
     strict: Strict = False,
@@ -143,7 +146,10 @@ def train(
     from sheaf.train.launch import train as launch
 
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
-    trained = launch(loaded, corpus, nproc=nproc, console=console)
+    trained = launch(loaded, corpus, nproc=nproc, start_only=start_only, console=console)
+    if start_only:
+        following = command_line("torchrun …", *trained["worker"])
+        return Outcome({**trained, "prepare": prepared}, show.started, following, strictly(strict, prepared))
     following = command_line("sheaf generate", trained["run"])
     code = 5 if strict and trained["replaced"] else strictly(strict, prepared)
     return Outcome({**trained, "prepare": prepared}, show.trained, following, code)

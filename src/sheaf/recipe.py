@@ -379,6 +379,18 @@ class Layout(Strict):
     ] = "1f1b"
 
 
+class Restarts(Strict):
+    """What follows when a rank is killed, hangs or fails: all start again from the newest checkpoint."""
+
+    most: Annotated[int, Field(ge=0, description="in a row from one checkpoint; 0: the run ends instead")] = 5
+    ranks: Annotated[
+        Literal["same", "fewer"], Field(description="start as many again, or go on with those that are left")
+    ] = "same"
+    stuck_after: Annotated[
+        float, Field(gt=0, strict=False, description="seconds without progress, if also ten times a usual step")
+    ] = 60.0
+
+
 Packing = Literal["best-fit", "concatenate", "padded"]  # order/pack.py says what they are
 Beta = Annotated[float, Field(ge=0, lt=1)]  # how much of a running mean stays at each step
 
@@ -417,6 +429,7 @@ class Train(Strict):
         Literal["none", "selective", "full"], Field(description="what the backward pass computes again, to save memory")
     ] = "none"
     layout: Literal["auto"] | Layout = "auto"
+    restarts: Restarts = Restarts()
 
     @model_validator(mode="after")
     def _a_sample_fits(self) -> Train:

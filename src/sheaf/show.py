@@ -239,6 +239,11 @@ def compared(data: Json) -> Parts:
     ]
 
 
+def started(data: Json) -> Parts:
+    """The contract of `train --start-only --json`."""
+    return [_pairs({"run": data["run"]})]
+
+
 def trained(data: Json) -> Parts:
     """The contract of `train --json`."""
     shown = {
@@ -254,6 +259,8 @@ def trained(data: Json) -> Parts:
         shown["samples replaced"] = f"{data['replaced']:,}, as blocks of the corpus are damaged: sheaf prepare"
     if data.get("bits_per_byte") is not None:
         shown["held-out bits per byte"] = _number(data["bits_per_byte"])
+    if data.get("restarts"):
+        shown["restarts"] = f"{data['restarts']}, which took {duration(data['lost_seconds'])}"
     return [_pairs(shown)]
 
 

@@ -80,6 +80,8 @@ def run(text: str = HOSTILE, steps: int = 50) -> RunFacts:
         name=text,
         started="2026-01-01",
         ranks=2,
+        restarts=3,
+        lost_seconds=21.0,
         settings={"compile": text},
         recipe=text,
         steps=journal,

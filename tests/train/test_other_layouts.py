@@ -13,7 +13,7 @@ from training_corpus import make_corpus
 
 from sheaf.console import Silent
 from sheaf.model.pieces import Piece
-from sheaf.parallel.launch import Ended, run_ranks
+from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.parallel.mesh import size_of
 from sheaf.recipe import Layout
 from sheaf.train import journal
@@ -47,7 +47,9 @@ def taken_over(run: Path, layout: Layout, out: Path) -> float:
     """Take the run's checkpoint over on the ranks of a layout; returns the loss of its next step."""
     out.mkdir()
     arguments = [str(run), layout.model_dump_json(), str(out)]
-    assert run_ranks("reload_rank", arguments, size_of(layout), out) == Ended()
+    ranks = size_of(layout)
+    with forker("reload_rank", ["sheaf.train.trainer"], ranks) as starts:
+        assert run_once(starts, arguments, ranks, out) == Ended()
     return orjson.loads((out / "loss.json").read_bytes())
 
 

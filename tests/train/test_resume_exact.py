@@ -38,7 +38,7 @@ if sys.argv[1] == "train":
     recipe = Recipe.model_validate_json(Path(sys.argv[2]).read_bytes())
     train(recipe, CorpusVersion.open(Path(recipe.workspace)), nproc=int(sys.argv[3]), console=Silent())
 else:
-    resume(Path(sys.argv[2]), console=Silent())
+    resume(Path(sys.argv[2]), nproc=int(sys.argv[3]) if sys.argv[3:] else None, console=Silent())
 """
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from sheaf.errors import EnvironmentProblem
+from sheaf.errors import EnvironmentProblem, Interrupted
+from sheaf.parallel.pulse import pulse
 
-LAUNCHER, STORE = "SHEAF_LAUNCHER", "SHEAF_RANKS"  # variables that `launch` sets: its pid, the file to meet at
+STORE = "SHEAF_RANKS"  # variable that `launch` sets: the file to meet at
 TIMEOUT = datetime.timedelta(minutes=10)  # of one collective; a dead rank breaks the connection long before
 
 
@@ -33,7 +34,8 @@ class PeerLost(EnvironmentProblem):
 def peers() -> Generator[None]:
     """Around every collective: a broken connection becomes PeerLost."""
     try:
-        yield
+        with pulse.waiting():
+            yield
     except RuntimeError as error:  # gloo has no class of its own for it
         raise PeerLost("another rank went away", why=str(error).splitlines()[0]) from error
 
@@ -95,14 +97,28 @@ def join() -> Generator[Ranks]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if STORE in os.environ:
         store = dist.FileStore(os.environ[STORE], world)
-        store.set_timeout(TIMEOUT)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     else:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, _, _ = next(dist.rendezvous("env://", rank, world))
+    store.set_timeout(TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     try:
         yield Ranks(rank, world, device)
+    except Interrupted:  # all stop in order, after the same step
+        _leave_together(store, rank, world)
+        raise
+    else:
+        _leave_together(store, rank, world)
     finally:
         dist.destroy_process_group()
+
+
+def _leave_together(store: dist.Store, rank: int, world: int) -> None:
+    """Wait until all ranks have come to the end: gloo lets a slow one fail in the last collective if the connection is
+    closed by one that has all it wants."""
+    names = [f"left/{each}" for each in range(world)]
+    store.set(names[rank], "")
+    with contextlib.suppress(RuntimeError):  # the store went with the rank that kept it: then all have come
+        store.wait(names)
 
 
 def _device(local: int) -> torch.device:

@@ -21,6 +21,7 @@ from sheaf.report.rules import RulesFacts, rules_facts
 from sheaf.train import journal
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
+from sheaf.train.supervise import summary
 
 EXAMPLES = 3  # regions shown of each reason
 EXCERPT = 160  # characters of a document that the report quotes
@@ -124,11 +125,14 @@ class BatchFacts:
 @dataclass(frozen=True)
 class RunFacts:
     """steps, evaluations: lines of the journals. seconds: where the time went, by name; their sum is the time of the
-    steps and of what stood between them. changes: first step and shares, where the weights of sources changed."""
+    steps and of what stood between them. changes: first step and shares, where the weights of sources changed.
+    restarts, lost_seconds: how often ranks were started again, what that took."""
 
     name: str
     started: str
     ranks: int
+    restarts: int
+    lost_seconds: float
     settings: dict[str, Any]
     recipe: str
     steps: list[dict[str, Any]]
@@ -172,6 +176,7 @@ def run_facts(run: Run, corpus: CorpusVersion) -> RunFacts:
         name=run.folder.name,
         started=run.record["started"],
         ranks=run.ranks,
+        **summary(run.folder),
         settings=run.record["settings"],
         recipe=recipe.read_text() if recipe.exists() else "",
         steps=steps,

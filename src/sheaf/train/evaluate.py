@@ -25,6 +25,7 @@ from sheaf.order.order import Order
 from sheaf.order.replace import Replaced
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
+from sheaf.parallel.pulse import pulse
 from sheaf.parallel.ranks import alone, threads_for
 from sheaf.recipe import Layout
 from sheaf.train.checkpoint import checkpoint_of
@@ -62,6 +63,7 @@ def evaluate(
         for batch in loader:
             replaced += len(batch.replaced) if mesh.is_first_of_its_samples else 0
             nats += measured_loss_sum(spread, batch, micro_samples)
+            pulse.sign()
     nats, replaced = mesh.ranks.sum([nats, float(replaced)])
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)

@@ -39,6 +39,22 @@ class StepResult:
     replaced: int
 
 
+class NotFinite(TrainingFailed):
+    """The loss of a step or its gradient is not finite; `not_finite` finds out why.
+
+    share: this rank's of the loss. replaced: samples of the step that stood in for damaged ones.
+    """
+
+    def __init__(self, loss: float, norm: float, share: float, replaced: int) -> None:
+        what = "training has diverged: the loss or its gradient is not finite"
+        super().__init__(what, why=f"loss {loss}, gradient norm {norm}")
+        self.loss, self.norm, self.share, self.replaced = loss, norm, share, replaced
+
+
+class RanksDiffer(TrainingFailed):
+    """The ranks no longer hold the same weights. From a checkpoint they may well again: memory fails once."""
+
+
 class Learner:
     """spread: the model on this rank. micro_samples: samples of one forward pass."""
 
@@ -61,7 +77,7 @@ class Learner:
         """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's. watch:
         called when the gradients are those of the global batch, before they are clipped.
 
-        Raises TrainingFailed, before the update, if the loss or the gradient is not finite. Called by every rank.
+        Raises NotFinite, before the update, if the loss or the gradient is not finite. Called by every rank.
         """
         parts = micro(batch, self.micro_samples)
         predictions = max(batch.valid_tokens, 1)
@@ -75,7 +91,7 @@ class Learner:
         total, positions, stops, replaced, squares = self.ranks.sum(mine)
         loss, norm = total / predictions, math.sqrt(squares)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise _not_finite(batch, loss, norm)
+            raise NotFinite(loss, norm, loss_sum.item(), int(replaced))
         if norm > self.clip:
             sums.scale(self.clip / norm)
         self._take_gradients()
@@ -88,14 +104,14 @@ class Learner:
         self.optimizer = self._optimizer()
 
     def check_ranks_agree(self) -> None:
-        """Raise TrainingFailed unless ranks that hold the same pieces hold the same bits. Called by every rank."""
+        """Raise RanksDiffer unless ranks that hold the same pieces hold the same bits. Called by every rank."""
         mesh = self.spread.mesh
         held = self.spread.held()
         alike = {name for name, piece in self.spread.pieces.items() if piece.is_whole}
         same = agree(_checksum(held), mesh.group("data", "context"), self.ranks.device)
         same &= agree(_checksum({name: held[name] for name in alike}), mesh.group("tensor"), self.ranks.device)
         if self.ranks.sum([not same])[0]:
-            raise TrainingFailed(
+            raise RanksDiffer(
                 "the ranks no longer hold the same weights",
                 why="an update was computed differently on one of them: unequal machines, or faulty memory",
                 fix="resume from the last checkpoint; if it happens again, look for the machine that differs",
@@ -146,12 +162,3 @@ def measured_loss_sum(spread: Spread, batch: Batch, micro_samples: int) -> float
 
 def _checksum(held: Mapping[str, Tensor]) -> int:
     return sum(int(tensor.view(torch.int32).sum(dtype=torch.int64)) for tensor in held.values()) % 2**52
-
-
-def _not_finite(batch: Batch, loss: float, norm: float) -> TrainingFailed:
-    return TrainingFailed(
-        "training has diverged: the loss or its gradient is not finite",
-        where=f"step {batch.step}, samples {batch.digest}",
-        why=f"loss {loss}, gradient norm {norm}",
-        fix="lower train.learning_rate; `sheaf trace --step` shows the step's texts; all checkpoints are older",
-    )

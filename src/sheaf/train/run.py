@@ -2,7 +2,7 @@
 
     runs/<name>-001/  recipe.yaml        the recipe as resolved, for people
                       run.json           the recipe again, corpus, settings, ranks, versions; at the end the result
-                      journal.jsonl, evaluations.jsonl, notes.txt, checkpoints/
+                      journal.jsonl, evaluations.jsonl, restarts.jsonl, notes.txt, checkpoints/
                       .lock              held (flock) by the process that trains: two can't write one run
 
 The number is claimed by creating the folder, which is atomic; the lock goes with its process, however that dies.
@@ -97,7 +97,7 @@ def start_run(
         "format": FORMAT,
         "name": folder.name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "recipe": orjson.loads(recipe.model_dump_json(by_alias=True)),
+        "recipe": _recorded(recipe),
         "corpus": corpus.digest,
         "fingerprint": corpus.fingerprint,
         "order": order,
@@ -108,6 +108,15 @@ def start_run(
         "result": None,
     }
     return Run(folder.resolve(), {}).updated(**record)
+
+
+def _recorded(recipe: Recipe) -> dict[str, Any]:
+    """A recipe that leaves the degree of data parallel to the number of ranks still does when it is read again."""
+    record = orjson.loads(recipe.model_dump_json(by_alias=True))
+    layout = recipe.train.layout
+    if layout != "auto" and "data" not in layout.model_fields_set:
+        del record["train"]["layout"]["data"]
+    return record
 
 
 def claim_folder(runs: Path, name: str) -> Path:

@@ -8,19 +8,22 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 from torch.utils import deterministic
 
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import DataRefused, RecipeError
+from sheaf.errors import DataRefused, RecipeError, UsageError
 from sheaf.model.config import ModelConfig, from_spec
 from sheaf.model.init import starting_values
 from sheaf.model.pieces import Values
 from sheaf.model.pretrained import folder_values
 from sheaf.order.order import Order
-from sheaf.recipe import Recipe
+from sheaf.parallel.layout import Facts, check_layout, choose, of_ranks
+from sheaf.recipe import Layout, Recipe
 from sheaf.train.curriculum import with_steps
-from sheaf.train.settings import batch_samples, seed_of
+from sheaf.train.run import Run
+from sheaf.train.settings import Settings, batch_samples, seed_of
 
 FILLS = "fill_uninitialized_memory"  # a property that torch gives the module at run time
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -79,6 +82,40 @@ def config_of(recipe: Recipe, corpus: CorpusVersion) -> ModelConfig:
             fix=f"set train.sequence_length to at most {config.max_position_embeddings}",
         )
     return config
+
+
+def layout_of(recipe: Recipe, nproc: int | None, facts: Facts) -> tuple[Layout, list[str]]:
+    """The layout of a run, and why it has it. Raises UsageError if the recipe's cannot be."""
+    asked = recipe.train.layout
+    if asked == "auto":
+        return choose(nproc or 1, facts)
+    layout = of_ranks(asked, nproc)
+    check_layout(layout, facts)
+    return layout, []
+
+
+def recipe_layout_on(run: Run, ranks: int) -> Layout | None:
+    """The layout that the recipe of a run has on so many ranks; None if it can have none there."""
+    recipe = run.recipe
+    with contextlib.suppress(UsageError):
+        return layout_of(recipe, ranks, facts_of(recipe, config_of(recipe, run.corpus()), run.settings, ranks))[0]
+    return None
+
+
+def facts_of(recipe: Recipe, config: ModelConfig, settings: Settings, ranks: int) -> Facts:
+    """What the layout of so many ranks on this machine depends on."""
+    gpu = torch.cuda.is_available()
+    memory = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().total / ranks
+    return Facts(
+        config=config,
+        sequence_length=recipe.train.sequence_length,
+        batch=settings.batch,
+        micro_tokens=settings.micro_tokens,
+        compile=settings.compile,
+        packing=recipe.train.packing,
+        memory_bytes=memory,
+        host_ranks=ranks,
+    )
 
 
 def hidden_parameters(config: ModelConfig) -> int:

@@ -29,6 +29,7 @@ from sheaf.parallel.collectives import traffic
 from sheaf.parallel.layout import layout_on
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
+from sheaf.parallel.pulse import Phase, pulse, watch_compiling
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
@@ -43,7 +44,8 @@ from sheaf.train.checkpoint import (
 from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
-from sheaf.train.learner import Learner
+from sheaf.train.learner import Learner, NotFinite
+from sheaf.train.not_finite import explained
 from sheaf.train.optimizer import Update
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
@@ -105,6 +107,7 @@ class Trainer:
             self._set_steps(self._steps_for_hours(self.train.budget.hours or 0.0))
         steps = self.settings.steps or 0
         stage = self.console.stage("train", steps - self.done, "steps")
+        pulse.begin(self.done)
         with stage as advance, self._loader(self.done, steps) as loader:
             for batch, data_seconds in _timed(iter(loader)):
                 line = self._step(batch, data_seconds, signals)
@@ -114,7 +117,9 @@ class Trainer:
                 if stop and self.done < steps:
                     self._stop(files, signals)
         if self.evaluation is None:  # killed between the last checkpoint and the result
-            self._evaluate(files)
+            with pulse.phase(Phase.EVALUATING):
+                self._evaluate(files)
+        pulse.end()
         (memory,) = self.ranks.sum([peak_memory_bytes()])
         files.checkpoints.wait()
         if self.ranks.rank == 0:
@@ -125,10 +130,15 @@ class Trainer:
         start = time.perf_counter()
         rate = learning_rate(batch.step, self.settings.steps or 0, self.settings.learning_rate, self.train.schedule)
         sent, waited = traffic.bytes, traffic.seconds
-        result = self.learner.step(batch, rate, stop=signals.received is not None)
+        try:
+            result = self.learner.step(batch, rate, stop=signals.received is not None)
+        except NotFinite as error:
+            replaced = self.damage.of_step(batch, error.replaced)
+            raise explained(error, self.learner, batch, replaced, self.corpus, self.run.folder) from error
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
+        pulse.stepped(self.done, seconds)
         replaced = self.damage.of_step(batch, result.replaced)
         figures = step_figures(self.order, batch.step, self.mesh.samples.size) if self.ranks.rank == 0 else None
         return {
@@ -159,11 +169,14 @@ class Trainer:
         files.checkpoints.check()
         self._note_progress(line)
         if self.done % self.settings.evaluate_every == 0 or last:
-            self._evaluate(files)
+            with pulse.phase(Phase.EVALUATING):
+                self._evaluate(files)
         if self.done % self.settings.checkpoint_every == 0 or last or stop:
-            self._save(files)
+            with pulse.phase(Phase.SAVING):
+                self._save(files)
 
     def _stop(self, files: Files, signals: StopSignals) -> None:
+        pulse.end()
         files.checkpoints.wait()
         number = signals.received or signal.SIGTERM
         raise interrupted(self.run.folder, number)
@@ -268,6 +281,8 @@ class Trainer:
     # ---- beginnings and ends
 
     def _learner(self, checkpoint: Checkpoint | None) -> Learner:
+        if self.settings.compile:
+            watch_compiling()
         train = self.train
         if checkpoint is None:
             config, values = new_values(self.recipe, self.corpus)

@@ -32,7 +32,8 @@ from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import EnvironmentProblem
 from sheaf.files import write_json
 from sheaf.model.pieces import Piece, Values
-from sheaf.parallel.launch import Ended, run_ranks
+from sheaf.parallel.forker import Forker
+from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.parallel.layout import Facts, check_layout, describe, problems, ranks_of
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.setup import config_of
@@ -43,6 +44,7 @@ TOLERANCE: dict[Precision, dict[str, float]] = {
     "fp32": {"loss": 1e-5, "gradient": 1e-5, "change": 1e-3},
     "bf16": {"loss": 2e-3, "gradient": 5e-2, "change": 1e-1},
 }
+IMPORTS = ("sheaf.train.learner", "sheaf.train.setup", "torch._inductor")  # what its ranks need
 STEPS = 3
 SAMPLES = 8  # of a global batch, at least: enough for 4 ranks and two micro-batches
 
@@ -103,9 +105,10 @@ def verify(
             "fault": str(fault) if fault else None,
         }
         reference = Layout()
-        for ranks in sorted({1, *map(ranks_of, layouts)}):
-            some = [reference] if ranks == 1 else [one for one in layouts if ranks_of(one) == ranks]
-            _launch(folder, spec, some, ranks, console)
+        with forker("sheaf.train.verify_worker", IMPORTS, 1) as starts:
+            for ranks in sorted({1, *map(ranks_of, layouts)}):
+                some = [reference] if ranks == 1 else [one for one in layouts if ranks_of(one) == ranks]
+                _launch(starts, folder, spec, some, ranks, console)
         truth = _Found(folder, reference)
         return [_compare(truth, _Found(folder, layout), TOLERANCE[precision]) for layout in layouts]
 
@@ -143,17 +146,20 @@ def layouts_to_try(ranks: Sequence[int], facts: Facts) -> list[Layout]:
     return [one for one in found if not any(problems(one, facts))]
 
 
-def _launch(folder: Path, spec: Mapping[str, Any], layouts: Sequence[Layout], ranks: int, console: Console) -> None:
+def _launch(
+    starts: Forker, folder: Path, spec: Mapping[str, Any], layouts: Sequence[Layout], ranks: int, console: Console
+) -> None:
     path = folder / f"spec-{ranks}.json"
     write_json(path, {**spec, "layouts": [layout.model_dump() for layout in layouts]})
     console.note(f"{ranks} {'rank' if ranks == 1 else 'ranks'}: " + ", ".join(describe(one) for one in layouts))
-    ended = run_ranks("sheaf.train.verify_worker", [str(path), str(folder)], ranks, folder)
+    ended = run_once(starts, [str(path), str(folder)], ranks, folder)
     if ended == Ended():
         return
-    left = sorted(folder.glob("failure-*.txt"))
+    left, failed = sorted(folder.glob("failure-*.txt")), ended.failed
+    died = f"rank {failed.rank} ended with exit code {failed.code}" if failed else "they were stopped by a signal"
     raise EnvironmentProblem(
         "the ranks of a verification did not end well",
-        why=left[0].read_text() if left else f"rank and exit code: {ended.failed}",
+        why=left[0].read_text() if left else died,
         fix="see their output above; fewer ranks or steps need less memory",
     )
 

@@ -24,6 +24,7 @@ from sheaf.files import write_json
 from sheaf.model.pieces import Piece
 from sheaf.order.loader import Loader
 from sheaf.order.order import Order
+from sheaf.parallel.forker import LAUNCHER
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import Ranks, alone, join, threads_for
@@ -40,7 +41,7 @@ from sheaf.train.verify import folder_name, weights_before
 def main(spec_file: Path, folder: Path) -> int:
     """Work through the spec as the rank that the environment names. Returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent(int(os.environ["SHEAF_LAUNCHER"]))
+    die_with_parent(int(os.environ[LAUNCHER]))
     spec = orjson.loads(spec_file.read_bytes())
     if spec["fault"]:
         runpy.run_path(spec["fault"])
