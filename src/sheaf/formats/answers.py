@@ -5,9 +5,7 @@ compression (a bomb for us), JSON where JSON belongs, and only items that were a
 may not be more than the child could have held; and each item's bytes must add up. An item which does not is one region,
 "parser-bug".
 
-Ids are computed again for one row in 64, chosen at random where the child cannot see it: of k rows with a wrong id at
-least one is found with probability 1 - (63/64)^k, which is 80% for 100 rows and all but 2 in 10 million for 1,000.
-After the first that is found, those of all rows are.
+Ids it does not say: they are computed here (`ids`), once, so there is nothing to lie about.
 """
 
 from __future__ import annotations
@@ -23,14 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.formats.charge import Int64, RecordCharges
-from sheaf.formats.long_item import LongItem, Spool, numbers, row_bytes, with_bytes
-from sheaf.formats.normalise import content_of, record_id
+from sheaf.formats.ids import record_ids
+from sheaf.formats.long_item import WITH_IDS, LongItem, Spool, numbers, row_bytes, with_bytes
 from sheaf.formats.reasons import REASONS
 from sheaf.formats.schema import KINDS, PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.wire import RECORDS, STREAMS
 
-CHECKED = 1 / 64  # share of the rows whose ids are computed again: under 2% of what reading them cost
-LONG_BYTES = 32 << 20  # of records (`row_bytes`), above which an item's wait on disk
+LONG_BYTES = 64 << 20  # of records (`row_bytes`), above which an item's wait on disk
 _SCHEMAS = {b"R": RECORDS, b"Q": PARSED_REGIONS, b"T": STREAMS, b"I": PARSED_ITEMS}
 _KINDS = {*KINDS, "row"}  # the last for surveys (`ParseOptions.raw_rows`)
 _MOST = 1 << 50  # bytes that anything here may claim
@@ -59,16 +56,13 @@ class Parsed:
 
 class Answers:
     """Collects the tables of a request. sizes: the items' bytes. memory_bytes: the child's. folder: where records may
-    wait (default: the system's for temporary files). with_ids: whether the rows have ids; excerpts have none."""
+    wait (default: the system's for temporary files)."""
 
-    def __init__(
-        self, sizes: Sequence[int], memory_bytes: int, folder: Path | None = None, *, with_ids: bool = True
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], memory_bytes: int, folder: Path | None = None) -> None:
         self._sizes = np.array(sizes, np.int64)
         self._memory_bytes = memory_bytes
         self._waiting_bytes = 0  # of tables in memory that no commit has taken
         self._folder = folder
-        self._random, self._checked = np.random.default_rng(), CHECKED if with_ids else 0.0
         self._done = np.zeros(len(sizes), bool)
         self._next = 0
         self._pending: dict[bytes, list[pa.Table]] = {kind: [] for kind in _SCHEMAS}
@@ -156,7 +150,7 @@ class Answers:
             if not _inside(numbers(table, name), _MOST):
                 raise BadAnswer("weights that cannot be")
         _check_values(table)
-        self._check_ids(table, owners)
+        table = table.append_column(PARSED_RECORDS.field("id"), record_ids(table))
         starts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
         sizes = np.add.reduceat(row_bytes(table), starts)
         at = 0
@@ -173,19 +167,6 @@ class Answers:
             if self._current_bytes > LONG_BYTES:
                 self._to_disk()
 
-    def _check_ids(self, table: pa.Table, owners: Int64) -> None:
-        """Raises BadAnswer. A wrong id has been chosen to be wrong: from then on none is believed."""
-        rows = np.flatnonzero(self._random.random(len(table)) < self._checked)
-        names = ("id", "text", "kind", "payload", "messages", "meta")
-        columns = (table.column(name).take(rows).to_pylist() for name in names)
-        for row, id, text, kind, payload, messages, meta in zip(rows.tolist(), *columns, strict=True):
-            if id != record_id(text, kind, content_of(kind, payload, messages.encode(), meta)):
-                self._checked = 1.0
-                item = int(owners[row])
-                if self._done[item]:
-                    raise BadAnswer("records of an item that was answered")
-                raise WrongId(item, "a record's id is not that of its content")
-
     def _to_disk(self) -> None:
         spool = self._spools.get(self._current)
         if spool is None:
@@ -198,7 +179,8 @@ class Answers:
     def _commit(self) -> None:
         self._pending[b"R"] += self._own
         self._own = []
-        tables = {kind: _joined(found, _SCHEMAS[kind]) for kind, found in self._pending.items()}
+        schemas = {**_SCHEMAS, b"R": WITH_IDS}
+        tables = {kind: _joined(found, schemas[kind]) for kind, found in self._pending.items()}
         records, regions, items = tables[b"R"], tables[b"Q"], tables[b"I"]
         streams = _Streams(tables[b"T"])
         streams.check(records)
@@ -278,10 +260,6 @@ class BadItem(BadAnswer):
 
 class Miscounted(BadItem):
     """An item's bytes do not add up."""
-
-
-class WrongId(BadItem):
-    """A record's id does not follow from its content."""
 
 
 def _table(payload: memoryview, schema: pa.Schema) -> pa.Table:

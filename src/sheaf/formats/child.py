@@ -26,7 +26,7 @@ from sheaf.formats.confine import allow_cpu, confine
 from sheaf.formats.guess import confidence
 from sheaf.formats.item import ItemResult, read_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
-from sheaf.formats.run import Run, RunOf
+from sheaf.formats.run import Run, RunOf, joined
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_REGIONS
 from sheaf.formats.table import FORMATS, register
 
@@ -70,12 +70,12 @@ class Outbox:
             self._told = time.monotonic()
 
     def record(
-        self, id: bytes, kind: str, text: bytes, messages: str, payload: bytes,
+        self, kind: str, text: bytes | memoryview, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
         self._end_run()
         row = (
-            self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding,
+            self.item, kind, text, messages, payload, meta, member, locator, media, encoding,
             confidence(encoding), repairs, self._first_stream + stream, weight,
         )  # fmt: skip
         for column, value in zip(self._records, row, strict=True):
@@ -83,7 +83,7 @@ class Outbox:
         self._gathered(1, len(text) + len(messages) + len(payload) + len(meta))
 
     def batch(
-        self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
+        self, texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
         member: str, media: str, encoding: str, stream: int,
     ) -> None:  # fmt: skip
         about = RunOf(self.item, member, media, encoding, confidence(encoding), self._first_stream + stream)
@@ -91,7 +91,7 @@ class Outbox:
             self._end_run()
             self._end_rows()
             self._run = Run(about)
-        self._run.add(ids, texts, metas, repairs, starts, ends)
+        self._run.add(texts, metas, repairs, starts, ends)
         self._gathered(len(texts), sum(map(len, texts)) + sum(map(len, metas)))
 
     def finish(self, result: ItemResult) -> None:
@@ -170,7 +170,10 @@ class _Parts:
 
 def _table(schema: pa.Schema, columns: list[list[Any]]) -> pa.RecordBatch:
     """Of the rows that the lists hold, which are emptied."""
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    arrays = [
+        joined(column, field.type) if field.name == "text" else pa.array(column, field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
     for column in columns:
         column.clear()
     return pa.record_batch(arrays, schema=schema)

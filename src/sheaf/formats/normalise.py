@@ -79,17 +79,6 @@ def normalise_all(texts: Sequence[str], mojibake: bool = True) -> tuple[list[str
     return [text for text, _ in pairs], [repairs for _, repairs in pairs]
 
 
-def text_ids(texts: Sequence[bytes]) -> list[bytes]:
-    """The `record_id` of texts of the kind "text", as UTF-8."""
-    begun = hashlib.blake2b(b"text\0", digest_size=16)
-    ids: list[bytes] = []
-    for text in texts:
-        digest = begun.copy()
-        digest.update(text)
-        ids.append(digest.digest())
-    return ids
-
-
 def record_id(text: str, kind: str = "text", content: bytes = b"") -> bytes:
     """blake2b-128 of the kind and the normalised text; content: what else the record is (`content_of`)."""
     return content_id(text.encode(), kind, content)

@@ -94,7 +94,7 @@ class Record:
     kind: str = "text"
     messages: Any = None
     payload: bytes = b""
-    normal: bytes = b""
+    normal: bytes | memoryview = b""
 
 
 @dataclass(slots=True)

@@ -32,7 +32,6 @@ class RunOf:
 @dataclass(slots=True)
 class Run:
     about: RunOf
-    ids: list[bytes] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)
     metas: list[bytes] = field(default_factory=list)
     repairs: list[str] = field(default_factory=list)
@@ -40,10 +39,9 @@ class Run:
     ends: list[Int64] = field(default_factory=list)
 
     def add(
-        self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64
+        self, texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64
     ) -> None:
         """texts, metas: UTF-8. starts, ends: where each lies in the stream."""
-        self.ids += ids
         self.texts += texts
         self.metas += metas
         self.repairs += repairs
@@ -52,16 +50,15 @@ class Run:
 
     def table(self) -> pa.RecordBatch:
         """Of the schema wire.RECORDS."""
-        n = len(self.ids)
+        n = len(self.texts)
         starts, ends = np.concatenate(self.starts), np.concatenate(self.ends)
         columns = {
             "item": pa.repeat(pa.scalar(self.about.item, pa.int32()), n),
-            "id": pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), n, [None, pa.py_buffer(b"".join(self.ids))]),
             "kind": _same("text", n),
-            "text": _joined(self.texts, pa.large_string()),
+            "text": joined(self.texts, pa.large_string()),
             "messages": pa.repeat(pa.scalar("", pa.large_string()), n),
             "payload": pa.repeat(pa.scalar(b"", pa.large_binary()), n),
-            "meta": _joined(self.metas, pa.string()),
+            "meta": joined(self.metas, pa.string()),
             "member": _same(self.about.member, n),
             "locator": _locators(starts, ends),
             "media": _same(self.about.media, n),
@@ -78,15 +75,16 @@ def _same(value: str, n: int) -> pa.Array:
     return pa.repeat(pa.scalar(value), n)
 
 
-def _joined(values: Sequence[bytes], type: pa.DataType) -> pa.Array:
-    """A column of strings. Raises OverflowError where the offsets of its type do not reach."""
+def joined(values: Sequence[bytes | memoryview], type: pa.DataType) -> pa.Array:
+    """A column of strings; one by itself is not copied. Raises OverflowError where the offsets of its type do not reach."""
     ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))
     offsets = np.append(0, ends)
     if type == pa.string():
         if offsets[-1] >= 1 << 31:
             raise OverflowError("more than 2 GB in a column")
         offsets = offsets.astype(np.int32)
-    return pa.Array.from_buffers(type, len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))])
+    data = values[0] if len(values) == 1 else b"".join(values)
+    return pa.Array.from_buffers(type, len(values), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def _locators(starts: Int64, ends: Int64) -> pa.Array:

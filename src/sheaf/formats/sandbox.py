@@ -104,7 +104,7 @@ class Sandbox:
         folder: where the records of a long item wait for its end (default: the system's for temporary files).
         """
         sizes = [item.size for item in items]
-        answers = Answers(sizes, self._limits.memory_mb << 20, folder, with_ids=options.excerpt is None)
+        answers = Answers(sizes, self._limits.memory_mb << 20, folder)
         try:
             for _ in self._rounds(answers, items, options):
                 if answers.held_bytes > PART_BYTES or answers.has_long:

@@ -74,4 +74,5 @@ def _environment(folder: str) -> dict[str, str]:
         "JE_ARROW_MALLOC_CONF": "background_thread:false",  # Landlock holds one thread only
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }

@@ -2,7 +2,7 @@
 
 Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
 Child to parent: H, what confines it; S, an item begins (its number); P, it goes on (bytes read so far); R, records
-(Arrow IPC), each with its stream and its weight there instead of its bytes; Q, regions; T, the streams of the items
+(Arrow IPC), each with its stream and its weight there instead of its bytes, and without an id; Q, regions; T, the streams of the items
 since the last commit, what each costs and its whole weight: from these follow the records' bytes (`charge`); I, the
 items that are finished: commits what came before; D, the group is done; X, an exception in a parser, after which the
 child ends.
@@ -22,7 +22,7 @@ from sheaf.formats.schema import PARSED_RECORDS
 HEADER = struct.Struct("<cQ")
 RECORDS = pa.schema(
     [
-        *(field for field in PARSED_RECORDS if field.name != "bytes"),
+        *(field for field in PARSED_RECORDS if field.name not in ("id", "bytes")),
         pa.field("stream", pa.int32()),  # row in the STREAMS of the same commit
         pa.field("weight", pa.int64()),
     ]
