@@ -13,11 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sheaf.formats import normalise as normalising
-from sheaf.formats import rows, stream
+from sheaf.formats import fast, row_kernels, rows, stream
 from sheaf.formats.charge import Int64
 from sheaf.formats.item import ItemResult, read_item
-from sheaf.formats.normalise import normalise, normalise_all, record_id, text_ids
+from sheaf.formats.normalise import normalise, normalise_all
 from sheaf.formats.piece import ParseOptions, ParserLimits
+from sheaf.formats.settle import Settled
 from sheaf.recipe import Limits
 
 USUAL = ParseOptions()
@@ -25,29 +26,31 @@ LIMITS = ParserLimits(**Limits().model_dump())
 
 
 class Sink:
-    """All that an item gives, record by record, and how many of them came in batches."""
+    """All that an item gives, record by record, and how many of them came in batches, and from kernels."""
 
     def __init__(self) -> None:
         self.records: list[tuple[Any, ...]] = []
-        self.batched = 0
+        self.batched = self.compiled = 0
 
     def record(
-        self, id: bytes, kind: str, text: bytes, messages: str, payload: bytes,
+        self, kind: str, text: bytes | memoryview, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
-        row = (id, kind, text.decode(), messages, payload, meta, member, locator, media, encoding, repairs)
+        row = (kind, bytes(text).decode(), messages, payload, meta, member, locator, media, encoding, repairs)
         self.records.append((*row, stream, weight))
 
     def batch(
-        self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
-        member: str, media: str, encoding: str, stream: int,
-    ) -> None:  # fmt: skip
-        self.batched += len(ids)
-        places = zip(starts.tolist(), ends.tolist(), strict=True)
-        for id, text, meta, repaired, (start, end) in zip(ids, texts, metas, repairs, places, strict=True):
-            locator = f'{{"bytes":[{start},{end}]}}'
-            row = (id, "text", text.decode(), "", b"", meta.decode(), member, locator, media, encoding, repaired)
-            self.records.append((*row, stream, end - start))
+        self, ready: Settled, starts: Int64, ends: Int64, member: str, media: str, encoding: str, stream: int
+    ) -> None:
+        self.batched += len(starts)
+        for column in (ready.texts, ready.metas, ready.locators):
+            column.validate(full=True)
+        repairs = ready.repairs or [""] * len(starts)
+        columns = (ready.texts.to_pylist(), ready.metas.to_pylist(), ready.locators.to_pylist(), repairs)
+        assert ready.text_bytes == sum(len(text.encode()) for text in columns[0])
+        for text, meta, locator, repaired, weight in zip(*columns, (ends - starts).tolist(), strict=True):
+            row = ("text", text, "", b"", meta, member, locator, media, encoding, repaired)
+            self.records.append((*row, stream, weight))
 
 
 def read(data: bytes, name: str, options: ParseOptions, limits: ParserLimits, about: str) -> tuple[Sink, ItemResult]:
@@ -61,14 +64,30 @@ def read(data: bytes, name: str, options: ParseOptions, limits: ParserLimits, ab
 def compare(
     data: bytes, name: str, options: ParseOptions = USUAL, limits: ParserLimits = LIMITS, about: str = ""
 ) -> Sink:
-    """Read it both ways; everything must be equal. What the way by batches gave."""
-    sink, result = read(data, name, options, limits, about)
+    """Read it all three ways: by kernels, by batches, and one by one; everything must be equal. What the way by kernels
+    gave."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "plain", lambda options: False)
         single, expected = read(data, name, options, limits, about)
     assert single.batched == 0
+    batched, result = read(data, name, options, limits, about)
+    assert batched.records == single.records
+    assert result == expected
+    columns = 0
+
+    def counted(room: Any, rows: int, start: int, limit: int) -> Any:
+        nonlocal columns
+        columns += rows
+        return made(room, rows, start, limit)
+
+    made = fast._Room.columns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "kernels", lambda size: row_kernels)
+        patch.setattr(fast._Room, "columns", counted)
+        sink, result = read(data, name, options, limits, about)
     assert sink.records == single.records
     assert result == expected
+    sink.compiled = columns
     return sink
 
 
@@ -112,6 +131,7 @@ def with_blocks(size: int, run: Callable[[], object]) -> None:
     """Blocks of so many bytes, so that their borders fall anywhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "BLOCK", size)
+        patch.setattr(rows, "AT_ONCE", size)
         run()
 
 
@@ -203,7 +223,6 @@ def test_texts_are_normalised_together_as_alone(texts: list[str], mojibake: bool
     together = normalise_all(texts, mojibake)
     alone = [normalise(text, mojibake) for text in texts]
     assert list(zip(*together, strict=True)) == alone
-    assert text_ids([text.encode() for text, _ in alone]) == [record_id(text) for text, _ in alone]
 
 
 @given(st.binary(max_size=400), st.integers(1, 60), st.integers(1, 50))

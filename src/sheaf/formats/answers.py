@@ -10,6 +10,7 @@ Ids it does not say: they are computed here (`ids`), once, so there is nothing t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.formats.charge import Int64, RecordCharges
+from sheaf.formats.fast import unusual_rows
 from sheaf.formats.ids import record_ids
 from sheaf.formats.long_item import WITH_IDS, LongItem, Spool, numbers, row_bytes, with_bytes
 from sheaf.formats.reasons import REASONS
@@ -32,7 +34,7 @@ _SCHEMAS = {b"R": RECORDS, b"Q": PARSED_REGIONS, b"T": STREAMS, b"I": PARSED_ITE
 _KINDS = {*KINDS, "row"}  # the last for surveys (`ParseOptions.raw_rows`)
 _MOST = 1 << 50  # bytes that anything here may claim
 _REMARK = 10_000  # characters of a region's detail or an item's notes
-_BYTES = r'^\{"bytes":\[[0-9]{1,18},[0-9]{1,18}\]\}\z'  # almost all locators
+_BYTES = re.compile(r'\{"bytes":\[[0-9]{1,18},[0-9]{1,18}\]\}')  # almost all locators
 _COMPRESSED = 3  # number of a field in the header of a record batch, as it lies in a message
 
 
@@ -320,22 +322,18 @@ def _check_values(records: pa.Table) -> None:
     sure = records.column("confidence").to_numpy()
     if not ((sure >= 0) & (sure <= 1)).all():
         raise BadAnswer("a confidence that cannot be")
-    for text in _but(records.column("meta"), "{}"):
+    for text in unusual_rows(records.column("meta"), "objects", "{}"):
         if not isinstance(_json(text), dict):
             raise BadAnswer("a meta that is no object")
-    for text in _but(records.column("messages"), ""):
+    messages = records.column("messages")
+    for text in messages.filter(pc.not_equal(messages, "")).to_pylist():
         _json(text)
 
 
 def _check_locators(locators: pa.ChunkedArray) -> None:
-    usual = pc.or_(pc.match_substring_regex(locators, _BYTES), pc.equal(locators, "{}"))
-    for text in locators.filter(pc.invert(usual)).to_pylist():
-        if not isinstance(_json(text), dict):
+    for text in unusual_rows(locators, "byte_places", "{}"):
+        if not _BYTES.fullmatch(text) and not isinstance(_json(text), dict):
             raise BadAnswer("a locator that is no object")
-
-
-def _but(column: pa.ChunkedArray, usual: str) -> list[str]:
-    return column.filter(pc.not_equal(column, usual)).to_pylist()
 
 
 def _json(text: str) -> Any:

@@ -32,11 +32,13 @@ def record_ids(records: pa.Table) -> pa.ChunkedArray:
 
 def _ids(batch: pa.RecordBatch) -> pa.FixedSizeBinaryArray:
     text = batch.column("text")
-    starts, ends, data = _places(text)
+    starts, ends, data = places(text)
     plain = pc.equal(batch.column("kind"), "text").to_numpy(zero_copy_only=False)
     for name in ("payload", "messages"):
-        first, last, _ = _places(batch.column(name))
+        first, last, _ = places(batch.column(name))
         plain &= first == last
+    if plain.all():
+        return _column(_of_texts(data, starts, ends))
     found = np.empty((len(batch), 2), np.uint64)
     found[plain] = _of_texts(data, starts[plain], ends[plain])
     names = ("text", "kind", "payload", "messages", "meta")
@@ -45,7 +47,11 @@ def _ids(batch: pa.RecordBatch) -> pa.FixedSizeBinaryArray:
     for row, words, kind, payload, messages, meta in zip(others.tolist(), *columns, strict=True):
         id = content_id(words.encode(), kind, content_of(kind, payload, messages.encode(), meta))
         found[row] = np.frombuffer(id, np.uint64)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(batch), [None, pa.py_buffer(found)])
+    return _column(found)
+
+
+def _column(digests: NDArray[np.uint64]) -> pa.FixedSizeBinaryArray:
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(digests), [None, pa.py_buffer(digests)])
 
 
 def _of_texts(data: NDArray[np.uint8], starts: Int64, ends: Int64) -> NDArray[np.uint64]:
@@ -60,6 +66,8 @@ def _of_texts(data: NDArray[np.uint8], starts: Int64, ends: Int64) -> NDArray[np
     if not alone.all():
         from sheaf.formats.blake2_lanes import digests  # here: see above
 
+        if not alone.any():
+            return digests(data, starts, ends, _PREFIX)
         found[~alone] = digests(data, starts[~alone], ends[~alone], _PREFIX)
     begun = hashlib.blake2b(_PREFIX, digest_size=ID_BYTES)
     view = memoryview(data)
@@ -73,8 +81,10 @@ def _of_texts(data: NDArray[np.uint8], starts: Int64, ends: Int64) -> NDArray[np
     return found
 
 
-def _places(column: Any) -> tuple[Int64, Int64, NDArray[np.uint8]]:
-    """Where each value of a column of large strings or binaries starts and ends in its bytes, and those."""
+def places(column: Any) -> tuple[Int64, Int64, NDArray[np.uint8]]:
+    """Where each value of a column of strings or binaries, large or not, starts and ends in its bytes, and those."""
     _, offsets, data = column.buffers()
-    places = np.frombuffer(offsets, np.int64, len(column) + 1, 8 * column.offset)
-    return places[:-1], places[1:], np.frombuffer(data or b"", np.uint8)
+    large = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
+    kind = np.dtype(np.int64 if large else np.int32)
+    found = np.frombuffer(offsets, kind, len(column) + 1, kind.itemsize * column.offset).astype(np.int64, copy=False)
+    return found[:-1], found[1:], np.frombuffer(data or b"\0", np.uint8)

@@ -18,15 +18,15 @@ from sheaf.formats.charge import Int64, Node, charge
 from sheaf.formats.detect import Kind, claims_text, detect
 from sheaf.formats.guess import Guess
 from sheaf.formats.member_path import join
-from sheaf.formats.normalise import normalise, normalise_all
+from sheaf.formats.normalise import normalise
 from sheaf.formats.opened import Opened, open_item
-from sheaf.formats.piece import Batch, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
+from sheaf.formats.piece import Batch, Columns, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
+from sheaf.formats.settle import Settled, settled
 from sheaf.formats.stream import BLOCK, Budget, Stream, from_file
 from sheaf.formats.table import BY_MEDIA
 
 MERGE_AFTER = 1000  # regions of one item, after which neighbours with the same reason become one
 NOTES = 5
-_LINE_END = orjson.Fragment(b"\n")
 
 
 @dataclass(slots=True)
@@ -66,9 +66,8 @@ class Sink(Protocol):
     ) -> None: ...  # fmt: skip
 
     def batch(
-        self, texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
-        member: str, media: str, encoding: str, stream: int,
-    ) -> None: ...  # fmt: skip
+        self, ready: Settled, starts: Int64, ends: Int64, member: str, media: str, encoding: str, stream: int
+    ) -> None: ...
 
 
 def read_item(
@@ -194,7 +193,7 @@ class _Walk:
             if isinstance(piece, Record):
                 self._guessed(piece.encoding, path)
                 self._record(piece, path, kind.media, node)
-            elif isinstance(piece, Batch):
+            elif isinstance(piece, (Batch, Columns)):
                 self._guessed(piece.encoding, path)
                 if not self._batch(piece, path, kind.media, node):
                     for record in piece.records():
@@ -228,27 +227,19 @@ class _Walk:
         if self.options.sample_bytes and self.sent >= self.options.sample_bytes:
             raise _Enough(node.weight)
 
-    def _batch(self, piece: Batch, path: str, media: str, node: Node) -> bool:
+    def _batch(self, piece: Batch | Columns, path: str, media: str, node: Node) -> bool:
         """Take all its records, as `_record` would; False, and none is taken, if one of them is no usual record."""
-        n = len(piece.texts)
+        n = len(piece.starts)
         if self.options.sample_bytes or self.records + n > self.limits.records:
             return False
-        texts, repairs = normalise_all(piece.texts, self.options.mojibake)
-        if not all(texts):
+        ready = settled(piece, self.about, self.options.mojibake)
+        if ready is None:
             return False
-        try:
-            metas = _metas([{**self.about, **meta} for meta in piece.metas] if self.about else piece.metas)
-        except TypeError:
-            return False
-        contents = [text.encode() for text in texts]
-        self.sink.batch(
-            contents, metas, repairs, piece.starts, piece.ends, path, media, piece.encoding,
-            node.number,
-        )  # fmt: skip
+        self.sink.batch(ready, piece.starts, piece.ends, path, media, piece.encoding, node.number)
         node.reached = max(node.reached, int(piece.ends[-1]))
         node.records += int((piece.ends - piece.starts).sum())
         self.records += n
-        self.sent += sum(map(len, texts))
+        self.sent += ready.text_bytes
         return True
 
     def _normal(self, piece: Record, path: str, media: str, node: Node) -> None:
@@ -305,15 +296,6 @@ class _Enough(Exception):
     def __init__(self, consumed: int) -> None:
         super().__init__(consumed)
         self.consumed = consumed
-
-
-def _metas(metas: list[dict[str, Any]]) -> list[bytes]:
-    """Each one's JSON, from one call: JSON holds no line ends of its own. Raises TypeError."""
-    if not any(metas):
-        return [b"{}"] * len(metas)
-    between: list[Any] = [_LINE_END] * (2 * len(metas) - 1)
-    between[::2] = metas
-    return orjson.dumps(between)[1:-1].split(b",\n,")
 
 
 def _settle(opened: list[tuple[Member, Node, int | None]], node: Node) -> None:

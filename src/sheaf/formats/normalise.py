@@ -134,7 +134,7 @@ def _maybe_mojibake(text: str) -> bool:
     """Whether _MOJIBAKE finds anything, by two look-ups in tables: a tenth of its time in long texts."""
     if len(text) < _SHORT:
         return _MOJIBAKE.search(text) is not None
-    leads, followers = _tables()
+    leads, followers = mojibake_tables()
     units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), np.uint16)
     for start in range(0, len(units), _CACHED):
         kinds = leads[units[start : start + _CACHED]]
@@ -150,7 +150,7 @@ def _maybe_mojibake(text: str) -> bool:
 
 
 @functools.cache
-def _tables() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+def mojibake_tables() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """For each UTF-16 unit the kind of lead that it is, a bit each (1: it needs nothing after it), and the kinds that
     it may follow. Half of a character beyond 16 bits follows whatever the whole would."""
     every = "".join(map(chr, range(1 << 16)))

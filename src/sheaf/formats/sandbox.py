@@ -31,7 +31,7 @@ import orjson
 import pyarrow as pa
 
 from sheaf.errors import EnvironmentProblem
-from sheaf.formats import wire
+from sheaf.formats import fast, wire
 from sheaf.formats.answers import Answers, BadAnswer, BadItem, Parsed, by_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
@@ -159,6 +159,7 @@ class Sandbox:
         return self._child
 
 
+_asked = 0  # bytes of all items
 _kept: list[tuple[Limits, Sandbox]] = []  # one at most
 
 
@@ -237,6 +238,7 @@ class _Child:
     def _ask(self, numbers: Sequence[int], items: Sequence[ItemInput], options: ParseOptions) -> None:
         request = {
             "options": asdict(options),
+            "fast": self._is_worth(sum(items[n].size for n in numbers)),
             "items": [
                 {
                     **{"item": n, "size": items[n].size, "name": _printable(items[n].name)},
@@ -249,6 +251,12 @@ class _Child:
         with contextlib.ExitStack() as opened:
             descriptors = [_for_reading(items[n].file, opened) for n in numbers]
             wire.send(self._sock, b"G", orjson.dumps(request), fds=descriptors)
+
+    def _is_worth(self, more: int) -> bool:
+        """Whether the child will read so much that it may load compiled readers; from then on they are there."""
+        global _asked
+        _asked += more
+        return _asked >= fast.MUCH and fast.prepared()
 
     def _listen(self, numbers: Sequence[int], items: Sequence[ItemInput], answers: Answers) -> Iterator[None]:
         current = -1

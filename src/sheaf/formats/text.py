@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from sheaf.formats import fast
 from sheaf.formats.encoding import STATEFUL, codec_name, decode, forced
 from sheaf.formats.normalise import is_plain
 from sheaf.formats.piece import Context, Pieces, Record, Region
@@ -24,6 +25,10 @@ def whole(raw: bytes, label: str) -> Pieces:
     """One record for all of it, and a region for each bad line that had to be left out."""
     if is_plain(raw) and not forced() and codec_name(label) not in STATEFUL:
         yield Record("", 0, len(raw), "utf-8", normal=stripped(raw))
+        return
+    kernels = fast.kernels(len(raw))
+    if kernels and not forced() and codec_name(label) not in STATEFUL and (end := fast.normal_end(kernels, raw)):
+        yield Record("", 0, len(raw), "utf-8", normal=memoryview(raw)[:end])
         return
     decoded = decode(raw, label)
     for start, end in decoded.bad:
