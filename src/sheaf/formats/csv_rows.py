@@ -182,7 +182,7 @@ class _Cuts:
     def _line(self, start: int, end: int, data: bytes) -> Iterator[Cut | Region]:
         self._last = end
         if not self.open:
-            if data.count(b'"') % 2 == 0 or not open_after(data, self._mark, False):
+            if b'"' not in data or not open_after(data, self._mark, False):
                 yield start, end, data
                 return
             self._first, self._size = start, 0
