@@ -44,7 +44,7 @@ class Outbox:
         self._seconds = seconds
         self._pause = min(1.0, seconds / 4)
         self.item = self._read = 0
-        self._told = 0.0
+        self._told, self._allowed = 0.0, -1e9  # when
         self._characters = 0
         self._uncommitted = 0
         self._first_stream = 0
@@ -59,15 +59,20 @@ class Outbox:
         self.item, self._read, self._told = item, 0, time.monotonic()
         self._first_stream = len(self._streams[0])
         wire.send(self._sock, b"S", item.to_bytes(4, "little"))
-        allow_cpu(self._seconds)
+        if self._told > self._allowed + self._pause:  # two system calls, which many small items need not
+            self._allow()
 
     def progress(self, more: int) -> None:
         """So many more bytes were read or expanded."""
         self._read += more
         if time.monotonic() - self._told > self._pause:
             wire.send(self._sock, b"P", self._read.to_bytes(8, "little"))
-            allow_cpu(self._seconds)
             self._told = time.monotonic()
+            self._allow()
+
+    def _allow(self) -> None:
+        allow_cpu(self._seconds)
+        self._allowed = self._told
 
     def record(
         self, kind: str, text: bytes | memoryview, messages: str, payload: bytes,

@@ -37,10 +37,12 @@ from sheaf.formats.piece import ParseOptions, ParserLimits
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.start import FOLDER, start, sweep
 from sheaf.formats.watch import Watch
+from sheaf.processes import keep_blocks
 from sheaf.recipe import Limits
 
 __all__ = ["ItemInput", "ParseOptions", "Parsed", "Sandbox", "kept_sandbox", "sandbox_level"]
 
+KEPT_BLOCK, KEPT_BYTES = 32 << 20, 64 << 20  # of memory that answers took, for the next answers
 GROUP = 100  # items in one request
 PART_BYTES = 8 << 20  # of answers that are handed on together
 RECYCLE_ITEMS, RECYCLE_BYTES = 20_000, 4 << 30  # then a fresh child, against fragmented memory
@@ -69,6 +71,7 @@ class Sandbox:
         self._extra = _extra
         self._child: _Child | None = None
         sweep()
+        keep_blocks(KEPT_BLOCK, KEPT_BYTES)
 
     def __enter__(self) -> Self:
         return self
@@ -216,6 +219,7 @@ class _Child:
         self.holds: dict[str, bool] = orjson.loads(payload)
         self._sock.settimeout(None)
         self._watch = Watch(self._process.pid, limits)
+        self._incoming = wire.Incoming(self._sock)
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -268,8 +272,9 @@ class _Child:
             try:
                 # No frame is longer than what the child itself may hold: else one could take all our memory.
                 most = min(allowed, self._limits.memory_mb << 20)
-                kind, payload, _ = wire.receive(self._sock, max(most, 0), wait=self._watch.wait)
-                self._watch.progress(_number(payload) if kind == b"P" else None)
+                kind, payload = self._incoming.receive(max(most, 0), self._watch.wait)
+                if kind != b"S":  # there the clocks begin anew
+                    self._watch.progress(_number(payload) if kind == b"P" else None)
             except TimeoutError as late:
                 raise self._blame(current, "timeout", str(late)) from None
             except (wire.Closed, ConnectionError):
