@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sheaf.formats import fast, kernel_rows, rows, stream
 from sheaf.formats import normalise as normalising
-from sheaf.formats import fast, row_kernels, rows, stream
 from sheaf.formats.charge import Int64
 from sheaf.formats.item import ItemResult, read_item
 from sheaf.formats.normalise import normalise, normalise_all
@@ -80,10 +80,10 @@ def compare(
         columns += rows
         return made(room, rows, start, limit)
 
-    made = fast._Room.columns
+    made = kernel_rows._Room.columns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "kernels", lambda size: row_kernels)
-        patch.setattr(fast._Room, "columns", counted)
+        patch.setattr(fast, "worth", lambda size: True)
+        patch.setattr(kernel_rows._Room, "columns", counted)
         sink, result = read(data, name, options, limits, about)
     assert sink.records == single.records
     assert result == expected
@@ -175,6 +175,7 @@ def test_a_line_longer_than_a_record_may_be_is_refused_between_batches() -> None
 LEADS = st.characters(max_codepoint=0x2600) | st.sampled_from("ÂÃâĂРСВГ√¬‚∆├┬Γ╨╤\x85")
 
 
+@settings(deadline=None)
 @given(st.lists(LEADS, max_size=6).map("".join))
 def test_tables_find_mojibake_where_the_regular_expression_does(text: str) -> None:
     for sample in (text, "", "plain " * 400 + text, text + " plain" * 400):
@@ -218,6 +219,7 @@ def test_ordinary_tables_come_in_batches_but_for_their_first_lines(end: str, cel
     assert sink.batched > 10_000
 
 
+@settings(deadline=None)
 @given(st.lists(st.text() | st.sampled_from(["", "a\r\nb", "Ã©tÃ©", "\x07", "\ud800", "x  \n"])), st.booleans())
 def test_texts_are_normalised_together_as_alone(texts: list[str], mojibake: bool) -> None:
     together = normalise_all(texts, mojibake)
@@ -225,6 +227,7 @@ def test_texts_are_normalised_together_as_alone(texts: list[str], mojibake: bool
     assert list(zip(*together, strict=True)) == alone
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 60), st.integers(1, 50))
 def test_blocks_hold_every_byte_once_and_end_with_lines(data: bytes, block: int, limit: int) -> None:
     def run() -> None:
@@ -243,6 +246,7 @@ def test_blocks_hold_every_byte_once_and_end_with_lines(data: bytes, block: int,
     with_blocks(block, run)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=80), max_size=8).map(b"\n".join), st.integers(1, 60), st.integers(1, 50))
 def test_lines_are_those_of_a_split_whatever_the_blocks(data: bytes, block: int, limit: int) -> None:
     def run() -> None:

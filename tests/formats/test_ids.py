@@ -28,13 +28,15 @@ ROWS = st.fixed_dictionaries(
     }
 )
 SCHEMA = pa.schema(
-    [("kind", pa.string()), ("text", pa.large_string()), ("messages", pa.large_string())]
-    + [("payload", pa.large_binary()), ("meta", pa.string())]
+    {
+        **{"kind": pa.string(), "text": pa.large_string(), "messages": pa.large_string()},
+        **{"payload": pa.large_binary(), "meta": pa.string()},
+    }
 )
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(rows=st.lists(ROWS, max_size=40), cut=st.integers(0, 5))
 def test_ids_are_those_of_each_record_by_itself(compiled: bool, rows: list[dict[str, object]], cut: int) -> None:
     table = pa.Table.from_pylist(rows, SCHEMA)
@@ -45,12 +47,15 @@ def test_ids_are_those_of_each_record_by_itself(compiled: bool, rows: list[dict[
             patch.delitem(sys.modules, "numba")
         found = record_ids(table)
     wanted = [
-        record_id(row["text"], row["kind"], content_of(row["kind"], row["payload"], row["messages"].encode(), row["meta"]))
+        record_id(
+            row["text"], row["kind"], content_of(row["kind"], row["payload"], row["messages"].encode(), row["meta"])
+        )
         for row in table.to_pylist()
     ]
     assert found.to_pylist() == wanted
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=30), st.binary(max_size=100))
 def test_digests_side_by_side_are_those_of_hashlib(texts: list[bytes], prefix: bytes) -> None:
     column = pa.array(texts, pa.large_binary())

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.formats.charge import Int64, RecordCharges
-from sheaf.formats.fast import unusual_rows
+from sheaf.formats.fast import odd_values
 from sheaf.formats.ids import record_ids
 from sheaf.formats.long_item import WITH_IDS, LongItem, Spool, numbers, row_bytes, with_bytes
 from sheaf.formats.reasons import REASONS
@@ -322,7 +322,7 @@ def _check_values(records: pa.Table) -> None:
     sure = records.column("confidence").to_numpy()
     if not ((sure >= 0) & (sure <= 1)).all():
         raise BadAnswer("a confidence that cannot be")
-    for text in unusual_rows(records.column("meta"), "objects", "{}"):
+    for text in odd_values(records.column("meta"), "objects", "{}"):
         if not isinstance(_json(text), dict):
             raise BadAnswer("a meta that is no object")
     messages = records.column("messages")
@@ -331,7 +331,7 @@ def _check_values(records: pa.Table) -> None:
 
 
 def _check_locators(locators: pa.ChunkedArray) -> None:
-    for text in unusual_rows(locators, "byte_places", "{}"):
+    for text in odd_values(locators, "byte_places", "{}"):
         if not _BYTES.fullmatch(text) and not isinstance(_json(text), dict):
             raise BadAnswer("a locator that is no object")
 

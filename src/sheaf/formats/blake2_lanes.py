@@ -2,13 +2,14 @@
 
 One text alone keeps the processor waiting for itself: a round's steps depend on each other. Eight texts side by side
 fill vectors of 512 bits, or two of 256, whose rotations are one instruction: about 3 GB/s a core where hashlib reaches
-0.85. A lane that has finished a text takes the next one, so texts may be of any length; lanes that have none left repeat
-a block of zeros. Imported only where it is wanted: it needs numba.
+0.85. A lane that has finished a text takes the next one, so texts may be of any length; lanes that have none left
+repeat a block of zeros. Imported only where it is wanted: it needs numba.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
@@ -58,7 +59,7 @@ def _at(build: Any, address: Any, kind: Any, words: int) -> Any:
 
 
 def _message(build: Any, blocks: Any) -> list[Any]:
-    """The words of eight blocks, word by word, from blocks that lie anywhere: two squares of 8 × 8 words, transposed."""
+    """The words of eight blocks, word by word, from blocks that lie anywhere: two squares of 8 words, transposed."""
     found: list[Any] = []
     for half in (0, 8):
         rows: list[Any] = []
@@ -120,6 +121,9 @@ def _copy(typing: Any, to: Any, source: Any, size: Any) -> Any:
     return types.void(types.intp, types.intp, types.intp), code
 
 
+# As kernels see them.
+_compress_eight = cast(Callable[[int, int, int, int], None], _compress)
+_copy_bytes = cast(Callable[[int, int, int], None], _copy)
 _FIRST_WORDS = np.array(_FIRST, np.uint64)
 
 
@@ -161,15 +165,15 @@ def _digest_all(
                 fill = min(128, size - at)
                 skip = ahead if at == 0 else 0
                 if fill < 128:
-                    _copy(blocks[lane], zeros.ctypes.data, 128)
-                _copy(blocks[lane], prefix.ctypes.data, skip)
-                _copy(blocks[lane] + skip, base + start + at + skip - ahead, fill - skip)
+                    _copy_bytes(blocks[lane], zeros.ctypes.data, 128)
+                _copy_bytes(blocks[lane], prefix.ctypes.data, skip)
+                _copy_bytes(blocks[lane] + skip, base + start + at + skip - ahead, fill - skip)
             done[lane] = min(at + 128, size)
             counted[lane] = done[lane]
             last[lane] = -1 if done[lane] == size else 0
         if working == 0:
             return
-        _compress(state.ctypes.data, blocks.ctypes.data, counted.ctypes.data, last.ctypes.data)
+        _compress_eight(state.ctypes.data, blocks.ctypes.data, counted.ctypes.data, last.ctypes.data)
         for lane in range(8):
             if text[lane] >= 0 and last[lane] != 0:
                 digests[text[lane], 0] = state[0, lane]

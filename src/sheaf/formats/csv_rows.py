@@ -45,10 +45,11 @@ def _rows(stream: Stream, context: Context, encoding: str, found: Dialect) -> Pi
     number = 0
 
     def columns(first: int, block: bytes) -> Columns | None:
-        kernels = fast.kernels(0)
-        if not names or cuts.open or not kernels:
+        from sheaf.formats import kernel_rows  # here: see `fast`
+
+        if not names or cuts.open:
             return None
-        return fast.csv_columns(kernels, first, block, found.delimiter, names, options.text, limit)
+        return kernel_rows.csv_columns(first, block, found.delimiter, names, options.text, limit)
 
     def otherwise(first: int, last: int, block: bytes | None) -> Pieces:
         nonlocal names, number
@@ -65,7 +66,7 @@ def _rows(stream: Stream, context: Context, encoding: str, found: Dialect) -> Pi
 
     by_blocks = encoding == "utf-8" and rows.plain(options)
     for first, last, block in _headed(stream, limit, found.header):
-        if block is not None and by_blocks and not context.about and fast.kernels(len(block)):
+        if block is not None and by_blocks and not context.about and fast.worth(len(block)):
             yield from rows.by_kernels(first, block, columns, otherwise)
         else:
             yield from otherwise(first, last, block)

@@ -70,7 +70,7 @@ def _of_texts(data: NDArray[np.uint8], starts: Int64, ends: Int64) -> NDArray[np
             return digests(data, starts, ends, _PREFIX)
         found[~alone] = digests(data, starts[~alone], ends[~alone], _PREFIX)
     begun = hashlib.blake2b(_PREFIX, digest_size=ID_BYTES)
-    view = memoryview(data)
+    view = data.data
     rows = np.flatnonzero(alone)
     made: list[bytes] = []
     for start, end in zip(starts[rows].tolist(), ends[rows].tolist(), strict=True):

@@ -89,7 +89,14 @@ def read_item(
     charges = charge(root, size, walk.streams, len(walk.regions), refused=not walk.records)
     notes = "; ".join(dict.fromkeys(walk.notes[:NOTES]))
     return ItemResult(
-        file.digest() if file else "", walk.media, notes, charges.structure, charges.cost, charges.whole, walk.regions, charges.regions
+        file.digest() if file else "",
+        walk.media,
+        notes,
+        charges.structure,
+        charges.cost,
+        charges.whole,
+        walk.regions,
+        charges.regions,
     )
 
 

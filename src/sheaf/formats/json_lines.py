@@ -11,7 +11,7 @@ import orjson
 
 from sheaf.formats import fast, rows
 from sheaf.formats.encoding import MARKS, forced, wide_encoding
-from sheaf.formats.piece import Batch, Context, ParseOptions, Pieces, Record, Region
+from sheaf.formats.piece import Batch, Columns, Context, ParseOptions, Pieces, Record, Region
 from sheaf.formats.stream import Stream
 
 
@@ -53,11 +53,14 @@ def _lines(stream: Stream, context: Context) -> Pieces:
             if piece is not None:
                 yield piece
 
+    def columns(first: int, block: bytes) -> Columns | None:
+        from sheaf.formats import kernel_rows  # here: see `fast`
+
+        return kernel_rows.json_columns(first, block, names, limit)
+
     for first, last, block in stream.blocks(limit, rows.at_once(limit)):
-        if block is not None and by_blocks and not context.about and (kernels := fast.kernels(len(block))):
-            yield from rows.by_kernels(
-                first, block, lambda at, part: fast.json_columns(kernels, at, part, names, limit), otherwise
-            )
+        if block is not None and by_blocks and not context.about and fast.worth(len(block)):
+            yield from rows.by_kernels(first, block, columns, otherwise)
         else:
             yield from otherwise(first, last, block)
 

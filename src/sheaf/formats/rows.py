@@ -201,10 +201,13 @@ def lines_or_refusals(stream: Stream, limit: int) -> Iterator[tuple[int, int, by
 
 
 def by_kernels(
-    start: int, block: bytes, columns: Callable[[int, bytes], Columns | None], otherwise: Callable[[int, int, bytes], Pieces]
+    start: int,
+    block: bytes,
+    columns: Callable[[int, bytes], Columns | None],
+    otherwise: Callable[[int, int, bytes], Pieces],
 ) -> Pieces:
-    """The rows of a block of whole lines, by a kernel as far as they are usual. What an unusual one stands in front of is
-    read otherwise for a stretch: unusual ones often come together."""
+    """The rows of a block of whole lines, by a kernel as far as they are usual. What an unusual one stands in front of
+    is read otherwise for a stretch: unusual ones often come together."""
     while block:
         piece = columns(start, block)
         taken = 0 if piece is None else int(piece.ends[-1]) - start

@@ -255,6 +255,7 @@ class _Child:
         with contextlib.ExitStack() as opened:
             descriptors = [_for_reading(items[n].file, opened) for n in numbers]
             wire.send(self._sock, b"G", orjson.dumps(request), fds=descriptors)
+        self._sock.settimeout(None)  # or a look whether something has come would wait for it, past the watch
 
     def _is_worth(self, more: int) -> bool:
         """Whether the child will read so much that it may load compiled readers; from then on they are there."""

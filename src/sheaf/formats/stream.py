@@ -146,8 +146,8 @@ class Stream:
                 yield from lines_of(block, start, limit)
 
     def blocks(self, limit: int, least: int = 0) -> Iterator[tuple[int, int, bytes | None]]:
-        """(start, end, whole lines) of some `least` bytes (BLOCK) at a time; None for a line that was seen to be longer than
-        limit before it ended, alone."""
+        """(start, end, whole lines) of some `least` bytes (BLOCK) at a time; None for a line that was seen to be longer
+        than limit before it ended, alone."""
         tail: list[bytes] = []
         tail_size = start = 0
         while block := self._some(least or BLOCK):

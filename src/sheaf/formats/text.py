@@ -26,10 +26,12 @@ def whole(raw: bytes, label: str) -> Pieces:
     if is_plain(raw) and not forced() and codec_name(label) not in STATEFUL:
         yield Record("", 0, len(raw), "utf-8", normal=stripped(raw))
         return
-    kernels = fast.kernels(len(raw))
-    if kernels and not forced() and codec_name(label) not in STATEFUL and (end := fast.normal_end(kernels, raw)):
-        yield Record("", 0, len(raw), "utf-8", normal=memoryview(raw)[:end])
-        return
+    if fast.worth(len(raw)) and not forced() and codec_name(label) not in STATEFUL:
+        from sheaf.formats import kernel_rows  # here: see `fast`
+
+        if end := kernel_rows.normal_end(raw):
+            yield Record("", 0, len(raw), "utf-8", normal=memoryview(raw)[:end])
+            return
     decoded = decode(raw, label)
     for start, end in decoded.bad:
         yield Region(start, end, "undecodable", "this line is not UTF-8, unlike the others")

@@ -2,10 +2,10 @@
 
 Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
 Child to parent: H, what confines it; S, an item begins (its number); P, it goes on (bytes read so far); R, records
-(Arrow IPC), each with its stream and its weight there instead of its bytes, and without an id; Q, regions; T, the streams of the items
-since the last commit, what each costs and its whole weight: from these follow the records' bytes (`charge`); I, the
-items that are finished: commits what came before; D, the group is done; X, an exception in a parser, after which the
-child ends.
+(Arrow IPC), each with its stream and its weight there instead of its bytes, and without an id; Q, regions; T, the
+streams of the items since the last commit, what each costs and its whole weight: from these follow the records' bytes
+(`charge`); I, the items that are finished: commits what came before; D, the group is done; X, an exception in a parser,
+after which the child ends.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def receive(
 
 
 class Incoming:
-    """Frames as they come, without descriptors; small ones many at a time: each call of the kernel costs microseconds."""
+    """Frames as they come, without descriptors; small ones many at a time, as each call of the kernel costs."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
