@@ -29,6 +29,7 @@ from sheaf.cli_words import (
     SameProcesses,
     Step,
     Strict,
+    Weights,
     Workers,
     app,
     load,
@@ -144,22 +145,26 @@ def train(
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
     trained = launch(loaded, corpus, nproc=nproc, console=console)
     following = command_line("sheaf generate", trained["run"])
-    return Outcome({**trained, "prepare": prepared}, show.trained, following, strictly(strict, prepared))
+    code = 5 if strict and trained["replaced"] else strictly(strict, prepared)
+    return Outcome({**trained, "prepare": prepared}, show.trained, following, code)
 
 
 @app.command
 def resume(
     run: RunFolder = None,
     /,
-    *,
+    *weights: Weights,
     nproc: SameProcesses = None,
     layout: NewLayout = None,
     common: Common = DEFAULT,
 ) -> Outcome:
     """Go on with a run from its newest checkpoint, on any number of processes, in any layout."""
     from sheaf import api, show
+    from sheaf.train.curriculum import weights_of
 
-    done = api.resume(run, nproc=nproc, layout=layout, console=common.console())
+    if run is not None and "=" in run and not Path(run).exists():
+        run, weights = None, (run, *weights)
+    done = api.resume(run, nproc=nproc, layout=layout, weights=weights_of(weights), console=common.console())
     return Outcome(done.result or {}, show.trained, command_line("sheaf generate", done.path))
 
 

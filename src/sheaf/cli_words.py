@@ -28,6 +28,7 @@ app = App(
 Overrides = Annotated[str, Parameter(help="Keys of the recipe to change, as in `train.seed=8`.", show_default=False)]
 RecipeFile = Annotated[str, Parameter(help="The recipe file.")]
 RunFolder = Annotated[str | None, Parameter(help="A run's folder or name; default: the newest run here.")]
+Weights = Annotated[str, Parameter(help="New weights from here on, as in `mixture.wiki.weight=3`.", show_default=False)]
 AtLeastOne = validators.Number(gte=1)
 Workers = Annotated[int | None, Parameter(validator=AtLeastOne, help="Processes that prepare; default: one a core.")]
 Engine = Annotated[

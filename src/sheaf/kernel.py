@@ -47,6 +47,12 @@ def read_only(array: NDArray[T]) -> NDArray[T]:
     return view
 
 
+def load_numba() -> None:
+    """Load now what numba puts off until a kernel is first called: for modules whose users will call one anyway, and
+    count on it that what comes after imports is quick."""
+    _nothing(0)
+
+
 class Kernel:
     """A function that is compiled when it is first called, from Python or from another kernel."""
 
@@ -79,3 +85,8 @@ def _be_as_new(file: Path, others: Sequence[Path]) -> None:
         newest = max((other.stat().st_mtime_ns for other in others), default=0)
         if newest > file.stat().st_mtime_ns:
             os.utime(file, ns=(newest, newest))
+
+
+@kernel
+def _nothing(number: int) -> int:
+    return number

@@ -166,6 +166,8 @@ def test_a_full_disk_stops_the_run_cleanly_and_it_goes_on_when_there_is_room(tmp
     class FillsUp(Silent):
         def note(self, text: str) -> None:
             if text.startswith("step 6/"):
+                while not (tmp_path / "runs/test-002/checkpoints/step-00000004").exists():
+                    pass  # the save before is still being written
                 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
 
     corpus, recipe = make_corpus(tmp_path), make_recipe(tmp_path, budget={"steps": 12}, checkpoint_every=4)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from sheaf.corpus.blocks import write_table
 from sheaf.corpus.columns import save_array
 from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.version import CorpusVersion
@@ -46,6 +47,8 @@ def make_corpus(
                 flags.tofile(out / "loss.bin")
             if said is not None:
                 np.isin(np.arange(length[here].sum()), list(said)).astype(np.uint8).tofile(out / "loss.bin")
+            for file in list(out.iterdir()):
+                write_table(file)
     columns = Documents(ids[by], source[by], shard[by], offset[by], length[by])
     digest = hashlib.blake2b(ids[by].tobytes(), digest_size=16).hexdigest()
     manifest = {

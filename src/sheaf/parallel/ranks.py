@@ -59,6 +59,15 @@ class Ranks:
         """Rank 0's values, on every rank."""
         return self.sum(values if self.rank == 0 else [0.0] * len(values))
 
+    def rows(self, mine: Sequence[Sequence[float]], columns: int) -> list[list[float]]:
+        """Everybody's rows of so many numbers, by rank. Two messages."""
+        counts = self.sum([float(len(mine)) if rank == self.rank else 0.0 for rank in range(self.world)])
+        before, total = int(sum(counts[: self.rank])), int(sum(counts))
+        table = [0.0] * (total * columns)
+        table[before * columns : (before + len(mine)) * columns] = [float(value) for row in mine for value in row]
+        table = self.sum(table)
+        return [table[at : at + columns] for at in range(0, total * columns, columns)]
+
     def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         if self.world == 1:
             return [float(value) for value in values]

@@ -10,18 +10,19 @@ Of a document that was evaluated in part, the same part of its bytes counts; of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused
 from sheaf.order import losses
+from sheaf.order.gather import Tokens
 from sheaf.order.loader import Loader
 from sheaf.order.order import Order
+from sheaf.order.replace import Replaced
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import alone, threads_for
@@ -36,15 +37,17 @@ def evaluate(
     spread: Spread,
     corpus: CorpusVersion,
     order: Order,
-    token_files: Sequence[NDArray[np.unsignedinteger]],
+    token_files: Sequence[Tokens],
     *,
     micro_samples: int,
     tokens: int | None = None,
+    tell: Callable[[Replaced], None] | None = None,
 ) -> dict[str, Any]:
-    """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split.
+    """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split; and "replaced", where
+    samples were measured in place of others, which lie in damaged blocks of the corpus.
 
     tokens: look at whole steps from the first on until that many (None: all). Called by every rank, each computes its
-    share. Raises DataRefused if nothing is held out that is to be predicted.
+    share. tell: as in Loader. Raises DataRefused if nothing is held out that is to be predicted.
     """
     steps = steps_within(order, tokens)
     if not predicts(order, tokens):
@@ -53,11 +56,13 @@ def evaluate(
             why=f"train.held_out is {order.held_out:g} of {len(order.documents):,} documents",
             fix="raise train.held_out",
         )
-    nats, samples = 0.0, spread.mesh.samples
-    with Loader(order, token_files, rank=samples.rank, world=samples.size, stop=steps) as loader:
+    nats, replaced, mesh = 0.0, 0, spread.mesh
+    samples = mesh.samples
+    with Loader(order, token_files, rank=samples.rank, world=samples.size, stop=steps, tell=tell) as loader:
         for batch in loader:
+            replaced += len(batch.replaced) if mesh.is_first_of_its_samples else 0
             nats += measured_loss_sum(spread, batch, micro_samples)
-    (nats,) = spread.mesh.ranks.sum([nats])
+    nats, replaced = mesh.ranks.sum([nats, float(replaced)])
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)
     return {
@@ -66,6 +71,7 @@ def evaluate(
         "tokens": predicted,
         "bytes": round(text_bytes),
         "documents": documents,
+        **({"replaced": int(replaced)} if replaced else {}),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from sheaf.parallel.layout import Facts, check_layout, choose, of_ranks, ranks_o
 from sheaf.parallel.ranks import alone, available_cores, threads_for
 from sheaf.recipe import Layout, Recipe
 from sheaf.recipe_file import dump
+from sheaf.train.checkpoint import newest_valid
+from sheaf.train.curriculum import changed
 from sheaf.train.notes import Follower, NotesFile
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import Settings, attention_span, decide
-from sheaf.train.setup import config_of, exact, hidden_parameters, order_of
+from sheaf.train.setup import config_of, exact, hidden_parameters, order_of, placed
 from sheaf.train.trainer import interrupted, train_run
 
 
@@ -36,6 +39,7 @@ def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int | None = None, co
     Returns {"run", "steps", "loss", "validation_loss", "tokens_per_second", "peak_memory_bytes", "checkpoint", …}.
     Raises RecipeError or UsageError before a folder is made if the run cannot be; see `trainer.train_run` for the rest.
     """
+    recipe = placed(recipe, corpus)
     order = order_of(recipe, corpus, "train")
     held_out = order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
     config = config_of(recipe, corpus)
@@ -65,10 +69,18 @@ def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int | None = None, co
         return _go(run, ranks, console)
 
 
-def resume(run: Path, *, nproc: int | None = None, layout: Layout | None = None, console: Console) -> dict[str, Any]:
+def resume(
+    run: Path,
+    *,
+    nproc: int | None = None,
+    layout: Layout | None = None,
+    weights: Mapping[str, float] | None = None,
+    console: Console,
+) -> dict[str, Any]:
     """Go on with a run from its newest valid checkpoint, spread as it was, or over `nproc` ranks, or as `layout` says.
 
-    Raises UsageError if the run is finished or is being trained by another process.
+    weights: of sources, from that checkpoint's step on. Raises UsageError if the run is finished or is being trained by
+    another process.
     """
     folder = Run.open(run).folder  # a folder that is no run is refused before a lock is put there
     with locked(folder):
@@ -88,7 +100,29 @@ def resume(run: Path, *, nproc: int | None = None, layout: Layout | None = None,
             config = config_of(recipe, opened.corpus())
             chosen, _ = _layout(recipe, nproc, facts_of(recipe, config, opened.settings, ranks))
             opened = opened.updated(ranks=ranks_of(chosen), layout=chosen.model_dump())
+        if weights:
+            opened = _with_weights(opened, weights, console)
         return _go(opened, opened.ranks, console)
+
+
+def _with_weights(run: Run, weights: Mapping[str, float], console: Console) -> Run:
+    """The run with other weights from its next step on, written down."""
+    checkpoint = newest_valid(run.folder, console.note)
+    step = 0 if checkpoint is None else checkpoint.step
+    changes = changed(run.record, run.recipe, step, weights)
+    other = Run(run.folder, {**run.record, **changes})
+    order = order_of(other.recipe, other.corpus(), "train")
+    if order.steps is not None and order.steps < (run.settings.steps or 0):
+        raise UsageError(
+            "with these weights the run would end before its budget",
+            where=str(run.folder),
+            why=f"max_epochs of all sources with a weight are used up after {order.steps:,} of its steps",
+            fix="leave weight to a source that has more",
+        )
+    write_file(run.folder / "recipe.yaml", dump(other.recipe).encode())
+    shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in order.weights(step).items())
+    NotesFile(run.folder, console).note(f"from step {step:,} on, shares of the tokens: {shares}")
+    return run.updated(**changes)
 
 
 def new_run_folder(recipe: Recipe, runs: Path | None = None) -> Path:

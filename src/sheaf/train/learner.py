@@ -29,12 +29,14 @@ from sheaf.train.optimizer import Optimizer, Update
 
 @dataclass(frozen=True)
 class StepResult:
-    """Global figures of one step. positions: token positions that were computed, padding included."""
+    """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
+    that stood in for damaged ones."""
 
     loss: float
     gradient_norm: float
     positions: int
     stop: bool
+    replaced: int
 
 
 class Learner:
@@ -66,10 +68,11 @@ class Learner:
         loss_sum = self.spread.learn([tensors(part, self.ranks.device) for part in parts], predictions)
         watch()
         sums = self.spread.sums
-        positions = sum(part.input_ids.size for part in parts) if self.spread.mesh.is_first_of_its_samples else 0
-        total, positions, stops, squares = self.ranks.sum(
-            [loss_sum.item(), float(positions), float(stop), sums.squares().item()]
-        )
+        positions, replaced = sum(part.input_ids.size for part in parts), len(batch.replaced)
+        if not self.spread.mesh.is_first_of_its_samples:
+            positions = replaced = 0
+        mine = [loss_sum.item(), float(positions), float(stop), float(replaced), sums.squares().item()]
+        total, positions, stops, replaced, squares = self.ranks.sum(mine)
         loss, norm = total / predictions, math.sqrt(squares)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise _not_finite(batch, loss, norm)
@@ -78,7 +81,7 @@ class Learner:
         self._take_gradients()
         self.optimizer.step(rate)
         sums.zero()
-        return StepResult(loss, norm, int(positions), stops > 0)
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced))
 
     def reset_optimizer(self) -> None:
         """Forget all momenta: the state before the first update."""

@@ -19,6 +19,7 @@ from sheaf.model.pieces import Values
 from sheaf.model.pretrained import folder_values
 from sheaf.order.order import Order
 from sheaf.recipe import Recipe
+from sheaf.train.curriculum import with_steps
 from sheaf.train.settings import batch_samples, seed_of
 
 FILLS = "fill_uninitialized_memory"  # a property that torch gives the module at run time
@@ -26,7 +27,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "held_out"]) -> Order:
-    """The order that a recipe asks for; its packing is kept in the workspace. Raises DataRefused without text."""
+    """The order that a recipe asks for; its packing is kept in the workspace. Raises DataRefused without text.
+
+    Held-out text is not cut where training text is cut to be concatenated: what is measured is the same either way.
+    """
     if not len(corpus.documents):
         raise DataRefused(
             "there is no text to train on",
@@ -34,6 +38,9 @@ def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "hel
             why="none of its records has text: they are pictures or sounds, and this version trains on text alone",
             fix='add a source that holds text, or take the records from Python: `corpus.records_of("image")`',
         )
+    if split == "train":
+        recipe = with_steps(recipe, lambda placed: order_of(placed, corpus, "train"))
+    packing = recipe.train.packing
     return Order.build(
         corpus.documents,
         corpus.source_names,
@@ -46,7 +53,14 @@ def order_of(recipe: Recipe, corpus: CorpusVersion, split: Literal["train", "hel
         split=split,
         cache=corpus.workspace.packs,
         losses=corpus.loss_files(),
+        packing="best-fit" if split == "held_out" and packing == "concatenate" else packing,
+        curriculum=recipe.curriculum if split == "train" else (),
     )
+
+
+def placed(recipe: Recipe, corpus: CorpusVersion) -> Recipe:
+    """The recipe with its changes of weights at steps, as a run of it keeps them."""
+    return with_steps(recipe, lambda other: order_of(other, corpus, "train"))
 
 
 def config_of(recipe: Recipe, corpus: CorpusVersion) -> ModelConfig:

@@ -21,8 +21,10 @@ from typing import Any
 
 from sheaf.console import Console
 from sheaf.errors import Interrupted, UsageError
+from sheaf.order.figures import step_figures
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
+from sheaf.order.replace import digest
 from sheaf.parallel.collectives import traffic
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
@@ -37,6 +39,7 @@ from sheaf.train.checkpoint import (
     newest_valid,
     step_of,
 )
+from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
 from sheaf.train.learner import Learner
@@ -90,6 +93,7 @@ class Trainer:
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
         self.evaluation: dict[str, Any] | None = None
+        self.damage = Damages(self.corpus, ranks, console)
 
     # ---- the loop
 
@@ -124,21 +128,26 @@ class Trainer:
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
+        replaced = self.damage.of_step(batch, result.replaced)
+        figures = step_figures(self.order, batch.step, self.mesh.samples.size) if self.ranks.rank == 0 else None
         return {
             "step": batch.step,
             "loss": result.loss,
             "tokens": self.tokens,
-            "samples": batch.digest if self.ranks.rank == 0 else "",
+            "samples": digest(self.order, batch.step, replaced) if self.ranks.rank == 0 else "",
             "lr": rate,
             "grad_norm": result.gradient_norm,
             "tokens_per_second": batch.inputs / seconds,
             "seconds": seconds,
             "bytes_sent": traffic.bytes - sent,
             "ranks": self.ranks.world,
+            "sample_ranks": self.mesh.samples.size,  # over which the samples of a step are divided
             "valid_tokens": batch.valid_tokens,
             "padding": 1.0 - batch.inputs / result.positions,
+            **({} if figures is None else figures.to_json()),
             "data_seconds": data_seconds,
             "communication_seconds": traffic.seconds - waited,
+            **({"replaced": [one.to_json() for one in replaced]} if replaced else {}),
             "stop": result.stop,
         }
 
@@ -181,6 +190,7 @@ class Trainer:
             self.token_files,
             micro_samples=self.micro_samples,
             tokens=self.train.evaluate_tokens,
+            tell=self.damage.tell,
         )
         self.evaluation = {"step": self.done, **figures}
         if files.evaluations is not None:
@@ -272,8 +282,15 @@ class Trainer:
         return Learner(spread, update, train.clip, self.micro_samples)
 
     def _loader(self, start: int, stop: int) -> Loader:
-        samples = self.mesh.samples
-        return Loader(self.order, self.token_files, rank=samples.rank, world=samples.size, start=start, stop=stop)
+        return Loader(
+            self.order,
+            self.token_files,
+            rank=self.mesh.samples.rank,
+            world=self.mesh.samples.size,
+            start=start,
+            stop=stop,
+            tell=self.damage.tell,
+        )
 
     def _steps_for_hours(self, hours: float) -> int:
         """Steps that fit into a budget of hours, from some steps at rate 0 whose traces are wiped out afterwards.
@@ -315,6 +332,7 @@ class Trainer:
             "validation_loss": self.evaluation["loss"] if self.evaluation else None,
             "bits_per_byte": self.evaluation["bits_per_byte"] if self.evaluation else None,
             "tokens": self.tokens,
+            "replaced": sum(len(line.get("replaced", ())) for line in lines),
             "tokens_per_second": speed,
             "model_flops_per_second": speed * self.learner.spread.config.flops_per_token(attention_span(self.order)),
             "seconds": sum(line["seconds"] for line in lines),
