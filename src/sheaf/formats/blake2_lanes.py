@@ -167,7 +167,7 @@ def _digest_all(
                 if fill < 128:
                     _copy_bytes(blocks[lane], zeros.ctypes.data, 128)
                 _copy_bytes(blocks[lane], prefix.ctypes.data, skip)
-                _copy_bytes(int(blocks[lane]) + skip, base + start + at + skip - ahead, fill - skip)
+                _copy_bytes(int(blocks[lane]) + skip, int(base + start + at + skip - ahead), fill - skip)
             done[lane] = min(at + 128, size)
             counted[lane] = done[lane]
             last[lane] = -1 if done[lane] == size else 0
