@@ -313,7 +313,7 @@ def test_batches_of_torch_have_the_tensors_that_are_asked_for() -> None:
     (theirs,) = Loader(made.order(), made.token_files, stop=1).torch(["labels", "cu_seqlens"])
     assert set(theirs) == {"labels", "cu_seqlens", "step", "valid_tokens", "replaced"}
     assert theirs["cu_seqlens"].tolist() == mine.cu_seqlens.tolist() and theirs["replaced"] == 0
-    with pytest.raises(UsageError, match="no tensors .'attention_mask'."):
+    with pytest.raises(UsageError, match="no tensors"):
         Loader(made.order(), made.token_files).torch(["attention_mask"])
 
 
