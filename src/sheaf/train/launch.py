@@ -52,12 +52,11 @@ def train(
         threads=threads_for(1),
         gpu=torch.cuda.is_available(),
     )
-    layout, why = layout_of(recipe, nproc, facts_of(recipe, config, settings, ranks))
-    reasons += why
+    layout = layout_of(recipe, nproc, facts_of(recipe, config, settings, ranks))
     folder = new_run_folder(recipe, corpus.workspace.runs)
     with locked(folder):
         write_file(folder / "recipe.yaml", dump(recipe).encode())
-        run = start_run(folder, recipe, corpus, settings, layout, order.state(0))
+        run = start_run(folder, recipe, corpus, settings, ranks, layout, order.state(0))
         notes = NotesFile(folder, console)
         notes.note(f"run {folder}: {config.parameters():,} parameters, {ranks} {'rank' if ranks == 1 else 'ranks'}")
         if not held_out.steps:
@@ -96,10 +95,10 @@ def resume(
         if layout is not None:
             recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"layout": layout})})
         if nproc is not None or layout is not None:
-            ranks = nproc or ranks_of(layout or opened.layout)
+            ranks = nproc or (opened.ranks if layout is None else ranks_of(layout))
             config = config_of(recipe, opened.corpus())
-            chosen, _ = layout_of(recipe, nproc, facts_of(recipe, config, opened.settings, ranks))
-            opened = opened.updated(ranks=ranks_of(chosen), layout=chosen.model_dump())
+            chosen = layout_of(recipe, nproc, facts_of(recipe, config, opened.settings, ranks))
+            opened = opened.updated(ranks=ranks, layout=chosen and chosen.model_dump())
         if weights:
             opened = _with_weights(opened, weights, console)
         return _go(opened, opened.ranks, console)

@@ -38,7 +38,7 @@ from sheaf.train.checkpoint import list_checkpoints, step_of
 from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
 from sheaf.train.run import Run
-from sheaf.train.setup import recipe_layout_on
+from sheaf.train.setup import placed_on
 from sheaf.train.trainer import interrupted
 
 RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
@@ -167,13 +167,10 @@ class Restarts:
         nobodys = len(failed.stuck) > 1 or (failed.words or {}).get("kind") in NOBODYS
         if not nobodys and len(out) < len(self.slots):
             left = [slot for rank, slot in enumerate(self.slots) if rank not in out]
-            run = Run.open(self._folder)
-            layout = recipe_layout_on(run, len(left))
-            if layout is None:
+            if placed_on(Run.open(self._folder), len(left)) is None:
                 self._say(f"the recipe's layout cannot be had on {len(left)} ranks: going on with as many as before")
                 return
             self.slots = left
-            run.updated(ranks=len(left), layout=layout.model_dump())
 
     def close(self) -> dict[str, Any]:
         """Write the line of the restart under way, if there is one: it has led to a step, or these ranks have ended."""

@@ -33,6 +33,7 @@ from sheaf.parallel.pulse import Phase, pulse, watch_compiling
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
+from sheaf.train.auto_layout import laid_out
 from sheaf.train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -62,7 +63,7 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
     Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written; TrainingFailed if the numbers went wrong;
     EnvironmentProblem if the disk is full. Whatever is raised, the run can be resumed.
     """
-    trainer = Trainer(run, ranks, console)
+    trainer = Trainer(laid_out(run, ranks, console), ranks, console)
     with StopSignals(patient=ranks.world > 1) as signals, trainer.writing() as files:
         trainer.fit(files, signals)
     return trainer.run
@@ -116,8 +117,8 @@ class Trainer:
                 advance(1)
                 if stop and self.done < steps:
                     self._stop(files, signals)
-        if self.evaluation is None:  # killed between the last checkpoint and the result
-            with pulse.phase(Phase.EVALUATING):
+        if not self.ranks.from_first([self.evaluation is not None])[0]:  # rank 0 alone reads what was written
+            with pulse.phase(Phase.EVALUATING):  # killed between the last checkpoint and the result
                 self._evaluate(files)
         pulse.end()
         (memory,) = self.ranks.sum([peak_memory_bytes()])
