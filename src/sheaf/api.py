@@ -26,6 +26,7 @@ from sheaf.runs import find_run, read_record
 if TYPE_CHECKING:
     from sheaf.order.loader import Loader
     from sheaf.prepare.scorers import ScoreFunction
+    from sheaf.train.machines import Machines
 
 Json = dict[str, Any]
 
@@ -155,6 +156,7 @@ def resume(
     layout: Layout | str | None = None,
     weights: Mapping[str, float] | None = None,
     engine: str = "local",
+    machines: Machines | None = None,
     console: Console | None = None,
 ) -> Run:
     """Go on from the newest checkpoint of a run (default: the newest run here), on any number of processes.
@@ -168,7 +170,10 @@ def resume(
     path = open_run(run).path
     chosen = _layout(layout) if isinstance(layout, str) else layout
     told = console or Silent()
-    return Run(path, launch(path, nproc=nproc, layout=chosen, weights=weights, engine=engine, console=told))
+    return Run(
+        path,
+        launch(path, nproc=nproc, layout=chosen, weights=weights, engine=engine, machines=machines, console=told),
+    )
 
 
 def verify(

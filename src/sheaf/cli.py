@@ -21,10 +21,12 @@ from sheaf.cli_words import (
     RECIPE,
     AtLeastOne,
     Engine,
+    MachineCount,
     NewLayout,
     Overrides,
     Processes,
     RecipeFile,
+    Rendezvous,
     RunFolder,
     SameProcesses,
     Step,
@@ -125,6 +127,8 @@ def train(
     start_only: Annotated[
         bool, Parameter(negative=(), help="Make the run and train nothing: torchrun starts its ranks on many machines.")
     ] = False,
+    nnodes: MachineCount = None,
+    rdzv: Rendezvous = None,
     workers: Workers = None,
     engine: Engine = "local",
     strict: Strict = False,
@@ -135,9 +139,14 @@ def train(
     from sheaf.corpus.version import CorpusVersion
     from sheaf.prepare.pipeline import prepare as run_pipeline
     from sheaf.prepare.pipeline import refuse_deferred
+    from sheaf.train.machines import Machines
 
     recipe, words = split(recipe, overrides)
     loaded, console = load(recipe, words), common.console()
+    machines = Machines.of(nnodes, rdzv, nproc or 1)
+    if machines is not None and not machines.here_is_host:
+        machines.train(None, loaded)
+        return Outcome({"run": None}, show.joined)
     prepared = run_pipeline(loaded, workers=workers, engine=engine, console=console)
     if not common.json and not common.quiet:
         write(sys.stderr, show.render(show.prepared(prepared), sys.stderr))
@@ -146,7 +155,9 @@ def train(
     from sheaf.train.launch import train as launch
 
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
-    trained = launch(loaded, corpus, nproc=nproc, start_only=start_only, engine=engine, console=console)
+    trained = launch(
+        loaded, corpus, nproc=nproc, start_only=start_only, engine=engine, machines=machines, console=console
+    )
     if start_only:
         following = command_line("torchrun …", *trained["worker"])
         return Outcome({**trained, "prepare": prepared}, show.started, following, strictly(strict, prepared))
@@ -162,17 +173,27 @@ def resume(
     *weights: Weights,
     nproc: SameProcesses = None,
     layout: NewLayout = None,
+    nnodes: MachineCount = None,
+    rdzv: Rendezvous = None,
     engine: Engine = "local",
     common: Common = DEFAULT,
 ) -> Outcome:
     """Go on with a run from its newest checkpoint, on any number of processes, in any layout."""
     from sheaf import api, show
     from sheaf.train.curriculum import weights_of
+    from sheaf.train.machines import Machines
+    from sheaf.train.run import Run
 
     if run is not None and "=" in run and not Path(run).exists():
         run, weights = None, (run, *weights)
-    changes = weights_of(weights)
-    done = api.resume(run, nproc=nproc, layout=layout, weights=changes, engine=engine, console=common.console())
+    machines, found = Machines.of(nnodes, rdzv, nproc or 1), api.open_run(run)
+    if machines is not None and not machines.here_is_host:
+        machines.train(found.path, Run.open(found.path).recipe)
+        return Outcome({"run": str(found.path)}, show.joined)
+    changes, console = weights_of(weights), common.console()
+    done = api.resume(
+        found, nproc=nproc, layout=layout, weights=changes, engine=engine, machines=machines, console=console
+    )
     return Outcome(done.result or {}, show.trained, command_line("sheaf generate", done.path))
 
 

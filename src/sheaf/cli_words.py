@@ -38,6 +38,11 @@ Processes = Annotated[
     int | None,
     Parameter(validator=AtLeastOne, help="Training processes on this machine; default: as many as the layout has."),
 ]
+MachineCount = Annotated[
+    str | None,
+    Parameter(help="Machines that are given this same command: 2, or 1:2 for one or two; --nproc is then of each."),
+]
+Rendezvous = Annotated[str | None, Parameter(help="HOST:PORT where the machines meet; HOST prepares.")]
 SameProcesses = Annotated[
     int | None, Parameter(validator=AtLeastOne, help="Training processes; default: as many as it had.")
 ]

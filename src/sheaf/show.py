@@ -244,6 +244,11 @@ def started(data: Json) -> Parts:
     return [_pairs({"run": data["run"]})]
 
 
+def joined(data: Json) -> Parts:
+    """The contract of `train --nnodes --json` on a machine that is not the host, which alone tells of the run."""
+    return [_pairs({"run": data["run"] or "as the host says"})]
+
+
 def trained(data: Json) -> Parts:
     """The contract of `train --json`."""
     shown = {

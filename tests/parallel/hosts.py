@@ -22,7 +22,7 @@ PORT = 29_511
 def two_hosts(rate: str) -> Generator[tuple[str, str]]:
     """Names of two namespaces. rate: of the wire, in words of tc. Skips where they cannot be made."""
     hosts = f"sheaf-{os.getpid()}-a", f"sheaf-{os.getpid()}-b"
-    ends = f"s{os.getpid()}a", f"s{os.getpid()}b"
+    ends = end_of(hosts[0]), end_of(hosts[1])
     try:
         for host in hosts:
             if subprocess.run(["ip", "netns", "add", host], capture_output=True).returncode:
@@ -42,16 +42,20 @@ def two_hosts(rate: str) -> Generator[tuple[str, str]]:
         subprocess.run(["ip", "link", "del", ends[0]], capture_output=True)
 
 
+def end_of(host: str) -> str:
+    """A host's interface."""
+    return f"s{host.split('-')[1]}{host[-1]}"
+
+
 def start(hosts: Sequence[str], command: Sequence[str], environment: Mapping[str, str]) -> list[subprocess.Popen[str]]:
     """This Python with a command as ranks 0 …, each on one of these hosts."""
     names = sorted(set(hosts))
     started: list[subprocess.Popen[str]] = []
     for rank, host in enumerate(hosts):
-        end = f"s{host.split('-')[1]}{host[-1]}"
         about = {
             "RANK": rank, "WORLD_SIZE": len(hosts), "LOCAL_RANK": hosts[:rank].count(host),
             "LOCAL_WORLD_SIZE": hosts.count(host), "MASTER_ADDR": "10.98.0.1", "MASTER_PORT": PORT,
-            "GLOO_SOCKET_IFNAME": end, "OMP_NUM_THREADS": 1, "GROUP_RANK": names.index(host),
+            "GLOO_SOCKET_IFNAME": end_of(host), "OMP_NUM_THREADS": 1, "GROUP_RANK": names.index(host),
         }  # fmt: skip
         told = {**os.environ, **environment, **{name: str(value) for name, value in about.items()}}
         words = ["ip", "netns", "exec", host, sys.executable, *command]

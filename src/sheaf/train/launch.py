@@ -20,6 +20,7 @@ from sheaf.recipe import Layout, Recipe
 from sheaf.recipe_file import dump
 from sheaf.train.checkpoint import newest_valid
 from sheaf.train.curriculum import changed
+from sheaf.train.machines import Machines
 from sheaf.train.notes import NotesFile
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import attention_span, decide
@@ -35,10 +36,11 @@ def train(
     nproc: int | None = None,
     start_only: bool = False,
     engine: str = "local",
+    machines: Machines | None = None,
     console: Console,
 ) -> dict[str, Any]:
     """Start a new run and train it to its end. nproc: ranks (None: as many as the layout has, or one). engine: "local",
-    on this machine, or "ray".
+    on this machine, or "ray". machines: on all of these, of which this one is the host; they say how many ranks.
 
     start_only: make the run, train nothing, return {"run"} and the arguments that torchrun needs for its workers,
     "worker"; nproc is then the number of ranks on all machines.
@@ -46,6 +48,7 @@ def train(
     Raises RecipeError or UsageError before a folder is made if the run cannot be; see `trainer.train_run` for the rest.
     """
     engines.check_name(engine)
+    nproc = nproc if machines is None else machines.ranks
     recipe = placed(recipe, corpus)
     order = order_of(recipe, corpus, "train")
     held_out = order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
@@ -74,9 +77,9 @@ def train(
             notes.note(reason)
         if start_only:
             return {"run": str(run.folder), "worker": ["-m", "sheaf.train.worker", str(run.folder)]}
-        if engine == "local":
+        if engine == "local" and machines is None:
             return _go(run, ranks, console)
-    return _on_ray(run, ranks, console)
+    return _elsewhere(run, ranks, machines, console)
 
 
 def resume(
@@ -86,15 +89,17 @@ def resume(
     layout: Layout | None = None,
     weights: Mapping[str, float] | None = None,
     engine: str = "local",
+    machines: Machines | None = None,
     console: Console,
 ) -> dict[str, Any]:
     """Go on with a run from its newest valid checkpoint, spread as it was, or over `nproc` ranks, or as `layout` says.
-    engine: as of `train`.
+    engine, machines: as of `train`.
 
     weights: of sources, from that checkpoint's step on. Raises UsageError if the run is finished or is being trained by
     another process.
     """
     engines.check_name(engine)
+    nproc = nproc if machines is None else machines.ranks
     folder = Run.open(run).folder  # a folder that is no run is refused before a lock is put there
     with locked(folder):
         opened = Run.open(folder)
@@ -115,9 +120,9 @@ def resume(
             opened = opened.updated(ranks=ranks, layout=chosen and chosen.model_dump())
         if weights:
             opened = _with_weights(opened, weights, console)
-        if engine == "local":
+        if engine == "local" and machines is None:
             return _go(opened, opened.ranks, console)
-    return _on_ray(opened, opened.ranks, console)
+    return _elsewhere(opened, opened.ranks, machines, console)
 
 
 def _with_weights(run: Run, weights: Mapping[str, float], console: Console) -> Run:
@@ -150,8 +155,11 @@ def _go(run: Run, nproc: int, console: Console) -> dict[str, Any]:
     return _finished(_train_here(run, console) if nproc == 1 else supervise(run, nproc, console))
 
 
-def _on_ray(run: Run, nproc: int, console: Console) -> dict[str, Any]:
-    """Train a run that nobody holds: its rank 0 will."""
+def _elsewhere(run: Run, nproc: int, machines: Machines | None, console: Console) -> dict[str, Any]:
+    """Train a run that nobody holds, as its rank 0 will: on these machines, or on Ray."""
+    if machines is not None:
+        machines.train(run.folder, run.recipe)
+        return _finished(Run.open(run.folder))
     from sheaf.train.ray_ranks import train_on_ray
 
     return _finished(train_on_ray(run, nproc, console))

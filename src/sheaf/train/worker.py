@@ -15,13 +15,20 @@ import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sheaf.processes import die_with_parent
 
+if TYPE_CHECKING:
+    from sheaf.parallel.ranks import Ranks
 
-def main(folder: Path) -> int:
-    """Train as the rank that the environment names. Returns the exit code."""
+
+UNKNOWN = "-"  # in place of a run's folder, where another rank knows it
+
+
+def main(folder: Path | None) -> int:
+    """Train as the rank that the environment names. folder: of the run; None: as another rank says. Returns the exit
+    code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until training notes it: a Ctrl-C is the launcher's to pass on
     launcher = os.environ.get("SHEAF_LAUNCHER")
     die_with_parent(int(launcher) if launcher else os.getppid())
@@ -56,7 +63,7 @@ def _say(words: dict[str, Any]) -> None:
         Path(path).write_text(json.dumps(words))
 
 
-def _train(folder: Path, *, alone: bool) -> None:
+def _train(folder: Path | None, *, alone: bool) -> None:
     """alone: no launcher of ours holds the run and looks at its ranks, so rank 0 does, and each looks at itself."""
     from sheaf.model.memory import keep_memory
     from sheaf.parallel.pulse import Patience, pulse
@@ -68,12 +75,28 @@ def _train(folder: Path, *, alone: bool) -> None:
 
     rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
     keep_memory()
-    run = Run.open(folder)
-    if alone:
-        pulse.set_alarm(Patience(run.recipe.train.restarts.stuck_after))
-    with locked(folder) if alone and rank == 0 else nullcontext(), exact(threads_for(here)), join() as ranks:
-        train_run(run, ranks, NotesFile(folder if rank == 0 else None))
+    with exact(threads_for(here)), join() as ranks:
+        folder = _told(folder, ranks) if alone else folder
+        if folder is None:
+            raise AssertionError("a launcher of ours knows the run")
+        run = Run.open(folder)
+        if alone:
+            pulse.set_alarm(Patience(run.recipe.train.restarts.stuck_after))
+        with locked(folder) if alone and rank == 0 else nullcontext():
+            train_run(run, ranks, NotesFile(folder if rank == 0 else None))
+
+
+def _told(folder: Path | None, ranks: Ranks) -> Path:
+    """The run's folder: as this rank knows it, or else as the first one does that knows it. Called by every rank."""
+    from sheaf.errors import UsageError
+
+    knowing = [int(row[0]) for row in ranks.rows([] if folder is None else [[ranks.rank]], 1)]
+    first = min(knowing, default=None)
+    path = ranks.rows([[byte] for byte in os.fsencode(folder)] if folder is not None and ranks.rank == first else [], 1)
+    if first is None:
+        raise UsageError("no rank knows which run to train", fix="on one machine, give the run's folder")
+    return folder or Path(os.fsdecode(bytes(int(row[0]) for row in path)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(None if sys.argv[1] == UNKNOWN else Path(sys.argv[1])))
