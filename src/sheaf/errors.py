@@ -60,6 +60,13 @@ class EnvironmentProblem(SheafError):
     exit_code = 4
 
 
+class OutOfMemory(EnvironmentProblem):
+    """Memory ran out while training; `why` says what it went to. in_steps: steps were being made, so that shorter
+    passes may help."""
+
+    in_steps = False
+
+
 class MissingExtra(EnvironmentProblem):
     """An optional dependency is not installed; `fix` is the pip command."""
 

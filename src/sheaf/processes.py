@@ -38,6 +38,13 @@ def keep_blocks(largest: int, most: int) -> None:
         mallopt(_M_TRIM_THRESHOLD, most)
 
 
+def return_blocks() -> None:
+    """Give all freed blocks back to the kernel now, those that `keep_blocks` keeps too."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class StopSignals:
     """Ctrl-C and SIGTERM as a wish to stop soon, not in the middle of something.
 

@@ -428,8 +428,27 @@ class Train(Strict):
     activation_checkpointing: Annotated[
         Literal["none", "selective", "full"], Field(description="what the backward pass computes again, to save memory")
     ] = "none"
+    activation_memory: Annotated[
+        str | None,
+        Field(
+            pattern=r"^\d{1,6}(\.\d+)? ?(MB|GB)$",
+            description="such as 2GB: what the blocks of a rank may hold; as few as need be compute again",
+        ),
+    ] = None
+    out_of_memory: Annotated[
+        Literal["shrink", "stop"],
+        Field(description="go on with fewer samples in a forward pass and the same global batch, or end the run"),
+    ] = "shrink"
     layout: Literal["auto"] | Layout = "auto"
     restarts: Restarts = Restarts()
+
+    @model_validator(mode="after")
+    def _one_word_on_activations(self) -> Train:
+        if self.activation_memory is not None and self.activation_checkpointing != "none":
+            raise ValueError(
+                "activation_memory chooses what is computed again: leave activation_checkpointing out, or it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_sample_fits(self) -> Train:

@@ -64,7 +64,6 @@ def test_what_somebody_names_ends_the_run_with_that_error_at_once(tmp_path: Path
     [
         CRASHED,
         Failed(1, -signal.SIGSEGV, step=4),
-        Failed(1, -signal.SIGKILL, step=4, out_of_memory=True),
         Failed(1, 7),
         Failed(1, 0, step=4, stuck=(Stuck(1, Phase.STEP, 4, 61.0, False, STATES["D"], "", ""),)),
     ],

@@ -8,31 +8,40 @@ hold, the outputs of the matrix products and of attention, and computes the rest
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from sheaf.model.decoder import Decoder
 
 Recompute = Literal["none", "selective", "full"]
+MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 
 
-def recompute_blocks(model: Decoder, mode: Recompute) -> None:
-    """Let the blocks compute again in the backward what they do not keep. Before compiling and sharding."""
+def recompute_blocks(model: Decoder, modes: Sequence[Recompute]) -> None:
+    """Let the blocks compute again in the backward what they do not keep. modes: of the blocks that are here, in their
+    order. Before compiling and sharding."""
+    for (_, block), mode in zip(model.model.held(), modes, strict=True):
+        block.forward = recomputing(block.forward, mode)
+
+
+def recomputing(forward: Callable[..., Tensor], mode: Recompute) -> Callable[..., Tensor]:
+    """A block's forward that keeps for its backward only what the mode says."""
     if mode == "none":
-        return
+        return forward
     selective: dict[str, Any] = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
-    for _, block in model.model.held():
-        # Nothing in a block is random, so no state of generators is kept.
-        block.forward = partial(
-            checkpoint,
-            block.forward,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            **(selective if mode == "selective" else {}),
-        )
+    # Nothing in a block is random, so no state of generators is kept.
+    return partial(
+        checkpoint,
+        forward,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        **(selective if mode == "selective" else {}),
+    )
 
 
 def _policy(_context: object, operator: object, *_: object, **__: object) -> CheckpointPolicy:

@@ -8,7 +8,7 @@ piece, from whatever gives values: an initialisation, a published folder, a chec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,21 +21,53 @@ from sheaf.model.loss import next_token_loss, per_token_loss
 from sheaf.model.pieces import Piece, Values
 from sheaf.model.recompute import Recompute, recompute_blocks
 from sheaf.parallel.context import split_attention
-from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.mesh import Axis, Group, Mesh
 from sheaf.parallel.pipeline import Inputs, Pipeline, cut, keep_layers
 from sheaf.parallel.schedule import stages_of
 from sheaf.parallel.shard import local, reshard, shard_matrices
 from sheaf.parallel.sums import EMBEDDING, GradientSums
 from sheaf.parallel.tensor import split_tensors
 from sheaf.parallel.vocabulary import Vocabulary
+from sheaf.recipe import Layout
 
 
 @dataclass(frozen=True)
 class How:
-    """What besides the layout decides how a rank computes."""
+    """What besides the layout decides how a rank computes. recompute: of all blocks, or of each by its number."""
 
     compile: bool = False
-    recompute: Recompute = "none"
+    recompute: Recompute | tuple[Recompute, ...] = "none"
+
+
+def layers_of(config: ModelConfig, layout: Layout, place: int) -> list[range]:
+    """The layers of each stage that a rank in this place of a pipeline holds."""
+    if layout.pipeline == 1:
+        return [range(config.num_hidden_layers)]
+    mine = stages_of(layout.schedule, layout.pipeline, place)
+    stages = cut(config, layout.pipeline * len(mine))
+    return [stages[number] for number in mine]
+
+
+def blank_stage(
+    config: ModelConfig,
+    compute_dtype: torch.dtype,
+    layers: range,
+    layout: Layout,
+    group: Callable[[Axis], Group],
+    pieces: dict[str, Piece],
+) -> Decoder:
+    """A rank's part of some layers, on no device, before it is sharded. group: the rank's, along an axis. `pieces` says
+    afterwards what each parameter holds."""
+    with torch.device("meta"):
+        model = Decoder(config, compute_dtype)
+    if layout.pipeline > 1:
+        keep_layers(model, layers)
+    pieces.update({name: Piece.whole(tuple(p.shape)) for name, p in model.named_parameters()})
+    if layout.tensor > 1:
+        split_tensors(model, pieces, group("tensor"))
+    if layout.context > 1:
+        split_attention(model, group("context"))
+    return model
 
 
 class Spread:
@@ -45,36 +77,21 @@ class Spread:
         self.config, self.mesh, self.how = config, mesh, how
         layout = mesh.layout
         self.pieces: dict[str, Piece] = {}
-        self.stages = [self._stage(layers, compute_dtype) for layers in self._layers()]
+        self.stages = [self._stage(layers, compute_dtype) for layers in layers_of(config, layout, mesh.at["pipeline"])]
         self.fill(values)
         tied = config.tie_word_embeddings
         self.sums = GradientSums(self.parameters(), self.pieces, mesh, tied)
         self.pipeline = Pipeline(self.stages, mesh, layout.schedule) if layout.pipeline > 1 else None
         self.vocabulary = Vocabulary(mesh.group("tensor"), config.vocab_size)
 
-    def _layers(self) -> list[range]:
-        layout = self.mesh.layout
-        if layout.pipeline == 1:
-            return [range(self.config.num_hidden_layers)]
-        mine = stages_of(layout.schedule, layout.pipeline, self.mesh.at["pipeline"])
-        stages = cut(self.config, layout.pipeline * len(mine))
-        return [stages[number] for number in mine]
-
     def _stage(self, layers: range, compute_dtype: torch.dtype) -> Decoder:
-        layout, mesh, pieces = self.mesh.layout, self.mesh, self.pieces
-        with torch.device("meta"):
-            model = Decoder(self.config, compute_dtype)
-        if layout.pipeline > 1:
-            keep_layers(model, layers)
-        pieces.update({name: Piece.whole(tuple(p.shape)) for name, p in model.named_parameters()})
-        if layout.tensor > 1:
-            split_tensors(model, pieces, mesh.group("tensor"))
-        if layout.context > 1:
-            split_attention(model, mesh.group("context"))
-        recompute_blocks(model, self.how.recompute)
+        layout, mesh = self.mesh.layout, self.mesh
+        model = blank_stage(self.config, compute_dtype, layers, layout, mesh.group, self.pieces)
+        how = self.how.recompute
+        recompute_blocks(model, [how if isinstance(how, str) else how[number] for number, _ in model.model.held()])
         compile_decoder(model, "on" if self.how.compile else "off")
         if layout.shard > 1:
-            shard_matrices(model, pieces, mesh)
+            shard_matrices(model, self.pieces, mesh)
         return model.to_empty(device=mesh.ranks.device)
 
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from sheaf.errors import EnvironmentProblem, Interrupted
+from sheaf.model.memory import ran_out
 from sheaf.parallel.pulse import pulse
 
 STORE = "SHEAF_RANKS"  # variable that `launch` sets: the file to meet at
@@ -37,6 +38,8 @@ def peers() -> Generator[None]:
         with pulse.waiting():
             yield
     except RuntimeError as error:  # gloo has no class of its own for it
+        if ran_out(error):
+            raise
         raise PeerLost("another rank went away", why=str(error).splitlines()[0]) from error
 
 

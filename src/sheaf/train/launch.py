@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ import torch
 from sheaf import engine as engines
 from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import UsageError
+from sheaf.errors import OutOfMemory, UsageError
 from sheaf.files import folder_of, write_file
-from sheaf.model.memory import keep_memory
+from sheaf.model.memory import keep_memory, return_memory
 from sheaf.parallel.layout import ranks_of
 from sheaf.parallel.ranks import alone, available_cores, threads_for
 from sheaf.recipe import Layout, Recipe
@@ -22,11 +24,14 @@ from sheaf.train.checkpoint import newest_valid
 from sheaf.train.curriculum import changed
 from sheaf.train.machines import Machines
 from sheaf.train.notes import NotesFile
+from sheaf.train.out_of_memory import smaller_or_raise
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import attention_span, decide
 from sheaf.train.setup import config_of, exact, facts_of, hidden_parameters, layout_of, order_of, placed
 from sheaf.train.supervise import summary, supervise
 from sheaf.train.trainer import train_run
+
+RESERVE_BYTES = 64 << 20
 
 
 def train(
@@ -177,5 +182,15 @@ def _train_here(run: Run, console: Console) -> Run:
     notes = NotesFile(run.folder, console)
     if threads > available_cores():
         notes.note(f"{threads} threads on {available_cores()} cores: as many as when the run began, for the same bits")
-    with exact(threads):
-        return train_run(run, alone(), notes)
+    # Untouched address space, to be given up: where a process is limited (ulimit), none is left for a thread otherwise.
+    reserve = mmap.mmap(-1, RESERVE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        with exact(threads):
+            return train_run(run, alone(), notes)
+    except OutOfMemory as error:
+        reserve.close()
+        run = smaller_or_raise(run, error, notes.note)
+    gc.collect()  # what the error held: the model, and the activations that were too many
+    return_memory()
+    # In a fresh process: what the C library could not give back of this one would lack there.
+    return supervise(run, 1, console)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sheaf.errors import TrainingFailed
+from sheaf.model.memory import peak_memory_bytes
 from sheaf.model.pieces import Piece
 from sheaf.order.loader import Batch, micro
 from sheaf.parallel.collectives import agree
@@ -30,13 +31,14 @@ from sheaf.train.optimizer import Optimizer, Update
 @dataclass(frozen=True)
 class StepResult:
     """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
-    that stood in for damaged ones."""
+    that stood in for damaged ones. peak_memory_bytes: of the rank that has had most at any time so far."""
 
     loss: float
     gradient_norm: float
     positions: int
     stop: bool
     replaced: int
+    peak_memory_bytes: int
 
 
 class NotFinite(TrainingFailed):
@@ -88,7 +90,9 @@ class Learner:
         if not self.spread.mesh.is_first_of_its_samples:
             positions = replaced = 0
         mine = [loss_sum.item(), float(positions), float(stop), float(replaced), sums.squares().item()]
-        total, positions, stops, replaced, squares = self.ranks.sum(mine)
+        peaks = [0.0] * self.ranks.world  # a place a rank, so that the sum says each
+        peaks[self.ranks.rank] = float(peak_memory_bytes(self.ranks.device))
+        total, positions, stops, replaced, squares, *peaks = self.ranks.sum(mine + peaks)
         loss, norm = total / predictions, math.sqrt(squares)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(loss, norm, loss_sum.item(), int(replaced))
@@ -97,7 +101,7 @@ class Learner:
         self._take_gradients()
         self.optimizer.step(rate)
         sums.zero()
-        return StepResult(loss, norm, int(positions), stops > 0, int(replaced))
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), int(max(peaks)))
 
     def reset_optimizer(self) -> None:
         """Forget all momenta: the state before the first update."""

@@ -99,6 +99,11 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and not any(part in name for part in NOT_HIDDEN)
 
 
+def state_tensors(name: str, parameter: Tensor, optimizer: Literal["muon", "adamw"]) -> int:
+    """How many tensors of a parameter's size its state is."""
+    return 1 if optimizer == "muon" and is_hidden_matrix(name, parameter) else 2
+
+
 def is_decayed(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and "embed_tokens" not in name
 

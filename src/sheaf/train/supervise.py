@@ -5,12 +5,13 @@ on those that are left, as `train.restarts` says. Nothing is skipped or repeated
 checkpoint, and the order is a function of the step. What would only happen again ends the run instead: a named error
 (the recipe, the data, a full disk, numbers that went wrong), the same failure at the same step twice in a row, or
 `most` restarts without a new checkpoint between them. A rank that is killed from outside counts as chance; one that
-the kernel kills for lack of memory, or that crashes, does not.
+the kernel kills for lack of memory, or that crashes, does not. Where memory ran out the next start takes a smaller
+micro-batch (`out_of_memory`), as long as there is one.
 
 restarts.jsonl has a line for each restart: at, cause, rank, step (steps done when it happened), from_step (where it
 went on), ranks (from then on), down_seconds (from the failure, or the last sign of life, to the end of the next step),
-again_seconds (what the steps took that had to be made again). Cost: nothing while all is well; a restart takes a fork
-a rank (`forker`) and what it takes to open corpus and checkpoint.
+again_seconds (what the steps took that had to be made again), change (what is done otherwise from then on). Cost:
+nothing while all is well; a restart takes a fork a rank (`forker`) and what it takes to open corpus and checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import orjson
 
 from sheaf import errors
 from sheaf.console import Console
-from sheaf.errors import EnvironmentProblem, SheafError, TryAgain
+from sheaf.errors import EnvironmentProblem, OutOfMemory, SheafError, TryAgain
 from sheaf.files import disk_errors
 from sheaf.parallel.launch import CRASH, Ended, Failed, forker, run_ranks
 from sheaf.parallel.pulse import Patience
@@ -37,6 +38,7 @@ from sheaf.train import journal
 from sheaf.train.checkpoint import list_checkpoints, step_of
 from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
+from sheaf.train.out_of_memory import in_words, needs, paper_of, smaller
 from sheaf.train.run import Run
 from sheaf.train.setup import placed_on
 from sheaf.train.trainer import interrupted
@@ -113,6 +115,8 @@ class Restarts:
             self._tell_stacks(failed)
         cause = _cause(failed)
         error = error_of(self._folder, failed, cause)
+        if _ran_out_of_memory(failed) and self._go_smaller(failed, error, cause):
+            return
         if _named(failed):
             raise error  # somebody knows what is wrong: it would only happen again
         fault, newest = _Fault.of(failed), _newest(self._folder)
@@ -128,6 +132,22 @@ class Restarts:
         self._last = fault
         self._in_a_row += 1
         self._begin(failed, cause)
+
+    def _go_smaller(self, failed: Failed, error: SheafError, cause: str) -> bool:
+        """Whether the next start takes smaller micro-batches, which is not counted as a restart that was in vain."""
+        run, world = Run.open(self._folder), len(self.slots)
+        if not _named(failed):  # killed: nobody has told it yet
+            paper = paper_of(run, failed.rank, world)
+            error.why, error.fix = f"{error.why}; {needs(paper)}", paper.advice()
+            if run.recipe.train.out_of_memory == "stop":
+                raise error
+        after = smaller(run, world) if failed.step >= 0 and self._allowed.most else None
+        if after is None:
+            return False
+        self._say(error.why)
+        self._begin(failed, cause, goes_on=in_words(run, after, world))
+        self._last = None
+        return True
 
     def pause(self, signals: StopSignals) -> bool:
         """None before the first restart from a checkpoint, then longer each time. Returns whether we are to stop."""
@@ -148,10 +168,11 @@ class Restarts:
                 f"{_steps(steps)} ({again:.1f} s) {'is' if steps == 1 else 'are'} made again"
             )
 
-    def _begin(self, failed: Failed, cause: str) -> None:
+    def _begin(self, failed: Failed, cause: str, goes_on: str = "") -> None:
+        """goes_on: how, if otherwise than before: with a smaller micro-batch."""
         self._failed_at = time.monotonic() - max((stuck.seconds for stuck in failed.stuck), default=0.0)
         self._made = {int(line["step"]): float(line["seconds"]) for line in journal.read(self._folder)}
-        if self._allowed.ranks == "fewer":
+        if self._allowed.ranks == "fewer" and not goes_on:
             self._leave_out(failed)
         self._open = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -160,10 +181,13 @@ class Restarts:
             "step": max((step + 1 for step in self._made), default=0),
             "from_step": None,
             "ranks": len(self.slots),
+            **({"change": goes_on} if goes_on else {}),
         }
         told = "" if failed.stuck else f"{cause} after {_steps(self._open['step'])}; "
         self._say(f"{told}starting again from the newest checkpoint")
-        self._say(f"{self._on()}; {_times(self._in_a_row)} from this checkpoint, at most {self._allowed.most}")
+        self._say(
+            goes_on or f"{self._on()}; {_times(self._in_a_row)} from this checkpoint, at most {self._allowed.most}"
+        )
 
     def _leave_out(self, failed: Failed) -> None:
         """Go on with the ranks that are left: without those that were killed, or without the one that failed. If all
@@ -225,6 +249,12 @@ def _named(failed: Failed) -> bool:
     return failed.words is not None and failed.words["kind"] not in PASSING
 
 
+def _ran_out_of_memory(failed: Failed) -> bool:
+    """Whether a rank said so, or was killed because of it."""
+    said = failed.words is not None and failed.words["kind"] == OutOfMemory.__name__
+    return said or (failed.code == -signal.SIGKILL and failed.out_of_memory)
+
+
 def error_of(folder: Path, failed: Failed, cause: str) -> SheafError:
     """What to raise for ranks that did not end well: what one of them raised, if it left word."""
     words = failed.words
@@ -234,8 +264,6 @@ def error_of(folder: Path, failed: Failed, cause: str) -> SheafError:
         error.exit_code = words["code"]
         return error
     fix = f"go on from the last checkpoint with: sheaf resume {folder}"
-    if failed.out_of_memory:
-        fix = f"lower train.micro_batch_tokens in a new run, or use fewer ranks: sheaf resume {folder} --nproc N"
     stopped = f"rank {failed.rank} {'hangs' if failed.stuck else 'died'}, so the run has stopped"
     return EnvironmentProblem(stopped, where=str(folder), why=cause, fix=fix)
 

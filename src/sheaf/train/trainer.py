@@ -9,7 +9,6 @@ Cost outside the steps: one copy of the tensors a checkpoint; evaluation as said
 
 from __future__ import annotations
 
-import resource
 import signal
 import statistics
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from sheaf.console import Console
 from sheaf.errors import Interrupted, UsageError
+from sheaf.model.memory import peak_memory_bytes
 from sheaf.order.figures import step_figures
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
@@ -46,8 +46,10 @@ from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
 from sheaf.train.learner import Learner, NotFinite
-from sheaf.train.not_finite import explained
+from sheaf.train.not_finite import explained as traced
+from sheaf.train.on_paper import on_paper
 from sheaf.train.optimizer import Update
+from sheaf.train.out_of_memory import explained
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
@@ -61,10 +63,16 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
     """Train a run to its end. Returns it with its result (on rank 0). Called by every rank.
 
     Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written; TrainingFailed if the numbers went wrong;
-    EnvironmentProblem if the disk is full. Whatever is raised, the run can be resumed.
+    EnvironmentProblem if the disk is full; OutOfMemory. Whatever is raised, the run can be resumed.
     """
-    trainer = Trainer(laid_out(run, ranks, console), ranks, console)
-    with StopSignals(patient=ranks.world > 1) as signals, trainer.writing() as files:
+    run = laid_out(run, ranks, console)
+    with explained(run, ranks.rank, ranks.world, in_steps=False):
+        trainer = Trainer(run, ranks, console)
+    with (
+        explained(run, ranks.rank, ranks.world, in_steps=True),
+        StopSignals(patient=ranks.world > 1) as signals,
+        trainer.writing() as files,
+    ):
         trainer.fit(files, signals)
     return trainer.run
 
@@ -121,7 +129,7 @@ class Trainer:
             with pulse.phase(Phase.EVALUATING):  # killed between the last checkpoint and the result
                 self._evaluate(files)
         pulse.end()
-        (memory,) = self.ranks.sum([peak_memory_bytes()])
+        (memory,) = self.ranks.sum([peak_memory_bytes(self.ranks.device)])
         files.checkpoints.wait()
         if self.ranks.rank == 0:
             self.run = self.run.updated(result={**self._result(files), "peak_memory_bytes": int(memory)})
@@ -135,7 +143,7 @@ class Trainer:
             result = self.learner.step(batch, rate, stop=signals.received is not None)
         except NotFinite as error:
             replaced = self.damage.of_step(batch, error.replaced)
-            raise explained(error, self.learner, batch, replaced, self.corpus, self.run.folder) from error
+            raise traced(error, self.learner, batch, replaced, self.corpus, self.run.folder) from error
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
@@ -155,6 +163,8 @@ class Trainer:
             "ranks": self.ranks.world,
             "sample_ranks": self.mesh.samples.size,  # over which the samples of a step are divided
             "valid_tokens": batch.valid_tokens,
+            "micro_samples": self.micro_samples,
+            "peak_memory_bytes": result.peak_memory_bytes,  # of the rank that has had most so far
             "padding": 1.0 - batch.inputs / result.positions,
             **({} if figures is None else figures.to_json()),
             "data_seconds": data_seconds,
@@ -289,10 +299,12 @@ class Trainer:
             config, values = new_values(self.recipe, self.corpus)
         else:
             config, values = checkpoint.config, checkpoint.weights
-        how = How(
-            compile=self.settings.compile,
-            recompute=train.activation_checkpointing,
-        )
+        recompute = train.activation_checkpointing
+        if train.activation_memory is not None:
+            paper = on_paper(config, train, self.settings, self.mesh.layout, self.ranks.rank)
+            self.console.note(paper.choice())
+            recompute = paper.layer_modes
+        how = How(compile=self.settings.compile, recompute=recompute)
         spread = Spread(config, DTYPES[train.precision], self.mesh, how, values)
         update = Update(train.optimizer, train.weight_decay, train.betas, train.precision)
         return Learner(spread, update, train.clip, self.micro_samples)
@@ -371,11 +383,6 @@ def interrupted(run: Path, number: int) -> Interrupted:
         error = Interrupted(what, where=str(run), fix=f"go on with: sheaf resume {run}")
     error.exit_code = 128 + number
     return error
-
-
-def peak_memory_bytes() -> int:
-    """Most memory this process had resident at any time."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:

@@ -65,10 +65,12 @@ def _say(words: dict[str, Any]) -> None:
 
 def _train(folder: Path | None, *, alone: bool) -> None:
     """alone: no launcher of ours holds the run and looks at its ranks, so rank 0 does, and each looks at itself."""
+    from sheaf.errors import OutOfMemory
     from sheaf.model.memory import keep_memory
     from sheaf.parallel.pulse import Patience, pulse
     from sheaf.parallel.ranks import join, threads_for
     from sheaf.train.notes import NotesFile
+    from sheaf.train.out_of_memory import smaller_or_raise
     from sheaf.train.run import Run, locked
     from sheaf.train.setup import exact
     from sheaf.train.trainer import train_run
@@ -82,8 +84,14 @@ def _train(folder: Path | None, *, alone: bool) -> None:
         run = Run.open(folder)
         if alone:
             pulse.set_alarm(Patience(run.recipe.train.restarts.stuck_after))
+        notes = NotesFile(folder if rank == 0 else None)
         with locked(folder) if alone and rank == 0 else nullcontext():
-            train_run(run, ranks, NotesFile(folder if rank == 0 else None))
+            try:
+                train_run(run, ranks, notes)
+            except OutOfMemory as error:
+                if alone:  # torchrun starts all again, and they read the run again
+                    smaller_or_raise(Run.open(folder), error, notes.note, ranks.world)
+                raise
 
 
 def _told(folder: Path | None, ranks: Ranks) -> Path:

@@ -1,0 +1,96 @@
+"""When memory runs out: say what it went to, and go on with a smaller micro-batch, or say what would help.
+
+The micro-batch is the one number that decides about memory and about nothing else: a step's samples, loss and update
+are the same whatever the forward passes it is cut into, up to rounding. So the run goes on from its newest checkpoint
+with the next size that makes equal passes and is smaller by a quarter or more (less would not be worth a restart), and
+keeps to it: the size is one of the run's settings. Memory that runs out before the first step, or with one sample in a
+pass, is not to be cured so.
+
+An allocation that fails is an error of the rank, and told here; a rank that the kernel killed is told by its launcher
+(`supervise`). One process that the kernel kills has nobody beside it to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from sheaf.errors import OutOfMemory
+from sheaf.model.memory import ran_out
+from sheaf.parallel.layout import layout_on, problems
+from sheaf.train.on_paper import OnPaper, on_paper
+from sheaf.train.run import Run
+from sheaf.train.setup import config_of, facts_of
+
+
+@contextmanager
+def explained(run: Run, rank: int, world: int, *, in_steps: bool) -> Generator[None]:
+    """Inside, an allocation that fails is raised as OutOfMemory, with the numbers. in_steps: the model is built."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        paper = paper_of(run, rank, world)
+        found = OutOfMemory(
+            "memory ran out"
+            + (f" on rank {rank}" if world > 1 else "")
+            + ("" if in_steps else " before the first step"),
+            where=str(run.folder),
+            why=f"{said}; {needs(paper)}",
+            fix=paper.advice(),
+        )
+        found.in_steps = in_steps
+        raise found from error
+
+
+def paper_of(run: Run, rank: int, world: int) -> OnPaper:
+    recipe = run.recipe
+    config = config_of(recipe, run.corpus())
+    return on_paper(config, recipe.train, run.settings, layout_on(run.layout, world), rank)
+
+
+def needs(paper: OnPaper) -> str:
+    """What a rank needs, part by part."""
+    shape, footprint = paper.rank.shape, paper.footprint
+    return (
+        f"with {shape.micro_samples} samples of {shape.sequence_length:,} tokens in a forward pass a rank needs about "
+        f"{footprint}, beside some 0.6 GB for Python and libraries"
+    )
+
+
+def smaller(run: Run, world: int) -> Run | None:
+    """The run with the next smaller micro-batch, written down; None if its recipe forbids it, or there is none."""
+    recipe, layout = run.recipe, layout_on(run.layout, world)
+    if recipe.train.out_of_memory == "stop":
+        return None
+    length, ranks = recipe.train.sequence_length, layout.data * layout.shard
+    now, share = run.settings.micro_samples(length, ranks), -(-run.settings.batch // ranks)
+    config = config_of(recipe, run.corpus())
+    for most in range(3 * now // 4, 0, -1):
+        passes = -(-share // most)
+        settings = replace(run.settings, micro_tokens=-(-share // passes) * length)
+        if not any(problems(layout, facts_of(recipe, config, settings, world))):
+            return run.updated(settings=settings.to_json())
+    return None
+
+
+def smaller_or_raise(run: Run, error: OutOfMemory, note: Callable[[str], None], world: int = 1) -> Run:
+    """`smaller`, told to `note` with the numbers; raises the error if there is none, or it would not help."""
+    after = smaller(run, world) if error.in_steps else None
+    if after is None:
+        raise error
+    note(f"{error.what}: {error.why}")
+    note(in_words(run, after, world))
+    return after
+
+
+def in_words(before: Run, after: Run, world: int) -> str:
+    length, layout = before.recipe.train.sequence_length, layout_on(before.layout, world)
+    counts = [run.settings.micro_samples(length, layout.data * layout.shard) for run in (before, after)]
+    return (
+        f"going on with {counts[1]} samples in a forward pass instead of {counts[0]}; "
+        f"the global batch stays {before.settings.batch}"
+    )
