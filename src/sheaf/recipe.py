@@ -423,7 +423,10 @@ class Train(Strict):
     evaluate_every: Annotated[int | None, Field(ge=1, description="steps; default: ten times a run")] = None
     evaluate_tokens: Annotated[int, Field(ge=1)] = 262_144
     checkpoint_every: Annotated[int | None, Field(ge=1, description="steps; default: ten times a run")] = None
-    keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 3
+    keep: Annotated[int, Field(ge=2, description="checkpoints kept: the newest")] = 3
+    keep_best: Annotated[
+        bool, Field(description="and the one with the lowest held-out loss, of those evaluated when they were saved")
+    ] = True
     seed: Annotated[int | None, Field(ge=0, lt=2**63, description="default: the recipe's seed")] = None
     activation_checkpointing: Annotated[
         Literal["none", "selective", "full"], Field(description="what the backward pass computes again, to save memory")

@@ -260,6 +260,10 @@ def trained(data: Json) -> Parts:
         "peak memory": size(data["peak_memory_bytes"] or 0),
         "checkpoint": data["checkpoint"],
     }
+    best = data.get("best")
+    if best and best["step"] != data["steps"]:
+        loss = _number(best["validation_loss"])
+        shown["best checkpoint"] = f"step {best['step']:,}, held-out loss {loss}: sheaf export --step {best['step']}"
     if data.get("replaced"):
         shown["samples replaced"] = f"{data['replaced']:,}, as blocks of the corpus are damaged: sheaf prepare"
     if data.get("bits_per_byte") is not None:

@@ -4,20 +4,23 @@ KIND data: RLIMIT_DATA, so many megabytes more than it has once all is imported;
 control group ROOT/group, which the parent has made, and whose limit it set.
 """
 
+import importlib
 import os
 import resource
 import sys
 from pathlib import Path
 
 import psutil
-import torch._inductor  # noqa: F401  (what a rank imports, before the limit is set)
 
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import SheafError
 from sheaf.recipe import Recipe
+from sheaf.train import supervise
 from sheaf.train.launch import train
 
+for module in supervise.IMPORTS:  # what a rank has before its first step, and so before the limit
+    importlib.import_module(module)
 root, ranks, kind, megabytes = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 recipe = Recipe.model_validate_json((root / "recipe.json").read_bytes())
 corpus = CorpusVersion.open(root)

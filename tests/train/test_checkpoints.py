@@ -17,7 +17,14 @@ from sheaf.errors import CorruptStore, EnvironmentProblem, UsageError
 from sheaf.files import digest_file
 from sheaf.model.pieces import Piece, even_range
 from sheaf.train import journal
-from sheaf.train.checkpoint import CheckpointWriter, list_checkpoints, load_model, newest_valid, open_checkpoint
+from sheaf.train.checkpoint import (
+    CheckpointWriter,
+    list_checkpoints,
+    load_model,
+    newest_valid,
+    open_checkpoint,
+    step_of,
+)
 from sheaf.train.launch import resume, train
 from sheaf.train.tensors import sha256_of, write_tensors
 
@@ -58,6 +65,30 @@ def test_the_newest_are_kept_and_hold_what_was_there_when_they_were_taken(tmp_pa
     newest = newest_valid(tmp_path)
     assert newest is not None and newest.step == 3
     assert newest.weights("w", Piece.whole((3, 4))).unique().tolist() == [3.0]
+
+
+def test_the_best_by_held_out_loss_is_kept_beside_the_newest_and_named_in_the_result(tmp_path: Path) -> None:
+    diverges = {"learning_rate": 5.0, "optimizer": "adamw", "schedule": {"kind": "constant-with-decay", "warmup": 0.5}}
+    every = {"evaluate_every": 2, "checkpoint_every": 2, "keep": 2, "budget": {"steps": 16}}
+    result = train(make_recipe(tmp_path, **diverges, **every), make_corpus(tmp_path), console=Silent())
+    run = Path(result["run"])
+    losses = {one["step"]: one["loss"] for one in journal.read_evaluations(run)}
+    best = min(losses, key=losses.__getitem__)
+    assert best < 14  # it went bad
+    assert [step_of(path) for path in list_checkpoints(run)] == [16, 14, best]
+    assert result["best"] == {"step": best, "validation_loss": losses[best]}
+
+
+def test_the_best_goes_when_a_better_one_comes_and_is_not_kept_when_nobody_wants_it(tmp_path: Path) -> None:
+    for keep_best, expected in ((True, [6, 5, 3]), (False, [6, 5])):
+        root = tmp_path / str(keep_best)
+        root.mkdir()
+        writer = CheckpointWriter(root, keep=2, keep_best=keep_best)
+        for step, loss in ((1, 2.0), (2, None), (3, 1.0), (4, float("nan")), (5, 1.5), (6, 1.2)):
+            writer.save({"step": step, "validation_loss": loss}, {"weight.w": (Piece.whole((1,)), torch.ones(1))})
+        writer.wait()
+        writer.close()
+        assert [step_of(path) for path in list_checkpoints(root)] == expected
 
 
 @pytest.mark.parametrize("name", ["model-0000.safetensors", "optimizer-0000.safetensors", "manifest.json", "COMMITTED"])

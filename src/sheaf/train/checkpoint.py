@@ -38,10 +38,11 @@ from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
 from sheaf.model.pieces import Box, Piece
 from sheaf.model.pretrained import fill
+from sheaf.train.keep import MANIFEST, outdated
 from sheaf.train.tensors import DTYPES, sha256_of, write_tensors
 
 FORMAT = 2
-MANIFEST, COMMITTED = "manifest.json", "COMMITTED"
+COMMITTED = "COMMITTED"
 WEIGHT = "weight"
 OTHERS_SECONDS = 600.0  # the other ranks copy at the same moment, and write as much
 POLL_SECONDS = 0.02
@@ -101,10 +102,11 @@ class Checkpoint:
 
 class CheckpointWriter:
     """Writes one rank's part of a run's checkpoints behind the training thread's back; rank 0's commits them and keeps
-    the newest `keep`."""
+    the newest `keep`, and perhaps the best one."""
 
-    def __init__(self, run: Path, keep: int, rank: int = 0, world: int = 1) -> None:
-        self.folder = run / "checkpoints"
+    def __init__(self, run: Path, keep: int, rank: int = 0, world: int = 1, *, keep_best: bool = False) -> None:
+        """keep_best: see `keep.py`."""
+        self.folder, self.keep_best = run / "checkpoints", keep_best
         self.keep, self.rank, self.world = keep, rank, world
         self.last: Path | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -198,7 +200,7 @@ class CheckpointWriter:
             shutil.rmtree(final)
         temporary.rename(final)
         sync_folder(self.folder)
-        for old in list_checkpoints(self.folder.parent)[self.keep :]:
+        for old in outdated(list_checkpoints(self.folder.parent), self.keep, best=self.keep_best):
             if old != final:
                 remove(old)
 

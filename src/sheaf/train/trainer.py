@@ -45,6 +45,7 @@ from sheaf.train.checkpoint import (
 from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
+from sheaf.train.keep import LOSS, best_of, loss_of
 from sheaf.train.learner import Learner, NotFinite
 from sheaf.train.not_finite import explained as traced
 from sheaf.train.on_paper import on_paper
@@ -232,7 +233,7 @@ class Trainer:
         folder, ranks = self.run.folder, self.ranks
         lengths = {"steps_bytes": 0, "evaluations_bytes": 0} if self.checkpoint is None else self.checkpoint.manifest
         with ExitStack() as stack:
-            writer = CheckpointWriter(folder, self.train.keep, ranks.rank, ranks.world)
+            writer = CheckpointWriter(folder, self.train.keep, ranks.rank, ranks.world, keep_best=self.train.keep_best)
             files = Files(stack.enter_context(closing(writer)))
             if ranks.rank == 0:
                 files.steps = stack.enter_context(closing(Journal(folder / journal.STEPS, lengths["steps_bytes"])))
@@ -261,6 +262,7 @@ class Trainer:
                     "peak": settings.learning_rate,
                     "steps": settings.steps,
                 },
+                LOSS: self.evaluation["loss"] if self.evaluation and self.evaluation["step"] == self.done else None,
                 "random": {"seed": settings.seed},  # nothing random happens after initialisation
                 "steps_bytes": files.steps.sync(),
                 "evaluations_bytes": files.evaluations.sync(),
@@ -352,6 +354,7 @@ class Trainer:
 
     def _result(self, files: Files) -> dict[str, Any]:
         lines = journal.read(self.run.folder)
+        best = best_of(list_checkpoints(self.run.folder))
         speed = statistics.median(line["tokens_per_second"] for line in lines)
         return {
             "run": str(self.run.folder),
@@ -368,6 +371,7 @@ class Trainer:
             "ranks": self.ranks.world,
             "parameters": self.learner.spread.config.parameters(),
             "checkpoint": str(files.checkpoints.last),
+            "best": None if best is None else {"step": step_of(best), "validation_loss": loss_of(best)},
         }
 
 
