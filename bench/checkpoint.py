@@ -66,7 +66,8 @@ def compare(root: Path, options: argparse.Namespace) -> None:
     keep_memory()
     corpus = make_corpus(root, documents=4000)
     tokens = 512 * options.batch
-    recipe = make_recipe(root, sequence_length=512, batch_tokens=tokens, micro_batch_tokens=tokens, precision=options.precision)
+    batch = {"batch_tokens": tokens, "micro_batch_tokens": tokens}
+    recipe = make_recipe(root, sequence_length=512, precision=options.precision, **batch)
     model = recipe.model.model_validate({"preset": options.preset})
     recipe = recipe.model_copy(update={"model": model})
     config, values = new_values(recipe, corpus)

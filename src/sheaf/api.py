@@ -546,15 +546,18 @@ class Run:
         the folder."""
         import torch
 
+        from sheaf.model.decoder import Decoder
         from sheaf.model.pretrained import ChatFormat, export_folder
-        from sheaf.train.checkpoint import load_model
+        from sheaf.train.checkpoint import checkpoint_of
 
-        model, _ = load_model(self.path, step)
+        checkpoint, _ = checkpoint_of(self.path, step)
+        with torch.device("meta"):
+            model = Decoder(checkpoint.config)
         vocabulary = self.vocabulary()
         kind = torch.float32 if dtype == "fp32" else torch.bfloat16
         folder = to or self.path / "export"
         chat = ChatFormat.of(vocabulary.rendering, vocabulary.tokenizer_path)
-        export_folder(model, folder, vocabulary.tokenizer_path, vocabulary.end_of_text, kind, chat)
+        export_folder(model, folder, vocabulary.tokenizer_path, vocabulary.end_of_text, kind, chat, checkpoint.weights)
         return folder
 
     def report(self) -> Path:

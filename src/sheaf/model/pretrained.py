@@ -18,7 +18,6 @@ from typing import Any, cast
 import orjson
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from sheaf.files import disk_errors, sync_folder, write_file
 from sheaf.model.config import ModelConfig, read_config
 from sheaf.model.decoder import Decoder
 from sheaf.model.pieces import Piece, Values
+from sheaf.model.stream import write_stream
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.rendering import Chats, Rendering
 from sheaf.prepare.template import Refused
@@ -97,12 +97,13 @@ def export_folder(
     end_of_text: int,
     dtype: torch.dtype = torch.float32,
     chat: ChatFormat | None = None,
+    values: Values | None = None,
 ) -> None:
     """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer load. It appears whole or not at all.
 
     dtype: of the stored weights. chat: if the model has learned conversations; `apply_chat_template` then writes them
-    as they were trained, and `generate` stops where an answer ends. Raises UsageError if the folder is there and not
-    empty.
+    as they were trained, and `generate` stops where an answer ends. values: of a model that lies on no device, so that
+    one parameter after the other is in memory. Raises UsageError if the folder is there and not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError("the folder to export to is not empty", where=str(folder), fix="name a new folder")
@@ -110,7 +111,7 @@ def export_folder(
     with disk_errors(folder):
         temporary.mkdir(parents=True)
         try:
-            _write_model(model, temporary, end_of_text, dtype, chat.ends_of_turn if chat else ())
+            _write_model(model, temporary, end_of_text, dtype, chat.ends_of_turn if chat else (), values)
             _write_tokenizer(model, temporary, tokenizer_json, end_of_text, chat)
             temporary.rename(folder)
         finally:
@@ -119,10 +120,21 @@ def export_folder(
 
 
 def _write_model(
-    model: Decoder, folder: Path, end_of_text: int, dtype: torch.dtype, ends_of_turn: Sequence[int]
+    model: Decoder,
+    folder: Path,
+    end_of_text: int,
+    dtype: torch.dtype,
+    ends_of_turn: Sequence[int],
+    values: Values | None,
 ) -> None:
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    held = model.state_dict()
+
+    def tensor(name: str) -> Tensor:
+        found = held[name] if values is None else values(name, Piece.whole(tuple(held[name].shape)))
+        return found.detach().to("cpu", dtype).contiguous()
+
+    described = {name: (tuple(parameter.shape), dtype) for name, parameter in held.items()}
+    write_stream(folder / "model.safetensors", described, tensor)
     content = {**model.config.to_hf(), "eos_token_id": end_of_text, "pad_token_id": end_of_text}
     # Both spellings: transformers 5 reads `dtype`, 4 reads `torch_dtype`.
     stored = str(dtype).removeprefix("torch.")

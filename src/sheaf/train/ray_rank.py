@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sheaf.engine.ray_worker import other_version
+from sheaf.train.worker import LAST_WORDS
 
-WORDS = "SHEAF_LAST_WORDS"  # variable that names the file for what a rank has to say when it fails
 STOP_SECONDS = 600.0  # for a step and a checkpoint
 TAIL_BYTES = 4000
 
@@ -43,7 +43,7 @@ def run_rank(request: bytes) -> bytes:
         return json.dumps({"code": 4, "words": words, "tail": ""}).encode()
     with tempfile.TemporaryDirectory(prefix="sheaf-rank-") as folder:
         words_file, errors_file = Path(folder) / "words.json", Path(folder) / "stderr"
-        environment = {**os.environ, **asked["environment"], WORDS: str(words_file)}
+        environment = {**os.environ, **asked["environment"], LAST_WORDS: str(words_file)}
         with errors_file.open("wb") as errors:
             command = [sys.executable, "-m", "sheaf.train.worker", asked["run"]]
             rank = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=errors)

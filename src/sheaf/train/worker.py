@@ -22,6 +22,8 @@ from sheaf.processes import die_with_parent
 if TYPE_CHECKING:
     from sheaf.parallel.ranks import Ranks
 
+LAST_WORDS = "SHEAF_LAST_WORDS"  # variable of a launcher that sees no memory of ours: a file for them
+
 
 UNKNOWN = "-"  # in place of a run's folder, where another rank knows it
 
@@ -59,7 +61,7 @@ def _say(words: dict[str, Any]) -> None:
     from sheaf.parallel.pulse import pulse
 
     pulse.last_words(words)
-    if path := os.environ.get("SHEAF_LAST_WORDS"):
+    if path := os.environ.get(LAST_WORDS):
         Path(path).write_text(json.dumps(words))
 
 
@@ -89,7 +91,7 @@ def _train(folder: Path | None, *, alone: bool) -> None:
             try:
                 train_run(run, ranks, notes)
             except OutOfMemory as error:
-                if alone:  # torchrun starts all again, and they read the run again
+                if alone and LAST_WORDS not in os.environ:  # torchrun starts all again, and they read the run again
                     smaller_or_raise(Run.open(folder), error, notes.note, ranks.world)
                 raise
 
