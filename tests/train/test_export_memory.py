@@ -21,17 +21,17 @@ from sheaf.train.checkpoint import CheckpointWriter
 from sheaf.train.launch import train
 
 EXPORT = """
-import resource, sys, tempfile
+import sys
 from pathlib import Path
-import torch, transformers
+import torch
 from sheaf.api import Run
-import sheaf.model.pretrained, sheaf.train.checkpoint
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from sheaf.model.memory import peak_memory_bytes
 run = Run(Path(sys.argv[1]))
 run.export(Path(sys.argv[1]) / "small", step=1)  # all that is imported or opened once
-before = peak()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = peak_memory_bytes(torch.device("cpu"))
 run.export(Path(sys.argv[1]) / "large", step=2, dtype="bf16")
-print(peak() - before)
+print(peak_memory_bytes(torch.device("cpu")) - before)
 """
 
 
