@@ -98,9 +98,22 @@ def compare(root: Path, options: argparse.Namespace) -> None:
 
             with_save = spent(save_and_steps)
             extra.append(Spent(with_save.clock - without[-1].clock, with_save.processor - without[-1].processor))
+
+    def save_alone() -> None:
+        learner.check_ranks_agree()
+        writer.save({"step": options.rounds + 1}, learner.state())
+        writer.wait()
+
+    idle = [spent(save_alone) for _ in range(3)]
     writer.close()
     size = sum(file.stat().st_size for file in writer.last.iterdir()) if writer.last else 0
     show(size, options.steps, without, extra, pauses)
+    processor = statistics.median(one.processor for one in without) / options.steps
+    alone_seconds = statistics.median(one.processor for one in idle)
+    print(
+        f"with nothing beside it a save takes {statistics.median(one.clock for one in idle):.2f} s, "
+        f"{alone_seconds:.3f} processor seconds: {100 * alone_seconds / (EVERY * processor):.2f}% of {EVERY} steps"
+    )
 
 
 def spent(work: Callable[[], None]) -> Spent:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
@@ -98,6 +99,27 @@ def test_a_run_with_a_budget_says_what_it_chose(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, budget={"steps": 1}, activation_memory="2 MB")
     run = Path(train(recipe, make_corpus(tmp_path), console=Silent())["run"])
     assert "a rank, at most 2 MB allowed: of 2 blocks" in (run / "notes.txt").read_text()
+
+
+def test_gradients_are_summed_in_fp32_and_all_is_updated_where_it_lies(tmp_path: Path) -> None:
+    recipe, corpus = recipe_of(tmp_path, precision="bf16"), make_corpus(tmp_path)
+    config, values = new_values(recipe, corpus)
+    with exact(2):
+        spread = Spread(config, DTYPES["bf16"], Mesh(alone(), Layout()), How(), values)
+        learner = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), "bf16"), 1.0, micro_samples=2)  # four passes
+
+        def places() -> set[tuple[str, int]]:
+            gradients = {name: p.grad for name, p in spread.parameters().items() if p.grad is not None}
+            assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+            assert len(gradients) == len(spread.held())
+            here = [*gradients.items(), *spread.held().items(), *learner.optimizer.state().items()]
+            return {(name, tensor.data_ptr()) for name, tensor in here}
+
+        before = places()
+        with Loader(order_of(recipe, corpus, "train"), corpus.token_files(), stop=2) as loader:
+            for batch in loader:
+                learner.step(batch, 1e-3)
+        assert places() == before
 
 
 @pytest.mark.parametrize(
