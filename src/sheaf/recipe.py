@@ -438,6 +438,9 @@ class Train(Strict):
             description="such as 2GB: what the blocks of a rank may hold; as few as need be compute again",
         ),
     ] = None
+    offload_optimizer: Annotated[
+        bool, Field(description="keep the optimiser's state, and update, in host memory; without a GPU it is there")
+    ] = False
     out_of_memory: Annotated[
         Literal["shrink", "stop"],
         Field(description="go on with fewer samples in a forward pass and the same global batch, or end the run"),

@@ -104,6 +104,8 @@ def _figures(data: CorpusFacts, run: RunFacts | None) -> list[tuple[str, str]]:
         if replaced := sum(len(step.get("replaced", ())) for step in run.steps):
             found.append((f"{replaced:,}", "samples replaced: the corpus is damaged"))
         found.append((short_number(tokens / seconds if seconds else 0.0), "tokens a second"))
+        if peak := max(step.get("peak_memory_bytes", 0) for step in run.steps):
+            found.append((size(peak), "memory of the rank with most, at its peak"))
         if run.restarts:
             found.append((f"{run.restarts:,}", f"restarts, which took {duration(run.lost_seconds)}"))
     return found

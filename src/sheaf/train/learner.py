@@ -25,6 +25,7 @@ from sheaf.parallel.parallelize import Spread
 from sheaf.parallel.pipeline import Inputs
 from sheaf.parallel.shard import local
 from sheaf.train.muon import Together
+from sheaf.train.offload import HostCopies
 from sheaf.train.optimizer import Optimizer, Update
 
 
@@ -58,9 +59,12 @@ class RanksDiffer(TrainingFailed):
 
 
 class Learner:
-    """spread: the model on this rank. micro_samples: samples of one forward pass."""
+    """spread: the model on this rank. micro_samples: samples of one forward pass. offload: keep the optimiser's state
+    in host memory, and update there (`offload.py`)."""
 
-    def __init__(self, spread: Spread, update: Update, clip: float, micro_samples: int) -> None:
+    def __init__(
+        self, spread: Spread, update: Update, clip: float, micro_samples: int, *, offload: bool = False
+    ) -> None:
         self.spread, self.ranks = spread, spread.mesh.ranks
         self.clip = clip
         self.micro_samples = micro_samples
@@ -71,6 +75,9 @@ class Learner:
         self._local = {
             name: nn.Parameter(local(p.detach())) if name in self._sharded else p for name, p in parameters.items()
         }
+        self._host = HostCopies(spread.held()) if offload else None
+        if self._host is not None:
+            self._local = self._host.parameters
         self.optimizer = self._optimizer()
 
     def step(
@@ -100,11 +107,15 @@ class Learner:
             sums.scale(self.clip / norm)
         self._take_gradients()
         self.optimizer.step(rate)
+        if self._host is not None:
+            self._host.give_weights(self.spread.held())
         sums.zero()
         return StepResult(loss, norm, int(positions), stops > 0, int(replaced), int(max(peaks)))
 
     def reset_optimizer(self) -> None:
         """Forget all momenta: the state before the first update."""
+        if self._host is not None:
+            self._host.take_weights(self.spread.held())
         self.optimizer = self._optimizer()
 
     def check_ranks_agree(self) -> None:
@@ -144,11 +155,18 @@ class Learner:
 
     def _take_gradients(self) -> None:
         """Show the optimiser what lies here now of the sharded parameters and their gradients."""
+        if self._host is not None:
+            self._host.take_gradients(self._gradients())
+            return
         for name, parameter in self._sharded.items():
             if parameter.grad is None:
                 raise AssertionError("every parameter has a gradient after a step's passes")
             self._local[name].data = local(parameter.detach())
             self._local[name].grad = local(parameter.grad)
+
+    def _gradients(self) -> dict[str, Tensor]:
+        found = {name: p.grad for name, p in self.spread.parameters().items()}
+        return {name: local(gradient) for name, gradient in found.items() if gradient is not None}
 
 
 def tensors(part: Batch, device: torch.device) -> tuple[Inputs, Tensor]:

@@ -9,7 +9,10 @@ again: their backward comes when the others have gone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from sheaf.console import size
 from sheaf.errors import UsageError
@@ -44,7 +47,15 @@ class OnPaper:
 
     @property
     def footprint(self) -> Footprint:
-        return self.rank.footprint(self.train.optimizer, self.modes)
+        return self._footprint(self.rank, self.modes)
+
+    def _footprint(self, rank: Rank, modes: Sequence[Recompute], *, offload: bool = False) -> Footprint:
+        """Of the memory that may run out: a GPU's, where there is one. Copies for checkpoints are not there."""
+        found = rank.footprint(self.train.optimizer, modes)
+        if not torch.cuda.is_available():
+            return found
+        offload = offload or self.train.offload_optimizer
+        return replace(found, copy=0, optimizer=0 if offload else found.optimizer)
 
     def choice(self) -> str:
         """What was chosen for a budget, in words."""
@@ -60,18 +71,21 @@ class OnPaper:
         found: list[str] = []
         if shape.micro_samples > 1:
             half = replace(shape, micro_samples=shape.micro_samples // 2, passes=2 * shape.passes)
-            other = Rank(self.rank.config, layout, 0, half).footprint(self.train.optimizer, self.modes)
+            other = self._footprint(Rank(self.rank.config, layout, 0, half), self.modes)
             tokens = half.micro_samples * shape.sequence_length
             found.append(f"train.micro_batch_tokens: {tokens} ({size(other.peak)} a rank)")
         if set(self.modes) != {"full"}:
             everything: list[Recompute] = ["full"] * len(self.modes)
-            other = self.rank.footprint(self.train.optimizer, everything)
+            other = self._footprint(self.rank, everything)
             found.append(f"train.activation_checkpointing: full ({size(other.peak)})")
         if layout.shard == 1:
             ranks = max(2, layout.data)
             sharded = layout.model_copy(update={"data": 1, "shard": ranks})
-            other = Rank(self.rank.config, sharded, 0, shape).footprint(self.train.optimizer, self.modes)
+            other = self._footprint(Rank(self.rank.config, sharded, 0, shape), self.modes)
             found.append(f"train.layout: {describe(sharded)} ({size(other.peak)})")
+        if torch.cuda.is_available() and not self.train.offload_optimizer:
+            other = self._footprint(self.rank, self.modes, offload=True)
+            found.append(f"train.offload_optimizer: true ({size(other.peak)})")
         if shape.micro_samples == 1:
             found.append("a shorter train.sequence_length")
         return f"instead of {size(now.peak)} a rank: " + ", or ".join(found)

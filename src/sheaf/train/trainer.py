@@ -309,7 +309,24 @@ class Trainer:
         how = How(compile=self.settings.compile, recompute=recompute)
         spread = Spread(config, DTYPES[train.precision], self.mesh, how, values)
         update = Update(train.optimizer, train.weight_decay, train.betas, train.precision)
-        return Learner(spread, update, train.clip, self.micro_samples)
+        offload = train.offload_optimizer and self._can_offload()
+        return Learner(spread, update, train.clip, self.micro_samples, offload=offload)
+
+    def _can_offload(self) -> bool:
+        """Whether there is a GPU whose memory that saves. Raises UsageError for an optimiser that cannot be."""
+        if self.ranks.device.type == "cpu":
+            self.console.note(
+                "train.offload_optimizer changes nothing: without a GPU the optimiser's state is in host memory"
+            )
+            return False
+        if self.ranks.world > 1 and self.train.optimizer == "muon":
+            raise UsageError(
+                "Muon over several GPUs is not updated in host memory",
+                where="train.offload_optimizer",
+                why="its matrices are put together from all ranks, which GPUs do among themselves",
+                fix="set train.optimizer to adamw, or leave train.offload_optimizer out",
+            )
+        return True
 
     def _loader(self, start: int, stop: int) -> Loader:
         return Loader(
