@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sheaf.parallel.ranks import Ranks
 
 LAST_WORDS = "SHEAF_LAST_WORDS"  # variable of a launcher that sees no memory of ours: a file for them
-
-
 UNKNOWN = "-"  # in place of a run's folder, where another rank knows it
 
 
