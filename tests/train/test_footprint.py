@@ -78,8 +78,8 @@ def test_a_budget_takes_the_cheapest_mix_that_fits_and_changes_no_loss(tmp_path:
     rank = Rank(config, Layout(), 0, Shape(SAMPLES, LENGTH, 1, DTYPES["fp32"]))
     all_of = {mode: rank.activations(alike(mode)) for mode in MODES}
     chosen = modes_within((all_of["none"] + all_of["selective"]) / 2, recipe, tmp_path)
-    assert set(chosen) == {"none", "selective"}
-    assert chosen == tuple(sorted(chosen, reverse=True))  # the first layers compute again
+    assert "none" in chosen and chosen != alike("none")
+    assert chosen == tuple(sorted(chosen, key=MODES.index, reverse=True))  # the first layers compute most again
     assert modes_within(all_of["none"] + 100, recipe, tmp_path) == ("none",) * 4
     tight = modes_within(all_of["selective"] * 0.8, recipe, tmp_path)
     assert "full" in tight and tight != ("full",) * 4

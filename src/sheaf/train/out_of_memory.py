@@ -19,6 +19,7 @@ from dataclasses import replace
 from sheaf.errors import OutOfMemory
 from sheaf.model.memory import ran_out
 from sheaf.parallel.layout import layout_on, problems
+from sheaf.recipe import Layout
 from sheaf.train.on_paper import OnPaper, on_paper
 from sheaf.train.run import Run
 from sheaf.train.setup import config_of, facts_of
@@ -49,7 +50,7 @@ def explained(run: Run, rank: int, world: int, *, in_steps: bool) -> Generator[N
 def paper_of(run: Run, rank: int, world: int) -> OnPaper:
     recipe = run.recipe
     config = config_of(recipe, run.corpus())
-    return on_paper(config, recipe.train, run.settings, layout_on(run.layout, world), rank)
+    return on_paper(config, recipe.train, run.settings, layout_of_ranks(run, world), rank)
 
 
 def needs(paper: OnPaper) -> str:
@@ -63,7 +64,7 @@ def needs(paper: OnPaper) -> str:
 
 def smaller(run: Run, world: int) -> Run | None:
     """The run with the next smaller micro-batch, written down; None if its recipe forbids it, or there is none."""
-    recipe, layout = run.recipe, layout_on(run.layout, world)
+    recipe, layout = run.recipe, layout_of_ranks(run, world)
     if recipe.train.out_of_memory == "stop":
         return None
     length, ranks = recipe.train.sequence_length, layout.data * layout.shard
@@ -88,9 +89,14 @@ def smaller_or_raise(run: Run, error: OutOfMemory, note: Callable[[str], None], 
 
 
 def in_words(before: Run, after: Run, world: int) -> str:
-    length, layout = before.recipe.train.sequence_length, layout_on(before.layout, world)
+    length, layout = before.recipe.train.sequence_length, layout_of_ranks(before, world)
     counts = [run.settings.micro_samples(length, layout.data * layout.shard) for run in (before, after)]
     return (
         f"going on with {counts[1]} samples in a forward pass instead of {counts[0]}; "
         f"the global batch stays {before.settings.batch}"
     )
+
+
+def layout_of_ranks(run: Run, world: int) -> Layout:
+    """Of a run on so many ranks; data parallel, where they died before they had chosen one."""
+    return Layout(data=world) if run.layout is None else layout_on(run.layout, world)
