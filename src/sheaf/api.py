@@ -448,16 +448,30 @@ class Run:
                 yield piece
 
     def export(
-        self, to: Path | None = None, *, step: int | None = None, dtype: Literal["bf16", "fp32"] = "fp32"
+        self,
+        to: Path | None = None,
+        *,
+        step: int | None = None,
+        dtype: Literal["bf16", "fp32"] = "fp32",
+        merge: bool = False,
     ) -> Path:
         """Write the model, its config, its tokenizer and its chat template as a folder that transformers loads; returns
-        the folder."""
+        the folder.
+
+        Of a run with adapters these alone are written, for peft; merge: the whole model, with them added to its
+        weights. Raises UsageError if there are none to merge.
+        """
         import torch
 
+        from sheaf.model.adapters import merge as merge_adapters
         from sheaf.model.pretrained import ChatFormat, export_folder
         from sheaf.train.checkpoint import load_model
 
         model, _ = load_model(self.path, step)
+        if merge and model.lora is None:
+            raise UsageError("the run trained no adapters", where=str(self.path), fix="export it without merging")
+        if merge:
+            merge_adapters(model)
         corpus = self.corpus()
         kind = torch.float32 if dtype == "fp32" else torch.bfloat16
         folder = to or self.path / "export"

@@ -305,6 +305,31 @@ class MixtureEntry(Strict):
     ] = None
 
 
+class LoraSpec(Strict):
+    """Low-rank adapters beside the frozen weights of `model.from`, in peft's format. Without dropout: no step draws."""
+
+    rank: Annotated[int | None, Field(ge=1, le=4096, description="default: 16")] = None
+    alpha: Annotated[
+        float | None,
+        Field(gt=0, strict=False, description="the product counts alpha / rank times; default: twice the rank"),
+    ] = None
+    targets: Annotated[
+        tuple[str, ...],
+        Field(strict=False, description="matrices that get one, such as q_proj; default: all in the layers"),
+    ] = ()
+    full: Annotated[
+        tuple[str, ...],
+        Field(strict=False, description="names of modules that are trained whole beside them, such as embed_tokens"),
+    ] = ()
+    from_: Annotated[str | None, Field(alias="from", description="go on with the adapters in this folder")] = None
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> LoraSpec:
+        if self.from_ is not None and (self.rank or self.alpha or self.targets or self.full):
+            raise ValueError("lora.from brings its own rank, alpha, targets and full: leave them out")
+        return self
+
+
 class ModelSpec(Strict):
     """A preset (tiny, small, base), some of its dimensions changed, or a folder with a published checkpoint."""
 
@@ -321,9 +346,12 @@ class ModelSpec(Strict):
     kv_heads: Annotated[int | None, Field(ge=1)] = None
     intermediate_size: Annotated[int | None, Field(ge=8)] = None
     tied: Annotated[bool | None, Field(description="the head is the embedding")] = None
+    lora: LoraSpec | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSpec:
+        if self.lora is not None and self.from_ is None:
+            raise ValueError("lora adapts a model that is there: name its folder in model.from")
         if self.preset is not None and self.from_ is not None:
             raise ValueError("a model starts from a preset or from a folder, not from both")
         return self
@@ -345,7 +373,10 @@ class Budget(Strict):
 
 
 class Schedule(Strict):
-    kind: Literal["cosine", "constant-with-decay"] = "cosine"
+    kind: Annotated[
+        Literal["auto", "cosine", "constant-with-decay", "constant"],
+        Field(description="auto: cosine, or constant for schedule-free"),
+    ] = "auto"
     warmup: Annotated[float, Field(ge=0, lt=1, strict=False, description="share of the steps")] = 0.02
     decay: Annotated[float, Field(ge=0, le=1, strict=False, description="share, for constant-with-decay")] = 0.2
     final: Annotated[float, Field(ge=0, le=1, strict=False, description="last rate over the highest")] = 0.1
@@ -367,13 +398,28 @@ class Train(Strict):
     sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] = 512
     batch_tokens: Annotated[int, Field(ge=16, description="tokens of one global batch")] = 16384
     budget: Budget = Budget(epochs=1.0)
-    optimizer: Literal["muon", "adamw"] = "muon"
+    optimizer: Annotated[
+        Literal["auto", "muon", "adamw", "schedule-free"],
+        Field(description="auto: muon for a model from scratch, adamw for one from a folder"),
+    ] = "auto"
     learning_rate: Annotated[float | None, Field(gt=0, strict=False, description="default: by optimizer and size")] = (
         None
     )
+    freeze: Annotated[
+        tuple[str, ...],
+        Field(strict=False, description="globs of parameters that stay as they are, such as 'model.embed_tokens*'"),
+    ] = ()
+    rates: Annotated[
+        dict[str, Annotated[float, Field(gt=0, strict=False)]],
+        Field(description="factor on the learning rate by glob of parameter names; the first that matches counts"),
+    ] = {}
     weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.1
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0, strict=False, description="largest norm of the global gradient")] = 1.0
+    spikes: Annotated[
+        Literal["off", "skip", "rollback"],
+        Field(description="a step whose loss or gradient jumps: make no update, or go back before it first"),
+    ] = "off"
     schedule: Schedule = Schedule()
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -395,6 +441,16 @@ class Train(Strict):
                 f"batch_tokens ({self.batch_tokens}) must be at least sequence_length ({self.sequence_length}): "
                 "a global batch holds whole samples"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_schedule_that_the_optimizer_takes(self) -> Train:
+        free, kind = self.optimizer == "schedule-free", self.schedule.kind
+        if free and kind in ("cosine", "constant-with-decay"):
+            raise ValueError(f"schedule-free takes no {kind} schedule, averaging does its work: set kind: auto")
+        if kind == "auto":
+            resolved = self.schedule.model_copy(update={"kind": "constant" if free else "cosine"})
+            object.__setattr__(self, "schedule", resolved)  # frozen, but not yet anybody's
         return self
 
 

@@ -23,12 +23,12 @@ def initialise(model: Decoder, seed: int) -> None:
             if parameter.dim() == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
-            generator = torch.Generator().manual_seed(_seed_of(name, seed))
+            generator = torch.Generator().manual_seed(seed_of(name, seed))
             drawn = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(drawn * _deviation(name, model))
 
 
-def _seed_of(name: str, seed: int) -> int:
+def seed_of(name: str, seed: int) -> int:
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

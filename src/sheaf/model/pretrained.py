@@ -1,45 +1,31 @@
-"""Folders that other tools read and write: config.json, safetensors, tokenizer.json.
+"""The folder that an export writes for other tools: config.json, safetensors, tokenizer.json; or peft's adapters.
 
-Parameter names are the published ones, so loading is a checked copy and export a plain dump. No pickle is ever
-opened: a folder that holds only *.bin or *.pt files is refused. Load: one pass over the files, memory-mapped, plus
-the fp32 masters.
+Parameter names are the published ones, so the decoder's weights are a plain dump; other families write themselves.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from sheaf.errors import UsageError
 from sheaf.files import disk_errors, sync_folder, write_file
-from sheaf.model.config import read_config
 from sheaf.model.decoder import Decoder
+from sheaf.model.families import Model
+from sheaf.model.other import OtherModel
+from sheaf.model.peft_folder import write_adapters
 from sheaf.prepare.encoder import Encoder
 from sheaf.prepare.rendering import Chats, Rendering
 from sheaf.prepare.template import Refused
-
-
-def load_folder(folder: Path, compute_dtype: torch.dtype) -> Decoder:
-    """A decoder with the weights of a checkpoint folder. Raises UsageError if it cannot be read or does not fit."""
-    model = Decoder(read_config(folder), compute_dtype)
-    _copy(model, _read_tensors(_weight_files(folder)), str(folder))
-    return model
-
-
-def load_state(model: Decoder, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the model's fp32 parameters. Raises UsageError if names or shapes differ."""
-    _copy(model, tensors.items(), "")
 
 
 @dataclass(frozen=True)
@@ -65,14 +51,15 @@ class ChatFormat:
 
 
 def export_folder(
-    model: Decoder,
+    model: Model,
     folder: Path,
     tokenizer_json: Path,
     end_of_text: int,
     dtype: torch.dtype = torch.float32,
     chat: ChatFormat | None = None,
 ) -> None:
-    """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer load. It appears whole or not at all.
+    """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer load; of a model with adapters, one that
+    peft loads beside its base. It appears whole or not at all.
 
     dtype: of the stored weights. chat: if the model has learned conversations; `apply_chat_template` then writes them
     as they were trained, and `generate` stops where an answer ends. Raises UsageError if the folder is there and not
@@ -84,7 +71,13 @@ def export_folder(
     with disk_errors(folder):
         temporary.mkdir(parents=True)
         try:
-            _write_model(model, temporary, end_of_text, dtype, chat.ends_of_turn if chat else ())
+            ends = chat.ends_of_turn if chat else ()
+            if model.lora is not None:
+                write_adapters(model, temporary, dtype)
+            elif isinstance(model, Decoder):
+                _write_model(model, temporary, end_of_text, dtype, ends)
+            else:
+                _write_other(model, temporary, end_of_text, dtype, ends)
             _write_tokenizer(model, temporary, tokenizer_json, end_of_text, chat)
             temporary.rename(folder)
         finally:
@@ -101,14 +94,29 @@ def _write_model(
     # Both spellings: transformers 5 reads `dtype`, 4 reads `torch_dtype`.
     stored = str(dtype).removeprefix("torch.")
     _write_json(folder / "config.json", {**content, "dtype": stored, "torch_dtype": stored})
-    generation = {key: content[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if ends := [token for token in dict.fromkeys(ends_of_turn) if token != end_of_text]:
-        generation["eos_token_id"] = [end_of_text, *ends]
+    generation = {"bos_token_id": content["bos_token_id"], "pad_token_id": end_of_text}
+    generation["eos_token_id"] = _stops(end_of_text, ends_of_turn)
     _write_json(folder / "generation_config.json", generation)
 
 
+def _write_other(
+    model: OtherModel, folder: Path, end_of_text: int, dtype: torch.dtype, ends_of_turn: Sequence[int]
+) -> None:
+    """By the model's own code, which knows how its parameters are called in files."""
+    net = model.net.to("cpu", dtype)
+    net.config.eos_token_id = net.config.pad_token_id = end_of_text
+    net.generation_config.eos_token_id = _stops(end_of_text, ends_of_turn)
+    net.generation_config.pad_token_id = end_of_text
+    net.save_pretrained(str(folder))
+
+
+def _stops(end_of_text: int, ends_of_turn: Sequence[int]) -> int | list[int]:
+    ends = [token for token in dict.fromkeys(ends_of_turn) if token != end_of_text]
+    return [end_of_text, *ends] if ends else end_of_text
+
+
 def _write_tokenizer(
-    model: Decoder, folder: Path, tokenizer_json: Path, end_of_text: int, chat: ChatFormat | None
+    model: Model, folder: Path, tokenizer_json: Path, end_of_text: int, chat: ChatFormat | None
 ) -> None:
     data = tokenizer_json.read_bytes()
     tokenizer = Tokenizer.from_str(data.decode())
@@ -139,72 +147,3 @@ def _template_for_others(chat: ChatFormat, special: Mapping[str, str]) -> str:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if index.exists():
-        return [_inside(folder, name) for name in _index_names(index)]
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickles:
-        raise UsageError(
-            "this checkpoint is stored as pickle, which is never opened",
-            where=str(folder / pickles[0]),
-            why="a pickle can run any code when it is read",
-            fix="convert it to safetensors where you trust it: model.save_pretrained(folder) in transformers",
-        )
-    raise UsageError("this folder holds no weights", where=str(folder), why="there is no model.safetensors in it")
-
-
-def _index_names(index: Path) -> list[str]:
-    try:
-        content: Any = orjson.loads(index.read_bytes())
-        return sorted(set(cast(dict[str, str], content["weight_map"]).values()))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError("the index of a sharded checkpoint is broken", where=str(index), why=str(error)) from error
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if Path(name).name != name or not path.is_file():
-        raise UsageError("a shard that the index names is not there", where=str(path), fix="fetch the whole checkpoint")
-    return path
-
-
-def _read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  (not a dict: it cannot be iterated itself)
-                    yield name, stored.get_tensor(name)
-        except SafetensorError as error:
-            raise UsageError("a weight file is broken", where=str(path), why=str(error)) from error
-
-
-def _copy(model: Decoder, tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
-    targets = dict(model.named_parameters())
-    missing = set(targets)
-    with torch.no_grad():
-        for name, tensor in tensors:
-            if _derived(model, name):
-                continue
-            if name not in targets:
-                raise UsageError(f"the checkpoint has a tensor that the model lacks: {name}", where=where)
-            if targets[name].shape != tensor.shape:
-                shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(targets[name].shape)} by the config"
-                raise UsageError(f"{name} has another shape than its config.json says", where=where, why=shapes)
-            targets[name].copy_(tensor)
-            missing.discard(name)
-    if missing:
-        raise UsageError(
-            f"the checkpoint lacks {len(missing)} tensors, {min(missing)} among them",
-            where=where,
-            fix="use a checkpoint of the whole model with its language-model head",
-        )
-
-
-def _derived(model: Decoder, name: str) -> bool:
-    """Tensors that some checkpoints store though they follow from others."""
-    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and model.lm_head is None)

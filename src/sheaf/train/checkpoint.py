@@ -27,9 +27,8 @@ from torch import Tensor
 
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.files import digest_file, disk_errors, sync_folder, write_file, write_json
-from sheaf.model.config import ModelConfig
-from sheaf.model.decoder import Decoder
-from sheaf.model.pretrained import load_state
+from sheaf.model.adapters import Lora, attach, check_base, load_stored
+from sheaf.model.families import Model, config_from_hf, empty_model, load_folder, load_state
 from sheaf.train.tensors import read_tensors, write_tensors
 
 FORMAT = 1
@@ -171,7 +170,7 @@ def newest_valid(run: Path, note: Callable[[str], None] = lambda _: None) -> Che
 
 def load_model(
     run: Path, step: int | None = None, compute_dtype: torch.dtype = torch.float32
-) -> tuple[Decoder, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     """The model of a run's newest valid checkpoint, or of the one after `step` steps, on CPU.
 
     Returns it with {"run", "step", "checkpoint", "tokens"}. Raises UsageError if there is no such checkpoint.
@@ -183,10 +182,19 @@ def load_model(
     return saved_model(checkpoint, compute_dtype), {**info, "tokens": checkpoint.manifest["tokens"]}
 
 
-def saved_model(checkpoint: Checkpoint, compute_dtype: torch.dtype) -> Decoder:
-    """The model of a checkpoint: fp32 weights that compute in `compute_dtype`, on CPU."""
-    model = Decoder(ModelConfig.from_hf(checkpoint.manifest["model"]), compute_dtype)
-    load_state(model, checkpoint.model())
+def saved_model(checkpoint: Checkpoint, compute_dtype: torch.dtype) -> Model:
+    """The model of a checkpoint: fp32 weights that compute in `compute_dtype`, on CPU. Of a run with adapters, these
+    beside their base. Raises CorruptStore if that has changed."""
+    config, adapters = config_from_hf(checkpoint.manifest["model"]), checkpoint.manifest["adapters"]
+    if adapters is None:
+        model = empty_model(config, compute_dtype)
+        load_state(model, checkpoint.model())
+        return model
+    lora = Lora.from_json(adapters)
+    check_base(lora)
+    model = load_folder(Path(lora.base), compute_dtype, config.vocab_size)
+    attach(model, lora)
+    load_stored(model, checkpoint.model(), str(checkpoint.path))
     return model
 
 

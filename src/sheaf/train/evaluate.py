@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused
-from sheaf.model.decoder import Decoder
+from sheaf.model.families import Model
 from sheaf.order import losses
 from sheaf.order.loader import Loader, micro
 from sheaf.order.order import Order
@@ -31,7 +31,7 @@ from sheaf.train.setup import DTYPES, exact, order_of
 
 
 def evaluate(
-    model: Decoder,
+    model: Model,
     corpus: CorpusVersion,
     order: Order,
     token_files: Sequence[NDArray[np.unsignedinteger]],

@@ -15,6 +15,7 @@ from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import EnvironmentProblem, Interrupted, SheafError, UsageError
 from sheaf.files import folder_of, write_file
+from sheaf.model.config import ModelConfig
 from sheaf.model.memory import keep_memory
 from sheaf.order.balance import check_ranks
 from sheaf.parallel.launch import Ended, run_ranks
@@ -24,7 +25,7 @@ from sheaf.recipe_file import dump
 from sheaf.train.notes import Follower, NotesFile
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import attention_span, decide
-from sheaf.train.setup import config_of, exact, hidden_parameters, order_of
+from sheaf.train.setup import check_parameters, config_of, exact, hidden_parameters, order_of
 from sheaf.train.trainer import interrupted, train_run
 
 
@@ -39,6 +40,7 @@ def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, console: Con
     held_out = order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
     check_ranks(order.batch, nproc)
     config = config_of(recipe, corpus)
+    learning = check_parameters(recipe, corpus, config)
     settings, reasons = decide(
         recipe,
         order,
@@ -47,6 +49,7 @@ def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, console: Con
         ranks=nproc,
         threads=threads_for(1),
         gpu=torch.cuda.is_available(),
+        built_in=isinstance(config, ModelConfig),
     )
     folder = new_run_folder(recipe, corpus.workspace.runs)
     with locked(folder):
@@ -56,7 +59,7 @@ def train(recipe: Recipe, corpus: CorpusVersion, *, nproc: int = 1, console: Con
         notes.note(f"run {folder}: {config.parameters():,} parameters, {nproc} {'rank' if nproc == 1 else 'ranks'}")
         if not held_out.steps:
             reasons.append(f"no validation: train.held_out is {recipe.train.held_out:g}, and holds no document back")
-        for reason in reasons:
+        for reason in ([learning] if learning else []) + reasons:
             notes.note(reason)
         return _go(run, nproc, console)
 

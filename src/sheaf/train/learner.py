@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sheaf.errors import TrainingFailed
-from sheaf.model.decoder import Decoder
-from sheaf.model.loss import next_token_loss, per_token_loss
+from sheaf.model.adapters import trained
+from sheaf.model.families import Model
 from sheaf.order.loader import Batch, micro
 from sheaf.parallel.data import Gradients
 from sheaf.parallel.ranks import Ranks
@@ -38,14 +38,14 @@ class StepResult:
 class Learner:
     """model: on this rank's device, its layers possibly compiled. micro_samples: samples of one forward pass."""
 
-    def __init__(self, model: Decoder, update: Update, clip: float, micro_samples: int, ranks: Ranks) -> None:
+    def __init__(self, model: Model, update: Update, clip: float, micro_samples: int, ranks: Ranks) -> None:
         self.model = model
         self.clip = clip
         self.micro_samples = micro_samples
         self.ranks = ranks
         self.update = update
-        self.optimizer = Optimizer(model.named_parameters(), update)
-        self.gradients = Gradients(model.parameters(), ranks.world)
+        self.optimizer = Optimizer(trained(model).items(), update)
+        self.gradients = Gradients(trained(model).values(), ranks.world)
 
     def step(self, batch: Batch, rate: float, stop: bool = False) -> StepResult:
         """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's.
@@ -76,15 +76,15 @@ class Learner:
     def loss_sum(self, part: Batch) -> Tensor:
         """fp32 sum of the token losses of one micro-batch."""
         hidden = forward(self.model, part)
-        return next_token_loss(hidden, self.model.head_weight, _tensor(part.labels, hidden.device))
+        return self.model.next_token_loss(hidden, _tensor(part.labels, hidden.device))
 
     def reset_optimizer(self) -> None:
         """Forget all momenta: the state before the first update."""
-        self.optimizer = Optimizer(self.model.named_parameters(), self.update)
+        self.optimizer = Optimizer(trained(self.model).items(), self.update)
 
     def check_ranks_agree(self) -> None:
-        """Raise TrainingFailed unless all ranks hold the same weights, bit for bit. Called by every rank."""
-        total = sum(int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in self.model.parameters())
+        """Raise TrainingFailed unless all ranks hold the same learned weights, bit for bit. Called by every rank."""
+        total = sum(int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in trained(self.model).values())
         if not self.ranks.agree(float(total % 2**52)):
             raise TrainingFailed(
                 "the ranks no longer hold the same weights",
@@ -93,16 +93,16 @@ class Learner:
             )
 
 
-def measured_loss_sum(model: Decoder, part: Batch) -> float:
+def measured_loss_sum(model: Model, part: Batch) -> float:
     """Sum of the token losses of one micro-batch, in nats; nothing is learned.
 
     The forward runs with gradients on, as in training, so that compiled layers are not compiled a second time.
     """
     hidden = forward(model, part).detach()
-    return per_token_loss(hidden, model.head_weight, _tensor(part.labels, hidden.device)).double().sum().item()
+    return model.per_token_loss(hidden, _tensor(part.labels, hidden.device)).double().sum().item()
 
 
-def forward(model: Decoder, part: Batch) -> Tensor:
+def forward(model: Model, part: Batch) -> Tensor:
     """Hidden states (n, T, hidden) of one micro-batch."""
     device = model.head_weight.device
     return model(

@@ -21,8 +21,9 @@ from typing import Any
 
 from sheaf.console import Console
 from sheaf.errors import Interrupted, UsageError
+from sheaf.model.adapters import stored
 from sheaf.model.compile import compile_decoder
-from sheaf.model.pretrained import load_state
+from sheaf.model.families import load_state
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
 from sheaf.parallel.ranks import Ranks
@@ -36,7 +37,7 @@ from sheaf.train.optimizer import Update
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
-from sheaf.train.setup import DTYPES, new_model, order_of
+from sheaf.train.setup import DTYPES, hold_still, new_model, order_of
 
 NOTES_A_RUN = 20
 PROBE_STEPS, PROBE_SECONDS = 17, 10.0  # the first one compiles and does not count
@@ -166,15 +167,16 @@ class Trainer:
         if not predicts(self.held_out, self.train.evaluate_tokens):
             return
         start = time.perf_counter()
-        figures = evaluate(
-            self.learner.model,
-            self.corpus,
-            self.held_out,
-            self.token_files,
-            ranks=self.ranks,
-            micro_samples=self.micro_samples,
-            tokens=self.train.evaluate_tokens,
-        )
+        with self.learner.optimizer.as_evaluated():
+            figures = evaluate(
+                self.learner.model,
+                self.corpus,
+                self.held_out,
+                self.token_files,
+                ranks=self.ranks,
+                micro_samples=self.micro_samples,
+                tokens=self.train.evaluate_tokens,
+            )
         self.evaluation = {"step": self.done, **figures}
         if files is not None:
             files.evaluations.append({**self.evaluation, "seconds": time.perf_counter() - start})
@@ -226,18 +228,21 @@ class Trainer:
             "steps_bytes": files.steps.sync(),
             "evaluations_bytes": files.evaluations.sync(),
             "model": learner.model.config.to_hf(),
+            "adapters": learner.model.lora and learner.model.lora.to_json(),
             "precision": self.train.precision,
-            "optimizer": self.train.optimizer,
+            "optimizer": settings.optimizer,
+            "averaging": learner.optimizer.averaging,
         }
-        files.checkpoints.save(manifest, dict(learner.model.named_parameters()), learner.optimizer.state())
+        with learner.optimizer.as_evaluated():
+            files.checkpoints.save(manifest, stored(learner.model), learner.optimizer.state())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest
         self.done = self.order.check(manifest["order"])
         self.tokens = manifest["tokens"]
-        if manifest["optimizer"] != self.train.optimizer:
+        if manifest["optimizer"] != self.settings.optimizer:
             raise UsageError("the checkpoint is of another optimizer", where=str(checkpoint.path))
-        self.learner.optimizer.load(checkpoint.optimizer(), manifest["updates"])
+        self.learner.optimizer.load(checkpoint.optimizer(), manifest["updates"], manifest["averaging"])
         self.console.note(f"going on after step {self.done:,}, from {checkpoint.path.name}")
 
     # ---- beginnings and ends
@@ -247,9 +252,10 @@ class Trainer:
             model = new_model(self.recipe, self.corpus, self.ranks.device)
         else:
             model = saved_model(checkpoint, DTYPES[self.train.precision]).to(self.ranks.device)
+        hold_still(model, self.train.freeze)
         compile_decoder(model, "on" if self.settings.compile else "off")
         train = self.train
-        update = Update(train.optimizer, train.weight_decay, train.betas, train.precision)
+        update = Update(self.settings.optimizer, train.weight_decay, train.betas, train.precision, train.rates)
         return Learner(model, update, train.clip, self.micro_samples, self.ranks)
 
     def _loader(self, start: int, stop: int) -> Loader:
