@@ -59,7 +59,7 @@ def packed(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tor
     return ids, positions, documents, labels
 
 
-@pytest.mark.parametrize("family", sorted(CONFIGS))
+@pytest.mark.parametrize("family", [*PACKED, "bloom"])
 def test_packed_documents_get_the_loss_and_gradient_that_they_get_alone(family: str, tmp_path: Path) -> None:
     folder = folder_of(family, tmp_path)
     model, theirs = load_folder(folder, torch.float32), transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -83,7 +83,7 @@ def test_packed_documents_get_the_loss_and_gradient_that_they_get_alone(family: 
     assert alone.sum().item() == pytest.approx(expected.item(), rel=1e-5) and not alone[labels == -100].any()
 
 
-@pytest.mark.parametrize("family", sorted(CONFIGS))
+@pytest.mark.parametrize("family", ["gemma2", "mamba"])
 def test_a_document_does_not_know_its_neighbours(family: str, tmp_path: Path) -> None:
     model = load_folder(folder_of(family, tmp_path), torch.float32)
     ids, positions, documents, _ = packed()
@@ -105,7 +105,7 @@ def test_what_sees_its_neighbours_is_refused(tmp_path: Path) -> None:
 
 
 def test_generation_with_a_cache_takes_the_likeliest_token_of_the_whole_text(tmp_path: Path) -> None:
-    for family in ("gpt2", "gemma2", "mamba"):
+    for family in ("gpt2", "mamba"):
         model = load_folder(folder_of(family, tmp_path / family), torch.float32)
         ids = [5, 9, 77, 3]
         said = list(generate(model, ids, max_tokens=6, temperature=0, top_p=1.0, seed=0, stop_ids=()))
@@ -140,7 +140,7 @@ def test_a_scaling_that_the_decoder_has_not_is_left_to_transformers(tmp_path: Pa
     [
         ({"model_type": "own", "auto_map": {"AutoModelForCausalLM": "code.Model"}}, "own"),
         ({"model_type": "t5"}, "not a decoder"),
-        ({**CONFIGS["gpt2"].to_dict(), "quantization_config": {"bits": 4}}, "quantised"),
+        ({"model_type": "gpt2", "quantization_config": {"bits": 4}}, "quantised"),
     ],
 )
 def test_what_is_no_causal_model_is_refused_and_no_code_of_it_is_run(

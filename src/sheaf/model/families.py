@@ -15,7 +15,7 @@ import orjson
 import torch
 from torch import Tensor
 
-from sheaf.errors import EnvironmentProblem, UsageError
+from sheaf.errors import MissingExtra, UsageError
 from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
 from sheaf.model.other import OtherConfig, OtherModel, load_other
@@ -51,7 +51,7 @@ def config_from_hf(content: Mapping[str, Any]) -> AnyConfig:
     except UsageError as ours:
         try:
             return OtherConfig.from_hf(content)
-        except EnvironmentProblem as lacking:  # no transformers here: both ways out are worth knowing
+        except MissingExtra as lacking:  # no transformers here: both ways out are worth knowing
             raise UsageError(ours.what, where=ours.where, why=f"{ours.why}; {lacking.what}", fix=lacking.fix) from None
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from sheaf.errors import EnvironmentProblem, UsageError
+from sheaf.errors import MissingExtra, UsageError
 from sheaf.model.loss import CHUNK_TOKENS, IGNORE
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class OtherConfig:
 
     @staticmethod
     def from_hf(content: Mapping[str, Any]) -> OtherConfig:
-        """Raises UsageError if transformers knows no such causal model, EnvironmentProblem without transformers."""
+        """Raises UsageError if transformers knows no such causal model, MissingExtra without transformers."""
         config = _configuration(content)
         if config.get_text_config() is not config or config.is_encoder_decoder:
             raise _unsupported(content, "it is not a decoder of text alone")
@@ -64,7 +65,8 @@ class OtherConfig:
         if not all(isinstance(size, int) for size in sizes):
             raise _unsupported(content, "its configuration does not say vocab_size, hidden_size and num_hidden_layers")
         longest = getattr(config, "max_position_embeddings", None) or 1 << 20  # positions without an end
-        return OtherConfig(config.to_dict(), config.model_type, *cast(tuple[int, int, int], tuple(sizes)), longest)
+        said = json.loads(json.dumps(config.to_dict()))  # keys as text, as in a file
+        return OtherConfig(said, config.model_type, *cast(tuple[int, int, int], tuple(sizes)), longest)
 
     def to_hf(self) -> dict[str, Any]:
         return dict(self.content)
@@ -367,11 +369,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise EnvironmentProblem(
-            "this model's family is not built in, and transformers is not installed",
-            why="built in are llama, mistral, qwen2 and qwen3",
-            fix="pip install 'sheaf[transformers]'",
-        ) from error
+        raise MissingExtra("transformers", "a model of another family than llama, mistral, qwen2 or qwen3") from error
     return transformers
 
 

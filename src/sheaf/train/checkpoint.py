@@ -158,11 +158,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
-def newest_valid(run: Path, note: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-    """The newest checkpoint whose digests hold; a note for each that is passed over. None if there is none."""
+def newest_valid(
+    run: Path,
+    note: Callable[[str], None] = lambda _: None,
+    fits: Callable[[dict[str, Any]], bool] = lambda _: True,
+) -> Checkpoint | None:
+    """The newest checkpoint whose digests hold; a note for each that is passed over. None if there is none.
+
+    fits: by its manifest, whether it can be meant.
+    """
     for path in list_checkpoints(run):
         try:
-            return open_checkpoint(path)
+            found = open_checkpoint(path)
+            if fits(found.manifest):
+                return found
         except CorruptStore as error:
             note(f"checkpoint {path.name} is damaged ({error.what}: {error.where}); trying the one before")
     return None

@@ -23,6 +23,7 @@ from sheaf.order.loader import Batch, micro
 from sheaf.parallel.data import Gradients
 from sheaf.parallel.ranks import Ranks
 from sheaf.train.optimizer import Optimizer, Update
+from sheaf.train.spikes import SpikeGuard
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,27 @@ class StepResult:
     gradient_norm: float
     positions: int
     stop: bool
+    skipped: bool
 
 
 class Learner:
     """model: on this rank's device, its layers possibly compiled. micro_samples: samples of one forward pass."""
 
-    def __init__(self, model: Model, update: Update, clip: float, micro_samples: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        model: Model,
+        update: Update,
+        clip: float,
+        micro_samples: int,
+        ranks: Ranks,
+        guard: SpikeGuard | None = None,
+    ) -> None:
         self.model = model
         self.clip = clip
         self.micro_samples = micro_samples
         self.ranks = ranks
         self.update = update
+        self.guard = guard or SpikeGuard()
         self.optimizer = Optimizer(trained(model).items(), update)
         self.gradients = Gradients(trained(model).values(), ranks.world)
 
@@ -65,13 +76,15 @@ class Learner:
         positions = sum(part.input_ids.size for part in parts)
         total, positions, stops = self.ranks.sum([loss_sum.item(), float(positions), float(stop)])
         loss, norm = total / predictions, self.gradients.norm().item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        made = self.guard.passes(batch.step, loss, norm, self.ranks)
+        if made and not (math.isfinite(loss) and math.isfinite(norm)):
             raise _not_finite(batch, loss, norm)
-        if norm > self.clip:
-            self.gradients.scale(self.clip / norm)
-        self.optimizer.step(rate)
+        if made:
+            if norm > self.clip:
+                self.gradients.scale(self.clip / norm)
+            self.optimizer.step(rate)
         self.gradients.zero()
-        return StepResult(loss, norm, int(positions), stops > 0)
+        return StepResult(loss, norm, int(positions), stops > 0, not made)
 
     def loss_sum(self, part: Batch) -> Tensor:
         """fp32 sum of the token losses of one micro-batch."""
@@ -79,7 +92,8 @@ class Learner:
         return self.model.next_token_loss(hidden, _tensor(part.labels, hidden.device))
 
     def reset_optimizer(self) -> None:
-        """Forget all momenta: the state before the first update."""
+        """Forget all momenta, and what a spike is measured by: the state before the first update."""
+        self.guard.forget()
         self.optimizer = Optimizer(trained(self.model).items(), self.update)
 
     def check_ranks_agree(self) -> None:

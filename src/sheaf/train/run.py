@@ -72,6 +72,11 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         return self.record["result"]
 
+    @property
+    def avoided(self) -> list[int]:
+        """Steps whose updates are left out (`train.spikes: rollback`)."""
+        return self.record["avoided"]
+
     def corpus(self) -> CorpusVersion:
         """The version of the corpus that the run was started on."""
         return CorpusVersion.open(self.folder.parent.parent, self.record["corpus"])
@@ -97,6 +102,7 @@ def start_run(
         "order": order,
         "settings": settings.to_json(),
         "ranks": ranks,
+        "avoided": [],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "result": None,
     }

@@ -38,6 +38,7 @@ from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
 from sheaf.train.setup import DTYPES, hold_still, new_model, order_of
+from sheaf.train.spikes import RollBack, SpikeGuard, knows, rolled_back
 
 NOTES_A_RUN = 20
 PROBE_STEPS, PROBE_SECONDS = 17, 10.0  # the first one compiles and does not count
@@ -49,10 +50,15 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
     Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written; TrainingFailed if the numbers went wrong;
     EnvironmentProblem if the disk is full. Whatever is raised, the run can be resumed.
     """
-    trainer = Trainer(run, ranks, console)
-    with StopSignals(patient=ranks.world > 1) as signals, trainer.writing() as files:
-        trainer.fit(files, signals)
-    return trainer.run
+    while True:
+        trainer = Trainer(run, ranks, console)
+        try:
+            with StopSignals(patient=ranks.world > 1) as signals, trainer.writing() as files:
+                trainer.fit(files, signals)
+            return trainer.run
+        except RollBack as spike:
+            console.note(f"step {spike.step:,} is a spike: {spike.why}; going back before it")
+            run = rolled_back(trainer.run, spike, ranks)
 
 
 @dataclass
@@ -76,7 +82,8 @@ class Trainer:
         self.order = order_of(self.recipe, self.corpus, "train")
         self.held_out = order_of(self.recipe, self.corpus, "held_out")
         self.micro_samples = self.settings.micro_samples(self.train.sequence_length, ranks.world)
-        self.checkpoint = newest_valid(run.folder, console.note if ranks.rank == 0 else lambda _: None)
+        note = console.note if ranks.rank == 0 else lambda _: None
+        self.checkpoint = newest_valid(run.folder, note, lambda manifest: knows(manifest, run))
         self.learner = self._learner(self.checkpoint)
         self.done, self.tokens = 0, 0
         if self.checkpoint is not None:
@@ -123,6 +130,7 @@ class Trainer:
             "samples": batch.digest if self.ranks.rank == 0 else "",
             "lr": rate,
             "grad_norm": result.gradient_norm,
+            "skipped": result.skipped,
             "tokens_per_second": batch.inputs / seconds,
             "seconds": seconds,
             "bytes_sent": self.learner.gradients.bytes_sent,
@@ -232,6 +240,7 @@ class Trainer:
             "precision": self.train.precision,
             "optimizer": settings.optimizer,
             "averaging": learner.optimizer.averaging,
+            "spikes": learner.guard.state(),
         }
         with learner.optimizer.as_evaluated():
             files.checkpoints.save(manifest, stored(learner.model), learner.optimizer.state())
@@ -243,6 +252,7 @@ class Trainer:
         if manifest["optimizer"] != self.settings.optimizer:
             raise UsageError("the checkpoint is of another optimizer", where=str(checkpoint.path))
         self.learner.optimizer.load(checkpoint.optimizer(), manifest["updates"], manifest["averaging"])
+        self.learner.guard.load(manifest["spikes"])
         self.console.note(f"going on after step {self.done:,}, from {checkpoint.path.name}")
 
     # ---- beginnings and ends
@@ -256,7 +266,8 @@ class Trainer:
         compile_decoder(model, "on" if self.settings.compile else "off")
         train = self.train
         update = Update(self.settings.optimizer, train.weight_decay, train.betas, train.precision, train.rates)
-        return Learner(model, update, train.clip, self.micro_samples, self.ranks)
+        guard = SpikeGuard(train.spikes, self.run.avoided)
+        return Learner(model, update, train.clip, self.micro_samples, self.ranks, guard)
 
     def _loader(self, start: int, stop: int) -> Loader:
         return Loader(
@@ -307,6 +318,7 @@ class Trainer:
             "model_flops_per_second": speed * self.learner.model.config.flops_per_token(attention_span(self.order)),
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
+            "skipped_steps": sum(line["skipped"] for line in lines),
             "ranks": self.ranks.world,
             "parameters": sum(parameter.numel() for parameter in self.learner.model.parameters()),
             "checkpoint": str(files.checkpoints.last),
