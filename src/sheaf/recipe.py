@@ -233,9 +233,15 @@ class TokenizerSpec(Strict):
     vocab_size: Annotated[int, Field(ge=300, le=1_000_000, description="of a tokenizer that is trained")] = 16384
     sample_mb: Annotated[int, Field(ge=1, description="text that a new tokenizer is trained on")] = 64
     from_: Annotated[str | None, Field(alias="from", description="a tokenizer.json, or a folder with one")] = None
+    add: Annotated[
+        tuple[str, ...],
+        Field(strict=False, description="control tokens that a given one gets in addition, such as '<|im_start|>'"),
+    ] = ()
 
     @model_validator(mode="after")
     def _one_way(self) -> TokenizerSpec:
+        if self.add and self.from_ is None:
+            raise ValueError("tokens are added to a tokenizer that is given: `from` names it")
         if (self.train is None) == (self.from_ is None):
             raise ValueError("a tokenizer is either {train: bpe, vocab_size: N} or {from: PATH}")
         return self

@@ -17,24 +17,8 @@ from sheaf.model.init import initialise
 from sheaf.model.pretrained import export_folder
 from sheaf.train.checkpoint import list_checkpoints, step_of
 
-WORDS = [
-    "why",
-    "is",
-    "the",
-    "ferry",
-    "late",
-    "today",
-    "because",
-    "tide",
-    "wind",
-    "turned",
-    "against",
-    "us",
-    "every",
-    "day",
-    "since",
-    "spring",
-]
+SENTENCE = "why is the ferry late today because tide wind turned against us every day since spring"
+WORDS = SENTENCE.split()
 CONTROLS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -49,7 +33,7 @@ def talks(folder: Path, number: int = 60) -> None:
     (folder / "talk.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
 
 
-def tokenizer(path: Path, more: list[str] | None = None) -> Tokenizer:
+def tokenizer(path: Path) -> Tokenizer:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

@@ -77,7 +77,7 @@ def ensure(
     """The tokenizer to use. content: digest of the records."""
     spec = want.spec
     if spec.from_ is not None:
-        return Chosen(_adopt(workspace, Path(spec.from_)), {})
+        return Chosen(_with_controls(workspace, _adopt(workspace, Path(spec.from_)), spec.add), {})
     pointer = refreshed(workspace.root / "tokenizers" / f"{want.key}.json")
     if pointer.exists() and not new:
         kept: dict[str, Any] = orjson.loads(pointer.read_bytes())
