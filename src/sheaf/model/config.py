@@ -88,17 +88,19 @@ class ModelConfig:
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * self._layer_parameters() + self.hidden_size
 
-    def flops_per_token(self, attention_span: float) -> float:
+    def flops_per_token(self, attention_span: float, learned: float = 1.0) -> float:
         """FLOPs of one training token, forward and backward; attention_span: mean number of keys that a token sees.
+        learned: share of the weights that learn; the others have no gradient to compute.
 
-        Matrix products only: 6 a weight that multiplies (the head does, the embedding does not), and
+        Matrix products only: 6 a weight that multiplies (the head does, the embedding does not), 4 if it is frozen, and
         12·span·heads·head_dim a layer for scores and values (Chowdhery et al. 2022, PaLM, appendix B, with the span
         in place of the length).
         """
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         matrices = self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size)
         attention = 12 * q * attention_span
-        return self.num_hidden_layers * (6 * matrices + attention) + 6 * self.vocab_size * self.hidden_size
+        each, head = 4 + 2 * learned, self.vocab_size * self.hidden_size
+        return self.num_hidden_layers * (each * matrices + attention) + each * head
 
     def _layer_parameters(self) -> int:
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim

@@ -78,10 +78,10 @@ class OtherConfig:
         """Weights outside embedding and head."""
         return self._counts[1]
 
-    def flops_per_token(self, attention_span: float) -> float:
+    def flops_per_token(self, attention_span: float, learned: float = 1.0) -> float:
         """As of the decoder: 6 a weight that multiplies, and scores and values over the keys that a token sees."""
         attention = 12 * self.hidden_size * attention_span * self.num_hidden_layers
-        return 6.0 * (self.hidden_parameters() + self.vocab_size * self.hidden_size) + attention
+        return (4 + 2 * learned) * (self.hidden_parameters() + self.vocab_size * self.hidden_size) + attention
 
     @cached_property
     def _counts(self) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from sheaf.console import Console
 from sheaf.errors import Interrupted, UsageError
-from sheaf.model.adapters import stored
+from sheaf.model.adapters import stored, trained
 from sheaf.model.compile import compile_decoder
 from sheaf.model.families import load_state
 from sheaf.order.loader import Batch, Loader
@@ -307,6 +307,8 @@ class Trainer:
     def _result(self, files: Files) -> dict[str, Any]:
         lines = journal.read(self.run.folder)
         speed = statistics.median(line["tokens_per_second"] for line in lines)
+        model, span = self.learner.model, attention_span(self.order)
+        learned = sum(p.numel() for p in trained(model).values()) / sum(p.numel() for p in model.parameters())
         return {
             "run": str(self.run.folder),
             "steps": self.done,
@@ -315,12 +317,12 @@ class Trainer:
             "bits_per_byte": self.evaluation["bits_per_byte"] if self.evaluation else None,
             "tokens": self.tokens,
             "tokens_per_second": speed,
-            "model_flops_per_second": speed * self.learner.model.config.flops_per_token(attention_span(self.order)),
+            "model_flops_per_second": speed * model.config.flops_per_token(span, learned),
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
             "skipped_steps": sum(line["skipped"] for line in lines),
             "ranks": self.ranks.world,
-            "parameters": sum(parameter.numel() for parameter in self.learner.model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "checkpoint": str(files.checkpoints.last),
         }
 
