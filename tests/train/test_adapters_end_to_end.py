@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ model: {from: ./base, lora: {rank: 4, alpha: 16}}
 train: {sequence_length: 64, batch_tokens: 512, budget: {steps: 8}, precision: fp32, compile: "off", held_out: 0.1,
         learning_rate: 0.02, checkpoint_every: 4}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Generator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="module")

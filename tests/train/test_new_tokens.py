@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ train: {sequence_length: 64, batch_tokens: 256, budget: {steps: 2}, precision: f
 OWN = "{% for m in messages %}<|tool|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Generator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
@@ -55,7 +63,7 @@ def test_a_word_starts_as_the_mean_of_its_pieces_and_a_control_token_as_that_of_
     made = more_tokens(place / "base", tmp_path / "more.json")
     old = Tokenizer.from_file(str(place / "base" / "tokenizer.json"))
     new = new_tokens(place / "base", tmp_path / "more.json")
-    assert new is not None and set(new.pieces) == {made.token_to_id("ferryman"), made.token_to_id("<|tool|>")}
+    assert set(new.pieces) == {made.token_to_id("ferryman"), made.token_to_id("<|tool|>")}
     model = load_folder(place / "base", torch.float32, made.get_vocab_size())
     before = model.embedding_weight.detach().clone()
     start_new_tokens(model, new)
@@ -115,7 +123,6 @@ def test_another_tokenizer_than_the_models_is_refused(place: Path, tmp_path: Pat
     with pytest.raises(RecipeError, match="not the model's") as caught:
         new_tokens(place / "base", tmp_path / "other.json")
     assert "'<|im_start|>' for the model and '<|im_xxxxx|>'" in caught.value.why
-    assert new_tokens(tmp_path, tmp_path / "other.json") is None  # nothing to compare with
 
 
 def test_more_tokens_than_a_model_without_a_tokenizer_knows_are_refused(place: Path, tmp_path: Path) -> None:

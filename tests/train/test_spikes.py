@@ -24,6 +24,11 @@ from sheaf.train.run import Run
 from sheaf.train.spikes import RollBack, SpikeGuard
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 def judged(guard: SpikeGuard, losses: list[float], start: int = 0) -> list[bool]:
     return [guard.passes(start + n, loss, 1.0 + 0.01 * (n % 3), alone()) for n, loss in enumerate(losses)]
 

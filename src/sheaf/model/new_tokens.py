@@ -1,7 +1,7 @@
 """Tokens that a published model does not know: what their rows of embedding and head start from.
 
 An ordinary token starts as the mean of the rows of the pieces into which the model's own tokenizer cuts its text (Gee
-et al. 2022, "Fast Vocabulary Transfer", EMNLP industry track, section 3), so that the model goes on reading what it
+et al. 2022, "Fast Vocabulary Transfer", EMNLP industry track), so that the model goes on reading what it
 read before. A control token stands for no text: it starts as the mean of all known rows, which bounds how far the new
 logit moves any prediction (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models"). Many models
 have more rows than tokens; rows without a token count for neither mean, and are filled when a token comes to them.
@@ -28,15 +28,15 @@ class NewTokens:
     pieces: Mapping[int, Sequence[int]]
 
 
-def new_tokens(folder: Path, tokenizer_json: Path) -> NewTokens | None:
-    """What a tokenizer has more than the one in the model's folder; None if there is none to compare with.
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is one to compare with."""
+    return (folder / "tokenizer.json").is_file()
 
-    Raises RecipeError unless all tokens that both have are the same.
-    """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    theirs, ours = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(tokenizer_json))
+
+def new_tokens(folder: Path, tokenizer_json: Path) -> NewTokens:
+    """What a tokenizer has more than the one in the model's folder. Raises RecipeError unless all tokens that both have
+    are the same."""
+    theirs, ours = Tokenizer.from_file(str(folder / "tokenizer.json")), Tokenizer.from_file(str(tokenizer_json))
     known = {number: token for token, number in theirs.get_vocab(with_added_tokens=True).items()}
     wanted = {number: token for token, number in ours.get_vocab(with_added_tokens=True).items()}
     for number in sorted(known.keys() & wanted.keys()):

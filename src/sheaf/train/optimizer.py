@@ -190,7 +190,7 @@ def default_rate(optimizer: Kind, hidden_parameters: int, start: Start = "scratc
 
 # Muon: 0.9 M weights, bytes of Python source, 80 steps of 2,048 tokens, held-out nats at 1, 2.3 and 4.5 times
 # Kaplan's rate: 2.735, 2.468, 2.393 (AdamW at 1 and 3 times: 2.883, 2.837). Jordan's 0.02 is 4 times.
-# Schedule-free: "1 to 10 times that of a schedule" (Defazio et al. 2024, section 4.2).
+# Schedule-free: between 1 and 10 times, say its authors (github.com/facebookresearch/schedule_free, README).
 SCRATCH_FACTORS: dict[Kind, float] = {"muon": 3.0, "adamw": 1.0, "schedule-free": 2.0}
 # Ten times for adapters is also what Schulman et al. 2025 (LoRA Without Regret) find over many models.
 FINE_RATES: dict[Start, tuple[float, str]] = {

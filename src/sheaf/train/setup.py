@@ -19,7 +19,7 @@ from sheaf.model.config import ModelConfig, dimensions, of_preset
 from sheaf.model.decoder import Decoder
 from sheaf.model.families import AnyConfig, Model, embedding_rows, empty_model, extended, load_folder, read_config
 from sheaf.model.init import initialise
-from sheaf.model.new_tokens import NewTokens, new_tokens, start_new_tokens
+from sheaf.model.new_tokens import NewTokens, has_tokenizer, new_tokens, start_new_tokens
 from sheaf.model.other import OtherConfig
 from sheaf.model.peft_folder import load_adapters, lora_of
 from sheaf.order.order import Order
@@ -71,7 +71,7 @@ def check_parameters(recipe: Recipe, corpus: CorpusVersion, config: AnyConfig) -
     with torch.device("meta"):
         model = empty_model(config, torch.float32)
         if recipe.model.lora is not None:
-            attach(model, _lora(recipe.model, model, _new_tokens(recipe, corpus)))
+            attach(model, _lora(recipe.model, model, _new_tokens(recipe.model, corpus)))
     hold_still(model, recipe.train.freeze)
     factors(list(trained(model)), recipe.train.rates)
     learning = sum(parameter.numel() for parameter in trained(model).values())
@@ -97,7 +97,7 @@ def new_model(recipe: Recipe, corpus: CorpusVersion, device: torch.device) -> Mo
         return model.to(device)
     folder = Path(spec.from_)
     loaded = load_folder(folder, dtype, corpus.vocab_size)
-    new = _new_tokens(recipe, corpus)
+    new = _new_tokens(spec, corpus)
     if new is not None:
         start_new_tokens(loaded, new)
     if spec.lora is not None:
@@ -126,7 +126,7 @@ def _config_of_folder(spec: ModelSpec, corpus: CorpusVersion, length: int) -> An
             fix=f"remove model.{changed[0]}, or start from a preset",
         )
     config = read_config(folder)
-    if config.vocab_size < corpus.vocab_size and new_tokens(folder, corpus.tokenizer_path) is None:
+    if _new_tokens(spec, corpus) is None and config.vocab_size < corpus.vocab_size:
         raise RecipeError(
             f"the model knows {config.vocab_size:,} tokens, the corpus uses {corpus.vocab_size:,}",
             where=str(folder),
@@ -141,8 +141,10 @@ def _config_of_folder(spec: ModelSpec, corpus: CorpusVersion, length: int) -> An
     return extended(config, corpus.vocab_size)
 
 
-def _new_tokens(recipe: Recipe, corpus: CorpusVersion) -> NewTokens | None:
-    return new_tokens(Path(recipe.model.from_ or ""), corpus.tokenizer_path)
+def _new_tokens(spec: ModelSpec, corpus: CorpusVersion) -> NewTokens | None:
+    """None if the model's folder has no tokenizer. Raises RecipeError if it is another one than the corpus'."""
+    folder = Path(spec.from_ or "")
+    return new_tokens(folder, corpus.tokenizer_path) if has_tokenizer(folder) else None
 
 
 def _lora(spec: ModelSpec, model: Model, new: NewTokens | None) -> Lora:

@@ -1,9 +1,8 @@
 """Steps whose loss or gradient norm jumps, and what becomes of them (`train.spikes`).
 
 A step is a spike if its loss or its gradient norm lies more than 6 standard deviations above the mean of the 128 steps
-before it, once there are 64: the rule of OLMo's skip-step optimiser (OLMo et al. 2025, arXiv 2501.00656, section 3.2;
-OLMo-core, optim/skip_step_optimizer.py). Spikes count in that history too, so a level that stays is normal after a
-while. What is not finite is a spike, and does not count.
+before it, once there are 64: the rule of OLMo-core (optim/skip_step_optimizer.py). Spikes count in that history too, so
+a level that stays is normal after a while. What is not finite is a spike, and does not count.
 
 `skip`: the update is not made; the step stays in the journal, as skipped. `rollback`: the run goes back to its newest
 checkpoint from before the spike and the 8 steps that led to it, and makes them again without their updates (after

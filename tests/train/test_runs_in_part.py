@@ -1,0 +1,79 @@
+"""Whole runs in which a part stands still, or in which what is saved is not what is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from published import rewound
+from safetensors.torch import load_file
+from training_corpus import make_corpus, make_recipe
+
+from sheaf.console import Silent
+from sheaf.errors import RecipeError
+from sheaf.train import journal
+from sheaf.train.checkpoint import list_checkpoints
+from sheaf.train.evaluate import evaluate_run
+from sheaf.train.launch import resume, train
+from sheaf.train.setup import new_model
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_schedule_free_saves_what_it_evaluates_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    recipe = make_recipe(
+        tmp_path,
+        optimizer="schedule-free",
+        budget={"steps": 8},
+        evaluate_every=2,
+        checkpoint_every=4,
+        learning_rate=0.01,
+        evaluate_tokens=10**6,
+    )
+    run = Path(train(recipe, corpus, console=Silent())["run"])
+    again = rewound(run, run.with_name("test-101"), 4)
+    resume(again, console=Silent())
+    assert [line["loss"] for line in journal.read(again)] == [line["loss"] for line in journal.read(run)]
+    files = [list_checkpoints(folder)[0] for folder in (run, again)]
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        one, two = (load_file(folder / name) for folder in files)
+        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    saved, trained = load_file(files[0] / "model.safetensors"), load_file(files[0] / "optimizer.safetensors")
+    assert not any(torch.equal(saved[name], trained[f"y.{name}"]) for name in saved)
+    assert evaluate_run(run)["loss"] == journal.read_evaluations(run)[-1]["loss"]
+    rates = [line["lr"] for line in journal.read(run)]
+    assert rates[-1] == max(rates)
+
+
+def test_what_is_frozen_keeps_every_bit_and_has_no_state(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    recipe = make_recipe(tmp_path, freeze=["model.embed_tokens*", "*norm*"], budget={"steps": 2})
+    before = dict(new_model(recipe, corpus, torch.device("cpu")).named_parameters())
+    run = Path(train(recipe, corpus, console=Silent())["run"])
+    checkpoint = list_checkpoints(run)[0]
+    after, state = load_file(checkpoint / "model.safetensors"), load_file(checkpoint / "optimizer.safetensors")
+    still = {name for name in after if torch.equal(after[name], before[name])}
+    assert still == {name for name in after if "embed_tokens" in name or "norm" in name}
+    assert not any(key.endswith(tuple(still)) for key in state)
+    assert "parameters are trained, the others are frozen" in (run / "notes.txt").read_text()
+
+
+def test_a_pattern_that_matches_nothing_stops_before_a_run_is_made(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    for wrong in ({"freeze": ["model.embed_token.*"]}, {"rates": {"model.layer.0.*": 0.1}}):
+        with pytest.raises(RecipeError, match="matches no parameter") as caught:
+            train(make_recipe(tmp_path, **wrong), corpus, console=Silent())
+        assert "did you mean 'model." in caught.value.fix
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_decaying_schedule_is_refused_for_schedule_free(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes no cosine schedule"):
+        make_recipe(tmp_path, optimizer="schedule-free", schedule={"kind": "cosine"})
+    assert make_recipe(tmp_path).train.schedule.kind == "cosine"
+    assert make_recipe(tmp_path, optimizer="schedule-free").train.schedule.kind == "constant"
