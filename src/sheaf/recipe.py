@@ -454,6 +454,8 @@ class Train(Strict):
         free, kind = self.optimizer == "schedule-free", self.schedule.kind
         if free and kind in ("cosine", "constant-with-decay"):
             raise ValueError(f"schedule-free takes no {kind} schedule, averaging does its work: set kind: auto")
+        if free and self.betas[0] == 0:
+            raise ValueError("schedule-free needs betas[0] above 0: its average is told from where gradients are taken")
         if kind == "auto":
             resolved = self.schedule.model_copy(update={"kind": "constant" if free else "cosine"})
             object.__setattr__(self, "schedule", resolved)  # frozen, but not yet anybody's

@@ -60,7 +60,8 @@ def test_what_is_frozen_keeps_every_bit_and_has_no_state(tmp_path: Path) -> None
     still = {name for name in after if torch.equal(after[name], before[name])}
     assert still == {name for name in after if "embed_tokens" in name or "norm" in name}
     assert not any(key.endswith(tuple(still)) for key in state)
-    assert "parameters are trained, the others are frozen" in (run / "notes.txt").read_text()
+    notes = (run / "notes.txt").read_text()
+    assert "parameters are trained, the others are frozen" in notes and "Bi et al. 2024" in notes
 
 
 def test_a_pattern_that_matches_nothing_stops_before_a_run_is_made(tmp_path: Path) -> None:
@@ -75,5 +76,7 @@ def test_a_pattern_that_matches_nothing_stops_before_a_run_is_made(tmp_path: Pat
 def test_a_decaying_schedule_is_refused_for_schedule_free(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="takes no cosine schedule"):
         make_recipe(tmp_path, optimizer="schedule-free", schedule={"kind": "cosine"})
+    with pytest.raises(ValueError, match="betas"):
+        make_recipe(tmp_path, optimizer="schedule-free", betas=[0, 0.95])
     assert make_recipe(tmp_path).train.schedule.kind == "cosine"
     assert make_recipe(tmp_path, optimizer="schedule-free").train.schedule.kind == "constant"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from training_corpus import make_corpus, make_recipe
 from sheaf.console import Silent
 from sheaf.errors import TrainingFailed
 from sheaf.order.loader import Batch
-from sheaf.parallel.ranks import alone
+from sheaf.parallel.ranks import Ranks, alone
 from sheaf.train import journal, spikes
 from sheaf.train.checkpoint import list_checkpoints
 from sheaf.train.launch import resume, train
@@ -62,6 +63,17 @@ def test_a_restored_guard_judges_the_same() -> None:
     two.load(one.state())
     more = [4.0, 4.7, 4.65, 9.0, 4.1, math.inf, 4.0]
     assert judged(one, more) == judged(two, more) and one.state() == two.state()
+
+
+def test_every_rank_does_what_rank_0_judges() -> None:
+    class Second(Ranks):
+        """Rank 1 of two, where rank 0 has found a spike."""
+
+        def from_first(self, values: Sequence[float]) -> list[float]:
+            return [1.0] * len(values)
+
+    guard, ranks = SpikeGuard("skip"), Second(1, 2, torch.device("cpu"))
+    assert [guard.passes(n, loss, 1.0, ranks) for n, loss in enumerate(steady(3))] == [False] * 3
 
 
 def test_off_is_off() -> None:

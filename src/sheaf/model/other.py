@@ -186,6 +186,11 @@ class OtherModel:
             self._isolation = self._try_isolation()
         return self._isolation
 
+    @property
+    def isolation_in_words(self) -> str:
+        how = {"packed": "by positions that begin anew", "rows": "by rows of their own, which costs padding"}
+        return f"documents that share a row are kept apart {how[self.isolation]}"
+
     @torch.no_grad()
     def _try_isolation(self) -> Isolation:
         kept, self.compute_dtype = self.compute_dtype, torch.float32

@@ -31,7 +31,7 @@ from sheaf.model.adapters import Lora, attach, check_base, load_stored
 from sheaf.model.families import Model, config_from_hf, empty_model, load_folder, load_state
 from sheaf.train.tensors import read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 MODEL, OPTIMIZER, MANIFEST, COMMITTED = "model.safetensors", "optimizer.safetensors", "manifest.json", "COMMITTED"
 
 

@@ -30,7 +30,7 @@ from sheaf.recipe import Recipe
 from sheaf.runs import read_record
 from sheaf.train.settings import Settings
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from sheaf.errors import Interrupted, UsageError
 from sheaf.model.adapters import stored, trained
 from sheaf.model.compile import compile_decoder
 from sheaf.model.families import load_state
+from sheaf.model.other import OtherModel
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
 from sheaf.parallel.ranks import Ranks
@@ -263,6 +264,8 @@ class Trainer:
         else:
             model = saved_model(checkpoint, DTYPES[self.train.precision]).to(self.ranks.device)
         hold_still(model, self.train.freeze)
+        if isinstance(model, OtherModel):
+            self.console.note(f"the model is transformers' {model.config.model_type}; {model.isolation_in_words}")
         compile_decoder(model, "on" if self.settings.compile else "off")
         train = self.train
         update = Update(self.settings.optimizer, train.weight_decay, train.betas, train.precision, train.rates)
