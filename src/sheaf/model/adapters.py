@@ -69,6 +69,8 @@ def attach(model: Model, lora: Lora, seed: int = 0) -> Lora:
     for name, module in chosen.items():
         if name not in whole:
             _adapt(name, module, lora, seed)
+    if not adapted(model):
+        raise RecipeError("the model has no matrix in its layers that could get an adapter", where="model.lora.targets")
     _halve(model)
     targets = lora.targets or tuple(dict.fromkeys(_last(name) for name in chosen))
     model.lora = replace(lora, targets=targets)
@@ -102,8 +104,8 @@ def stored(model: Model) -> dict[str, nn.Parameter]:
     """What a checkpoint holds: everything, or only what stands beside a base that is kept elsewhere."""
     if model.lora is None:
         return dict(model.named_parameters())
-    whole = set(chosen_modules(model.lora.full, dict(model.named_modules()), ""))
-    return {n: p for n, p in model.named_parameters() if ".lora_" in n or n.rpartition(".")[0] in whole}
+    whole = tuple(f"{name}." for name in chosen_modules(model.lora.full, dict(model.named_modules()), ""))
+    return {n: p for n, p in model.named_parameters() if ".lora_" in n or n.startswith(whole)}
 
 
 def load_stored(model: Model, tensors: Mapping[str, Tensor], where: str) -> None:
