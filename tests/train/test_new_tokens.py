@@ -98,6 +98,7 @@ def test_a_recipe_adds_a_token_that_is_trained_and_exported(place: Path) -> None
     old = transformers.AutoConfig.from_pretrained(place / "base").vocab_size
     assert corpus.vocab_size == old + 1 == config_of(recipe, corpus).vocab_size
     before = new_model(recipe, corpus, torch.device("cpu")).embedding_weight.detach()
+    torch.testing.assert_close(before[old], before[:old].mean(0))  # a control token
     result = train(recipe, corpus, console=Silent())
     folder = api.open_run(result["run"]).export(place / "out")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
