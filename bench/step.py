@@ -101,21 +101,19 @@ def train_ours(compiled: bool, batch: int) -> None:
     import torch
 
     from sheaf.corpus.documents import Documents
-    from sheaf.model.compile import compile_decoder
-    from sheaf.model.decoder import Decoder
-    from sheaf.model.init import initialise
+    from sheaf.model.init import starting_values
     from sheaf.model.memory import keep_memory
     from sheaf.order.loader import Loader
     from sheaf.order.order import Order
+    from sheaf.parallel.mesh import Mesh
+    from sheaf.parallel.parallelize import How, Spread
     from sheaf.parallel.ranks import alone
+    from sheaf.recipe import Layout
     from sheaf.train.learner import Learner
     from sheaf.train.optimizer import Update
     from sheaf.train.setup import exact
 
     keep_memory()
-    model = Decoder(shape(), torch.bfloat16)
-    initialise(model, 0)
-    compile_decoder(model, "on" if compiled else "off")
     # Long documents, so that every sample is one run of LENGTH tokens: the same attention as the peer computes.
     n, long = 64, 32 * LENGTH + 1
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, n * long, dtype=np.uint16)
@@ -137,7 +135,9 @@ def train_ours(compiled: bool, batch: int) -> None:
         held_out=0.0,
         cache=None,
     )
-    learner = Learner(model, Update("adamw", 0.1, (0.9, 0.95), "bf16"), 1.0, batch, alone())
+    how = How(compile=compiled)
+    spread = Spread(shape(), torch.bfloat16, Mesh(alone(), Layout()), how, starting_values(shape(), 0))
+    learner = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), "bf16"), 1.0, batch)
     with exact(torch.get_num_threads()), Loader(order, [tokens]) as loader:
         batches = iter(loader)
         learner.step(next(batches), 1e-4)

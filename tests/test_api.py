@@ -111,8 +111,30 @@ def test_a_mixture_is_weights_or_entries_and_a_weight_of_zero_leaves_a_source_ou
     assert set(samples.source.tolist()) == {0}
 
 
+def test_a_loader_packs_changes_weights_and_shares_work_as_its_arguments_say(corpus: Any) -> None:
+    wanted = {"sequence_length": 32, "batch": 6, "mixture": {"a": 1, "b": 1}, "world": 2, "speeds": [2, 1]}
+    curriculum = [{"at": 2, "weights": {"b": 0}}]
+    for packing in ("best-fit", "concatenate", "padded"):
+        ranks = [corpus.loader(packing=packing, curriculum=curriculum, rank=r, **wanted) for r in range(2)]
+        order = ranks[0].order
+        assert order.packing == packing and set(order.samples(2).source.tolist()) == {0}
+        fast, slow = (next(iter(rank)) for rank in ranks)
+        assert [len(set(batch.samples.tolist())) for batch in (fast, slow)] == [4, 2]
+        assert fast.cu_seqlens[-1] == fast.input_ids.size and fast.max_seqlen <= 32
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"start": -1}, {"mixture": {"a": {"wait": 1}}}, {"mixture": {"a": -1}}, {"mixture": {"a": "much"}}]
+    "wrong",
+    [
+        {"start": -1},
+        {"mixture": {"a": {"wait": 1}}},
+        {"mixture": {"a": -1}},
+        {"mixture": {"a": "much"}},
+        {"packing": "first-fit"},
+        {"speeds": [1, 2], "rank": 0, "world": 1},
+        {"mixture": {"a": 1}, "curriculum": [{"at": -1, "weights": {"a": 1}}]},
+        {"mixture": {"a": 1}, "curriculum": [{"at": 3, "weights": {}}]},
+    ],
 )
 def test_a_loaders_arguments_that_make_no_sense_are_refused(corpus: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -153,7 +153,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
+        timeout=500,
         check=True,
     )
     found, said = Run(base, {}, {}), ""

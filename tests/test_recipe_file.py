@@ -254,6 +254,41 @@ def test_a_batch_smaller_than_a_sample_is_refused() -> None:
     assert "batch_tokens (64) must be at least sequence_length" in str(error)
 
 
+CURRICULUM = """curriculum:
+  - {at: 2000, weights: {wiki: 0.5}}
+  - {at: 80%, weights: {wiki: 0, tickets: 3}}
+"""
+
+
+def test_a_curriculum_is_a_list_of_steps_or_shares_and_the_weights_from_there_on() -> None:
+    recipe = loads(GOOD + CURRICULUM, BASE)
+    assert [(c.at, c.weights) for c in recipe.curriculum] == [(2000, {"wiki": 0.5}), ("80%", {"wiki": 0, "tickets": 3})]
+    assert loads(dump(recipe), BASE) == recipe
+    assert {name: entry.weight for name, entry in recipe.heaviest.items()} == {"wiki": 2, "tickets": 3}
+    assert loads(GOOD + CURRICULUM, BASE, "", ["curriculum.0.weights.wiki=9"]).curriculum[0].weights == {"wiki": 9}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("{wiki: 0.5}", "{wikki: 0.5}", 2, ["'wikki', which is no source", "did you mean 'wiki'?"]),
+        ("{wiki: 0.5}", "{wiki: -1}", 2, ["greater than or equal to 0"]),
+        ("{wiki: 0.5}", "{}", 2, ["at least 1"]),
+        ("at: 80%", "at: 180%", 3, ["curriculum.1.at"]),
+        ("at: 80%", "at: soon", 3, ["curriculum.1.at"]),
+        ("at: 2000", "at: -1", 2, ["curriculum.0.at"]),
+    ],
+)
+def test_a_mistake_in_a_curriculum_names_its_line(old: str, new: str, line: int, said: list[str]) -> None:
+    error = refused(GOOD + CURRICULUM.replace(old, new))
+    assert error.where == f"sheaf.yaml:{len(GOOD.splitlines()) + line}", error
+    assert all(words in str(error) for words in said), error
+
+
+def test_shares_of_a_run_whose_steps_nobody_knows_yet_are_refused() -> None:
+    assert "needs a budget in tokens, epochs or steps" in str(refused(GOOD + CURRICULUM, "train.budget.hours=1"))
+
+
 def test_a_dumped_recipe_reads_back_equal() -> None:
     recipe = loads(GOOD, BASE)
     text = dump(recipe)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sheaf.api import Corpus, Run, load, open_run, prepare, register_scorer, resume, scan, trace, train
+    from sheaf.api import Corpus, Run, load, open_run, prepare, register_scorer, resume, scan, trace, train, verify
     from sheaf.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ __all__ = [
     "scan",
     "trace",
     "train",
+    "verify",
 ]
 
 

@@ -10,15 +10,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import yaml
 from pydantic import ValidationError
 
 from sheaf.console import Console, Silent, telling
 from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.vocabulary import Vocabulary
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import EnvironmentProblem, RecipeError, UsageError
-from sheaf.recipe import MixtureEntry, Recipe, SourceSpec
+from sheaf.recipe import Change, Layout, MixtureEntry, Packing, Recipe, SourceSpec
 from sheaf.runs import find_run, read_record
 
 if TYPE_CHECKING:
@@ -123,12 +125,15 @@ def prepare(
 def train(
     recipe: Recipe | str | Path,
     *,
-    nproc: int = 1,
+    nproc: int | None = None,
+    start_only: bool = False,
     workers: int | None = None,
     engine: str = "local",
     console: Console | None = None,
 ) -> Run:
-    """Prepare, then train. nproc: data-parallel processes on this machine; workers: processes of the preparation.
+    """Prepare, then train. nproc: training processes on this machine, by default as many as the recipe's layout has;
+    workers: processes of the preparation. start_only: make the run and train nothing: torchrun starts its ranks,
+    `nproc` of them in all, on many machines.
 
     Raises TryAgain if items could not be had now: the corpus without them is made, and nothing is trained on it.
     """
@@ -139,19 +144,62 @@ def train(
     recipe = load(recipe)
     corpus = prepare(recipe, workers=workers, engine=engine, console=console)
     refuse_deferred(prepared(corpus, read_now=0, seconds=0.0))
-    result = launch(recipe, corpus, nproc=nproc, console=console or Silent())
-    return Run(Path(result["run"]), result)
+    result = launch(recipe, corpus, nproc=nproc, start_only=start_only, console=console or Silent())
+    return Run(Path(result["run"]), None if start_only else result)
 
 
-def resume(run: Run | str | Path | None = None, *, nproc: int | None = None, console: Console | None = None) -> Run:
+def resume(
+    run: Run | str | Path | None = None,
+    *,
+    nproc: int | None = None,
+    layout: Layout | str | None = None,
+    weights: Mapping[str, float] | None = None,
+    console: Console | None = None,
+) -> Run:
     """Go on from the newest checkpoint of a run (default: the newest run here), on any number of processes.
 
-    nproc: default as many as the run had. Raises UsageError if the run is finished or being trained.
+    nproc: default as many as the run had. layout: how to spread the model from now on, as in a recipe; default as it
+    was. weights: of sources of its mixture, from here on; the others keep theirs. Raises UsageError if the run is
+    finished or being trained, or the layout cannot be.
     """
     from sheaf.train.launch import resume as launch
 
     path = open_run(run).path
-    return Run(path, launch(path, nproc=nproc, console=console or Silent()))
+    chosen = _layout(layout) if isinstance(layout, str) else layout
+    return Run(path, launch(path, nproc=nproc, layout=chosen, weights=weights, console=console or Silent()))
+
+
+def verify(
+    recipe: Recipe | str | Path,
+    *,
+    layouts: Sequence[Layout | str] = (),
+    ranks: Sequence[int] = (2,),
+    steps: int = 3,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Json:
+    """Prepare, then run a few steps under each layout and on one process, and compare losses, gradients and weights.
+
+    layouts: as in a recipe; without, all that can be on each of these numbers of ranks, on this machine's processes.
+    Returns {"holds", "steps", "precision", "tolerance", "layouts": [{"layout", "ranks", "holds", "loss", "gradient",
+    "change"}]}, the last three {"error", "where"}: the largest relative error.
+    """
+    from sheaf.train import verify as room
+
+    recipe, console = load(recipe), console or Silent()
+    corpus = prepare(recipe, workers=workers, console=console)
+    opened = CorpusVersion.open(recipe.workspace, corpus.digest)
+    chosen = [_layout(one) if isinstance(one, str) else one for one in layouts]
+    chosen = chosen or room.layouts_to_try(ranks, room.facts_of_verify(recipe, opened, []))
+    verdicts = room.verify(recipe, opened, chosen, steps=steps, precision=precision, console=console)
+    return {
+        "holds": all(one.holds for one in verdicts),
+        "steps": steps,
+        "precision": precision,
+        "tolerance": room.TOLERANCE[precision],
+        "layouts": [one.to_json() for one in verdicts],
+    }
 
 
 def trace(run: Run | str | Path | None = None, *, step: int, sample: int | None = None) -> Json:
@@ -211,7 +259,7 @@ def forget(
     elif not purge:
         raise UsageError("nothing is named", fix="give --source, --license, --item, --record or --matching")
     if purge and (told["done"] or not wanted):
-        told |= {"purged": room.purge(corpus.workspace, console), "done": True}
+        told |= {"purged": room.purge(corpus.workspace, recipe, console), "done": True}
     return told
 
 
@@ -266,26 +314,39 @@ class Corpus(CorpusVersion):
         self,
         sequence_length: int = 2048,
         batch: int = 8,
-        rank: int = 0,
-        world: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
         seed: int = 0,
         mixture: Mapping[str, MixtureEntry | Mapping[str, float] | float] | None = None,
         held_out: float = 0.0,
         start: int = 0,
+        stop: int | None = None,
+        packing: Packing = "best-fit",
+        curriculum: Sequence[Change | Mapping[str, Any]] = (),
+        speeds: Sequence[float] | None = None,
+        strict: bool = False,
     ) -> Loader:
-        """Batches for any training loop: rank `rank` of `world` gets its part of every global step, from `start` on.
+        """Batches for any training loop: rank `rank` of `world` gets its part of every global step in [start, stop).
 
         sequence_length: tokens of a sample. batch: samples of a *global* step, whatever the world. mixture: weight of
         each source (or {"weight": w, "max_epochs": e}); without one, sources count by their size, again and again.
-        held_out: share of the records, by id, that is never drawn. Yields `order.loader.Batch` (numpy); `.torch()`
-        gives dicts of tensors. The same arguments give the same global steps on any number of ranks. Raises UsageError
-        for arguments that make no sense.
+        held_out: share of the records, by id, that is never drawn. rank, world: by default as torch.distributed says,
+        if it has been set up when iteration begins. stop: by default as far as max_epochs lets it go. packing:
+        "best-fit", "concatenate" or "padded" (one document a row). curriculum: changes of weights, such as {"at": 2000,
+        "weights": {"wiki": 0.5}}. speeds: of all ranks, relative: who is twice as fast gets twice the work. strict: a
+        block of the corpus that is damaged, and cannot be fetched again, is an error (CorruptStore); without it the
+        next samples of the same source stand in, each batch says for which (`Batch.replaced`), and a warning names the
+        block. Yields `order.loader.Batch` (numpy); `.torch()` gives dicts of tensors; `order.huggingface` is for the
+        Trainer of transformers. The same arguments give the same global steps on any number of ranks of any speeds.
+        Raises UsageError for arguments that make no sense.
         """
         from sheaf.order.loader import Loader
         from sheaf.order.order import Order
 
-        if start < 0:
-            raise UsageError(f"a loader cannot start at step {start}", fix="start >= 0")
+        if start < 0 or (stop is not None and stop < start):
+            raise UsageError(f"a loader cannot go from step {start} to {stop}", fix="0 <= start <= stop")
+        if packing not in get_args(Packing):
+            raise UsageError(f"there is no packing '{packing}'", fix=f"one of: {', '.join(get_args(Packing))}")
         entries = {name: _entry(name, entry) for name, entry in (mixture or {}).items()}
         order = Order.build(
             self.documents,
@@ -298,8 +359,11 @@ class Corpus(CorpusVersion):
             held_out=held_out,
             cache=self.workspace.packs,
             losses=self.loss_files(),
+            packing=packing,
+            curriculum=tuple(map(_change, curriculum)),
         )
-        return Loader(order, self.token_files(), rank=rank, world=world, start=start)
+        files = self.token_files()
+        return Loader(order, files, start=start, stop=stop, strict=strict, rank=rank, world=world, speeds=speeds)
 
 
 def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> MixtureEntry:
@@ -308,29 +372,45 @@ def _entry(name: str, entry: MixtureEntry | Mapping[str, float] | float) -> Mixt
     try:
         return MixtureEntry.model_validate(dict(entry) if isinstance(entry, Mapping) else {"weight": entry})
     except ValidationError as error:
-        why = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(
             f"the mixture's entry for '{name}' cannot be used",
-            why=why,
+            why=_complaints(error),
             fix='give a weight, or {"weight": 1.0, "max_epochs": 2.0}',
         ) from None
 
 
-def _as_user(corpus: Corpus, words: str) -> tuple[list[int], list[int]]:
+def _change(change: Change | Mapping[str, Any]) -> Change:
+    if isinstance(change, Change):
+        return change
+    try:
+        return Change.model_validate(dict(change))
+    except ValidationError as error:
+        raise UsageError(
+            "a change of the curriculum cannot be used",
+            why=_complaints(error),
+            fix='give {"at": STEP, "weights": {"wiki": 0.5}}',
+        ) from None
+
+
+def _complaints(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+
+
+def _as_user(vocabulary: Vocabulary, words: str) -> tuple[list[int], list[int]]:
     """Ids of what a user says up to where the assistant answers, and the tokens that end the answer."""
     from sheaf.prepare.encoder import Encoder
     from sheaf.prepare.limits import limited
     from sheaf.prepare.rendering import Chats, Rendering
     from sheaf.prepare.template import Refused
 
-    rendering = Rendering.from_json(corpus.manifest["rendering"])
+    rendering = Rendering.from_json(vocabulary.rendering)
     if not rendering.template:
         raise UsageError(
             "the run has learned no conversations",
-            where=f"corpus {corpus.digest[:12]}",
+            where=f"corpus {vocabulary.corpus[:12]}",
             fix="leave --chat out: the prompt is then continued as a text",
         )
-    chats = Chats(rendering, Encoder(corpus.tokenizer_path))
+    chats = Chats(rendering, Encoder(vocabulary.tokenizer_path))
     try:
         with limited():
             return chats.prompt([{"role": "user", "content": words}]).tolist(), chats.ends_of_turn()
@@ -352,6 +432,11 @@ class Run:
     def corpus(self) -> Corpus:
         """The version of the corpus that the run was started on."""
         return Corpus.open(self.path.resolve().parent.parent, read_record(self.path)["corpus"])
+
+    def vocabulary(self) -> Vocabulary:
+        """How the run's tokens are read and written, also when its version was purged."""
+        workspace = Workspace.at(self.path.resolve().parent.parent)
+        return Vocabulary.open(workspace, read_record(self.path)["corpus"])
 
     def journal(self) -> list[Json]:
         """One entry a step, also while the run goes on."""
@@ -425,13 +510,13 @@ class Run:
                 fix="give it as UTF-8",
             )
         model, _ = load_model(self.path, step)
-        corpus = self.corpus()
-        tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+        vocabulary = self.vocabulary()
+        tokenizer = Tokenizer.from_file(str(vocabulary.tokenizer_path))
         # A document begins after the end of the one before: that is what the model knows about an empty page.
-        ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [corpus.end_of_text]
-        stop = [corpus.end_of_text]
+        ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [vocabulary.end_of_text]
+        stop = [vocabulary.end_of_text]
         if chat:
-            ids, ends = _as_user(corpus, prompt)
+            ids, ends = _as_user(vocabulary, prompt)
             stop += ends
         stream = DecodeStream(skip_special_tokens=True)
         for token in generate(
@@ -472,11 +557,11 @@ class Run:
             raise UsageError("the run trained no adapters", where=str(self.path), fix="export it without merging")
         if merge:
             merge_adapters(model)
-        corpus = self.corpus()
+        vocabulary = self.vocabulary()
         kind = torch.float32 if dtype == "fp32" else torch.bfloat16
         folder = to or self.path / "export"
-        chat = ChatFormat.of(corpus.manifest["rendering"], corpus.tokenizer_path)
-        export_folder(model, folder, corpus.tokenizer_path, corpus.end_of_text, kind, chat)
+        chat = ChatFormat.of(vocabulary.rendering, vocabulary.tokenizer_path)
+        export_folder(model, folder, vocabulary.tokenizer_path, vocabulary.end_of_text, kind, chat)
         return folder
 
     def report(self) -> Path:
@@ -484,3 +569,16 @@ class Run:
         from sheaf.report.build import write_report
 
         return write_report(self.path)
+
+
+def _layout(text: str) -> Layout:
+    """A layout as a recipe writes it."""
+    try:
+        return Layout.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        known = ", ".join(Layout.model_fields)
+        raise UsageError(
+            f"this is no layout: {text}",
+            why=str(error).splitlines()[0],
+            fix=f'write it as in a recipe, such as "{{data: 2, tensor: 2}}"; the keys are {known}',
+        ) from error

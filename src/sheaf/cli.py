@@ -19,7 +19,9 @@ from sheaf import cli_corpus  # its verbs are the application's by being importe
 from sheaf.cli_words import (
     DEFAULT,
     RECIPE,
+    AtLeastOne,
     Engine,
+    NewLayout,
     Overrides,
     Processes,
     RecipeFile,
@@ -27,6 +29,7 @@ from sheaf.cli_words import (
     SameProcesses,
     Step,
     Strict,
+    Weights,
     Workers,
     app,
     load,
@@ -118,7 +121,10 @@ def train(
     recipe: RecipeFile = RECIPE,
     /,
     *overrides: Overrides,
-    nproc: Processes = 1,
+    nproc: Processes = None,
+    start_only: Annotated[
+        bool, Parameter(negative=(), help="Make the run and train nothing: torchrun starts its ranks on many machines.")
+    ] = False,
     workers: Workers = None,
     engine: Engine = "local",
     strict: Strict = False,
@@ -140,24 +146,65 @@ def train(
     from sheaf.train.launch import train as launch
 
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
-    trained = launch(loaded, corpus, nproc=nproc, console=console)
+    trained = launch(loaded, corpus, nproc=nproc, start_only=start_only, console=console)
+    if start_only:
+        following = command_line("torchrun …", *trained["worker"])
+        return Outcome({**trained, "prepare": prepared}, show.started, following, strictly(strict, prepared))
     following = command_line("sheaf generate", trained["run"])
-    return Outcome({**trained, "prepare": prepared}, show.trained, following, strictly(strict, prepared))
+    code = 5 if strict and trained["replaced"] else strictly(strict, prepared)
+    return Outcome({**trained, "prepare": prepared}, show.trained, following, code)
 
 
 @app.command
 def resume(
     run: RunFolder = None,
     /,
-    *,
+    *weights: Weights,
     nproc: SameProcesses = None,
+    layout: NewLayout = None,
     common: Common = DEFAULT,
 ) -> Outcome:
-    """Go on with a run from its newest checkpoint, on any number of processes."""
+    """Go on with a run from its newest checkpoint, on any number of processes, in any layout."""
+    from sheaf import api, show
+    from sheaf.train.curriculum import weights_of
+
+    if run is not None and "=" in run and not Path(run).exists():
+        run, weights = None, (run, *weights)
+    done = api.resume(run, nproc=nproc, layout=layout, weights=weights_of(weights), console=common.console())
+    return Outcome(done.result or {}, show.trained, command_line("sheaf generate", done.path))
+
+
+@app.command
+def verify(
+    recipe: RecipeFile = RECIPE,
+    /,
+    *overrides: Overrides,
+    layout: Annotated[
+        tuple[str, ...], Parameter(help='A layout to try, such as "{tensor: 2}"; default: all of --ranks that can be.')
+    ] = (),
+    ranks: Annotated[
+        tuple[int, ...], Parameter(validator=AtLeastOne, help="How many processes to try, without --layout.")
+    ] = (2,),
+    steps: Annotated[int, Parameter(validator=AtLeastOne, help="Steps to compare.")] = 3,
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="What to compute in.")] = "fp32",
+    workers: Workers = None,
+    common: Common = DEFAULT,
+) -> Outcome:
+    """Prove that layouts compute what one process computes, for this recipe's model and data."""
     from sheaf import api, show
 
-    done = api.resume(run, nproc=nproc, console=common.console())
-    return Outcome(done.result or {}, show.trained, command_line("sheaf generate", done.path))
+    recipe, words = split(recipe, overrides)
+    data = api.verify(
+        load(recipe, words),
+        layouts=layout,
+        ranks=ranks,
+        steps=steps,
+        precision=precision,
+        workers=workers,
+        console=common.console(),
+    )
+    following = command_line("sheaf train", *unless_default(recipe), *words)
+    return Outcome(data, show.verified, following, 0 if data["holds"] else 1)
 
 
 @app.command
@@ -296,7 +343,7 @@ def demo(
     *overrides: Overrides,
     megabytes: Annotated[float, Parameter(help="Text to collect from this machine.")] = 30.0,
     minutes: Annotated[float, Parameter(help="Train so long.")] = 4.0,
-    nproc: Processes = 1,
+    nproc: Processes = None,
     common: Common = DEFAULT,
 ) -> Outcome:
     """Collect real text from this machine, scatter it, and go all the way to a traced model."""
@@ -304,7 +351,7 @@ def demo(
     from sheaf.demo.main import run_demo
 
     data = run_demo(
-        folder, megabytes=megabytes, minutes=minutes, nproc=nproc, console=common.console(), overrides=overrides
+        folder, megabytes=megabytes, minutes=minutes, nproc=nproc or 1, console=common.console(), overrides=overrides
     )
     return Outcome(data, show.demo, command_line("sheaf generate", data["run"], "--prompt", "import "))
 

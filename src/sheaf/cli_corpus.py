@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -117,6 +118,9 @@ def show(
     what_if: Annotated[
         bool, Parameter(negative=(), help="What each source would gain or lose at other thresholds.")
     ] = False,
+    page: Annotated[
+        Path | None, Parameter(name="--report", help="Write all of it, with histograms and overlaps, as one HTML file.")
+    ] = None,
     corpus: Annotated[str | None, Parameter(help="Digest of an older version; default: the newest.")] = None,
     common: Common = DEFAULT,
 ) -> Outcome:
@@ -131,6 +135,9 @@ def show(
         return Outcome(found, show_rules.examples, command_line("sheaf show", *file, "--what-if"))
     if what_if:
         return Outcome(version.what_if(), show_rules.what_if, command_line("sheaf prepare", *file))
+    if page is not None:
+        told = {"corpus": version.digest, "report": str(version.report(page))}
+        return Outcome(told, show_rules.page, command_line("sheaf train", *file))
     if source is not None:
         raise UsageError("--source goes with --dropped", fix=command_line("sheaf show", "--dropped", "REASON"))
     counts = version.dropped()

@@ -28,15 +28,20 @@ app = App(
 Overrides = Annotated[str, Parameter(help="Keys of the recipe to change, as in `train.seed=8`.", show_default=False)]
 RecipeFile = Annotated[str, Parameter(help="The recipe file.")]
 RunFolder = Annotated[str | None, Parameter(help="A run's folder or name; default: the newest run here.")]
+Weights = Annotated[str, Parameter(help="New weights from here on, as in `mixture.wiki.weight=3`.", show_default=False)]
 AtLeastOne = validators.Number(gte=1)
 Workers = Annotated[int | None, Parameter(validator=AtLeastOne, help="Processes that prepare; default: one a core.")]
 Engine = Annotated[
     str, Parameter(help="Where tasks run: local (this machine's processes), or ray (RAY_ADDRESS, or one started here).")
 ]
-Processes = Annotated[int, Parameter(validator=AtLeastOne, help="Data-parallel training processes on this machine.")]
+Processes = Annotated[
+    int | None,
+    Parameter(validator=AtLeastOne, help="Training processes on this machine; default: as many as the layout has."),
+]
 SameProcesses = Annotated[
     int | None, Parameter(validator=AtLeastOne, help="Training processes; default: as many as it had.")
 ]
+NewLayout = Annotated[str | None, Parameter(help='How to spread the model from now on, such as "{tensor: 2}".')]
 Step = Annotated[int | None, Parameter(help="The checkpoint to use; default: the newest.")]
 Strict = Annotated[bool, Parameter(negative=(), help="End with 5 if something was quarantined.")]
 

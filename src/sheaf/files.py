@@ -17,8 +17,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Generator, Sequence
-from functools import cache
+from collections.abc import Callable, Generator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,10 @@ class Mirror(Protocol):
 
     def fetch(self, path: Path) -> bool:
         """Bring a file here, whatever is here now. False if there is none."""
+        ...
+
+    def read_range(self, path: Path, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a file as it lies there; fewer if it has fewer. Raises FileNotFoundError."""
         ...
 
     def upload(self, folder: Path, final: Path, names: Sequence[str]) -> None:
@@ -58,6 +62,12 @@ def add_mirror(root: Path, mirror: Mirror) -> None:
 def is_mirror(root: Path) -> bool:
     """Whether a folder mirrors an object store, for this process or by its mark."""
     return root.resolve() in _mirrors or (root / MARK).exists()
+
+
+def origin_of(path: Path) -> Callable[[int, int], bytes] | None:
+    """Reads bytes [start, stop) of a file from where its folder mirrors; None for a folder that mirrors nothing."""
+    mirror = _mirror_of(path)
+    return None if mirror is None else partial(mirror.read_range, path)
 
 
 def _mirror_of(path: Path) -> Mirror | None:
@@ -224,9 +234,19 @@ def task_folder(final: Path, **done: Any) -> Generator[Path]:
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The DONE of a finished task folder, or None if it is not there."""
     try:
-        return orjson.loads(present(folder / DONE).read_bytes())
+        done = orjson.loads(present(folder / DONE).read_bytes())
+        if isinstance(done, dict) and isinstance(done.get("files"), dict):
+            return done
     except FileNotFoundError:
         return None
+    except orjson.JSONDecodeError:
+        pass
+    raise CorruptStore(
+        "a marker of the workspace is damaged",
+        where=str(folder / DONE),
+        why="it does not say which files the folder has",
+        fix=f"delete {folder} and prepare again",
+    )
 
 
 def present(path: Path) -> Path:
@@ -264,7 +284,7 @@ def checked(path: Path) -> Path:
         stat = None
     if stat is not None and (path, stat.st_ino, stat.st_size, stat.st_mtime_ns) in _checked:
         return path
-    expected = (read_done(path.parent) or {}).get("files", {}).get(path.name)
+    expected = (read_done(path.parent) or {"files": {}})["files"].get(path.name)
     if stat is None or expected is None:
         raise CorruptStore(
             "a file of the workspace is missing", where=str(path), fix=f"delete {path.parent} and prepare again"

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -25,6 +26,16 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it ended before we could ask
         os._exit(0)
+
+
+def keep_blocks(largest: int, most: int) -> None:
+    """Keep freed blocks of up to so many bytes, and so many bytes in all at the heap's end, for the next ones: glibc
+    gives them back to the kernel, which fills every page with zeros before it gives it again. Holds for the whole
+    process. Does nothing where the C library is not glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, largest)
+        mallopt(_M_TRIM_THRESHOLD, most)
 
 
 class StopSignals:

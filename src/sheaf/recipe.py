@@ -336,6 +336,19 @@ class LoraSpec(Strict):
         return self
 
 
+class Change(Strict):
+    """Other weights from a step on; a source that is not named keeps its weight. Epochs and max_epochs go on."""
+
+    at: Annotated[
+        Annotated[int, Field(ge=0, le=10**12)] | Annotated[str, Field(pattern=r"^(\d{1,2}(\.\d+)?|100)%$")],
+        Field(description="a step, counted from 0, or a share of the run such as 80%"),
+    ]
+    weights: Annotated[
+        dict[str, Annotated[float, Field(ge=0, strict=False)]],
+        Field(min_length=1, description="source: its new weight"),
+    ]
+
+
 class ModelSpec(Strict):
     """A preset (tiny, small, base), some of its dimensions changed, or a folder with a published checkpoint."""
 
@@ -389,19 +402,45 @@ class Schedule(Strict):
 
 
 class Layout(Strict):
-    """How the model is spread. This version spreads data only; the other degrees must be 1."""
+    """How the model is spread over ranks: their number is the product of the degrees."""
 
-    data: Annotated[int, Field(ge=1)] = 1
-    shard: Literal[1] = 1
-    tensor: Literal[1] = 1
-    pipeline: Literal[1] = 1
+    data: Annotated[
+        int, Field(ge=1, description="ranks with the same weights and other samples; not given: all that are left")
+    ] = 1
+    shard: Annotated[int, Field(ge=1, description="ranks with other samples and a part of the weights each")] = 1
+    context: Annotated[int, Field(ge=1, description="ranks with other positions of the same samples")] = 1
+    tensor: Annotated[int, Field(ge=1, description="ranks with other heads and columns of the same layers")] = 1
+    pipeline: Annotated[int, Field(ge=1, description="ranks with other layers")] = 1
+    schedule: Annotated[
+        Literal["1f1b", "interleaved", "zero-bubble"], Field(description="order of passes in a pipeline")
+    ] = "1f1b"
 
 
+class Restarts(Strict):
+    """What follows when a rank is killed, hangs or fails: all start again from the newest checkpoint."""
+
+    most: Annotated[int, Field(ge=0, description="in a row from one checkpoint; 0: the run ends instead")] = 5
+    ranks: Annotated[
+        Literal["same", "fewer"], Field(description="start as many again, or go on with those that are left")
+    ] = "same"
+    stuck_after: Annotated[
+        float, Field(gt=0, strict=False, description="seconds without progress, if also ten times a usual step")
+    ] = 60.0
+
+
+Packing = Literal["best-fit", "concatenate", "padded"]  # order/pack.py says what they are
 Beta = Annotated[float, Field(ge=0, lt=1)]  # how much of a running mean stays at each step
 
 
 class Train(Strict):
     sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] = 512
+    packing: Annotated[
+        Packing,
+        Field(
+            description="best-fit: whole documents side by side; concatenate: one after another, cut where a sample is"
+            " full; padded: one document a row, rows of about the same length together"
+        ),
+    ] = "best-fit"
     batch_tokens: Annotated[int, Field(ge=16, description="tokens of one global batch")] = 16384
     budget: Budget = Budget(epochs=1.0)
     optimizer: Annotated[
@@ -438,7 +477,11 @@ class Train(Strict):
     checkpoint_every: Annotated[int | None, Field(ge=1, description="steps; default: ten times a run")] = None
     keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 3
     seed: Annotated[int | None, Field(ge=0, lt=2**63, description="default: the recipe's seed")] = None
+    activation_checkpointing: Annotated[
+        Literal["none", "selective", "full"], Field(description="what the backward pass computes again, to save memory")
+    ] = "none"
     layout: Literal["auto"] | Layout = "auto"
+    restarts: Restarts = Restarts()
 
     @model_validator(mode="after")
     def _a_sample_fits(self) -> Train:
@@ -468,11 +511,23 @@ class Recipe(Strict):
     sources: Annotated[tuple[SourceSpec, ...], Field(min_length=1, strict=False)]
     prepare: Prepare = Prepare()
     mixture: dict[str, MixtureEntry] = {}
+    curriculum: Annotated[
+        tuple[Change, ...], Field(strict=False, description="weights of the mixture that change on the way")
+    ] = ()
     model: ModelSpec = ModelSpec(preset="tiny")
     train: Train = Train()
     workspace: Annotated[
         str, Field(description="where corpus and runs lie: a folder, or s3://, gs:// or az:// BUCKET/PREFIX")
     ] = "./workspace"
+
+    @property
+    def heaviest(self) -> dict[str, MixtureEntry]:
+        """The mixture with the largest weight that each source ever has."""
+        most = {name: entry.weight for name, entry in self.mixture.items()}
+        for change in self.curriculum:
+            for name, weight in change.weights.items():
+                most[name] = max(weight, most.get(name, 1.0 if self.mixture else 0.0))
+        return {name: MixtureEntry(weight=weight) for name, weight in most.items()}
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:
@@ -480,4 +535,13 @@ class Recipe(Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two sources are named '{name}'")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_of_the_run_are_known(self) -> Recipe:
+        if self.train.budget.hours is not None and any(isinstance(change.at, str) for change in self.curriculum):
+            raise ValueError(
+                "a change of weights at a share of the run needs a budget in tokens, epochs or steps: how many steps "
+                "fit into hours is measured when the run has begun"
+            )
         return self

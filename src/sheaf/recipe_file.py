@@ -229,14 +229,25 @@ def _disagreements(tree: Tree) -> list[Problem]:
             problems.append(Problem(place, f"two sources are named '{name}'", fix="give each source its own name"))
         elif isinstance(name, str):
             names.append(name)
-    mixture = tree.value.get("mixture")
-    for name in mixture if isinstance(mixture, dict) else ():
-        if name not in names:
-            what = f"the mixture names '{name}', which is no source"
-            problems.append(
-                Problem(tree.place(("mixture", name)), what, f"sources: {', '.join(names)}", nearest(name, names))
-            )
+    for path in _weighted(tree.value):
+        if path[-1] not in names:
+            name, place = str(path[-1]), tree.place(path)
+            what = f"the {path[0]} names '{name}', which is no source"
+            problems.append(Problem(place, what, f"sources: {', '.join(names)}", nearest(name, names)))
     return problems + _budget(tree)
+
+
+def _weighted(value: Any) -> Iterable[KeyPath]:
+    """The key paths of all names that are given a weight."""
+    mixture: Any = value.get("mixture")
+    curriculum: Any = value.get("curriculum")
+    for name in mixture if isinstance(mixture, dict) else ():
+        yield ("mixture", name)
+    changes: list[Any] = curriculum if isinstance(curriculum, list) else []
+    for number, change in enumerate(changes):
+        weights: Any = change.get("weights") if isinstance(change, dict) else None
+        for name in weights if isinstance(weights, dict) else ():
+            yield ("curriculum", number, "weights", name)
 
 
 def _budget(tree: Tree) -> list[Problem]:

@@ -25,6 +25,10 @@ Json = dict[str, Any]
 Parts = Sequence[RenderableType]
 PIPE_WIDTH = 10_000  # columns off a terminal: as good as no limit
 MOST_USES = 50  # uses of an item that are listed
+TOKENIZER_STAYS = (
+    "the tokenizer stays the one trained on earlier records: `sheaf prepare --new-tokenizer` trains another"
+)
+MOST_STRETCHES = 20  # of steps that saw what is forgotten
 EXCERPT = 300  # characters of a document that `trace` shows
 FEW = 160  # characters of bytes that are no text
 
@@ -176,20 +180,33 @@ def forgotten(data: Json) -> Parts:
         verb = "are forgotten" if data["done"] else "would be forgotten"
         head = f"{gone['records']:,} kept records ({gone['tokens']:,} tokens) {verb}"
         parts.append(_line(f"{head}; {promoted['records']:,} others take their place", style="bold"))
+        none = {"records": 0, "tokens": 0}
         rows = [
             (name, f"{n['records']:,}", f"{n['tokens']:,}", f"{promoted['by_source'].get(name, 0):,}")
-            for name, n in gone["by_source"].items()
+            for name in dict.fromkeys((*gone["by_source"], *promoted["by_source"]))
+            for n in [gone["by_source"].get(name, none)]
         ]
         parts.append(_table(["source", ">records", ">tokens", ">promoted"], rows))
+        if not data["runs"]:
+            parts.append(_line("no run here has seen them"))
         for run in data["runs"]:
-            known = f"checkpoints that know it: {', '.join(run.get('checkpoints', [])) or 'none'}"
-            seen = f"{run.get('uses', 0):,} uses, steps {run.get('first_step')} to {run.get('last_step')}"
-            parts.append(_line(f"{run['run']}: {run.get('why', f'{seen}; {known}')}"))
+            parts.append(_line(f"{run['run']}: {run.get('why') or _seen(run)}"))
     if "purged" in data:
         purged = data["purged"]
         what = f"{purged['versions']:,} older versions and {purged['shards']:,} shards"
         parts.append(_line(f"{what} removed, {size(purged['bytes'])}"))
+        if purged["tokenizer"]:
+            parts.append(_line(TOKENIZER_STAYS))
     return parts
+
+
+def _seen(run: Json) -> str:
+    """Which steps saw something, and which checkpoints came after one that did."""
+    stretches = [f"{first:,}" if first == last else f"{first:,} to {last:,}" for first, last in run["steps"]]
+    more = f" and more up to {run['last_step']:,}" if len(stretches) > MOST_STRETCHES else ""
+    steps = ", ".join(stretches[:MOST_STRETCHES]) + more
+    known = ", ".join(run["checkpoints"]) or "none"
+    return f"{run['uses']:,} uses, in steps {steps}; checkpoints that know it: {known}"
 
 
 def versions(data: Json) -> Parts:
@@ -222,6 +239,11 @@ def compared(data: Json) -> Parts:
     ]
 
 
+def started(data: Json) -> Parts:
+    """The contract of `train --start-only --json`."""
+    return [_pairs({"run": data["run"]})]
+
+
 def trained(data: Json) -> Parts:
     """The contract of `train --json`."""
     shown = {
@@ -233,9 +255,36 @@ def trained(data: Json) -> Parts:
         "peak memory": size(data["peak_memory_bytes"] or 0),
         "checkpoint": data["checkpoint"],
     }
+    if data.get("replaced"):
+        shown["samples replaced"] = f"{data['replaced']:,}, as blocks of the corpus are damaged: sheaf prepare"
     if data.get("bits_per_byte") is not None:
         shown["held-out bits per byte"] = _number(data["bits_per_byte"])
+    if data.get("restarts"):
+        shown["restarts"] = f"{data['restarts']}, which took {duration(data['lost_seconds'])}"
     return [_pairs(shown)]
+
+
+def verified(data: Json) -> Parts:
+    """The contract of `verify --json`: a line a layout, and a verdict."""
+    kinds = ("loss", "gradient", "change")
+    rows = [
+        (
+            ", ".join(f"{k} {v}" for k, v in one["layout"].items() if v not in (1, "1f1b")) or "one process",
+            str(one["ranks"]),
+            *(f"{one[kind]['error']:.1e}" for kind in kinds),
+            "equal" if one["holds"] else f"differs: {one['gradient']['where']}",
+        )
+        for one in data["layouts"]
+    ]
+    bounds = ", ".join(f"{kind} {bound:g}" for kind, bound in data["tolerance"].items())
+    wrong = sum(not one["holds"] for one in data["layouts"])
+    verdict = (
+        "all layouts compute what one process computes" if data["holds"] else f"{wrong} layouts compute something else"
+    )
+    return [
+        _table(["layout", ">ranks", ">loss", ">gradient", ">change", "verdict"], rows),
+        _line(f"{verdict} ({data['steps']} steps in {data['precision']}; bounds, relative: {bounds})", style="bold"),
+    ]
 
 
 def traced(data: Json) -> Parts:
@@ -244,6 +293,9 @@ def traced(data: Json) -> Parts:
     for sample in data["samples"]:
         place = f"rank {sample['rank']}, row {sample['row']}"
         parts.append(_line(f"sample {sample['sample']} ({place})", style="bold"))
+        if instead := sample.get("instead_of"):
+            said = f"in place of a sample in a damaged block: {instead['file']}, block {instead['block']}"
+            parts.append(_line(said, style="yellow"))
         for document in sample["documents"]:
             start, end = document["tokens"]
             parts.append(_line(f"  record {document['record']}, tokens {start:,} to {end:,}"))

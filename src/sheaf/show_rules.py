@@ -22,7 +22,19 @@ def counts(data: Json) -> Parts:
         for source, found in data["sources"].items()
         for reason, n in sorted(found.items(), key=lambda item: (item[0] != "kept", -item[1], item[0]))
     ]
-    return [table(["source", "what became of them", ">records"], rows), line(f"corpus {data['corpus']}")]
+    parts = [table(["source", "what became of them", ">records"], rows)]
+    personal = [
+        (source, kind, f"{n['all']:,}", f"{n['kept']:,}")
+        for source, kinds in data["privacy"].items()
+        for kind, n in kinds.items()
+    ]
+    if personal:
+        parts.append(table(["source", "personal data", ">found", ">in what is kept"], personal))
+    return [*parts, line(f"corpus {data['corpus']}")]
+
+
+def page(data: Json) -> Parts:
+    return [line(data["report"])]
 
 
 def largest(data: Json) -> str:
@@ -65,10 +77,10 @@ def what_if(data: Json) -> Parts:
 
 
 def _bound(rule: Json, value: float | None) -> str:
-    """>= 50, <= 0.3, or without"""
+    """>= 50, < 0.3, or without"""
     if value is None:
         return "without" if rule["threshold"] is not None else ""
-    return f"{'>=' if rule['least'] else '<='} {value:,.6g}"
+    return f"{rule['sign']} {value:,.6g}"
 
 
 def _gain(gain: Json) -> tuple[str, str]:

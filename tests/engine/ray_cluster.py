@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,7 +37,8 @@ class Nodes:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
-            node = self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, temp_dir=self._temporary)
+            how = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "temp_dir": self._temporary}
+            node = patiently(lambda: self._cluster.add_node(**how))
         self.nodes.append(node)
         return node
 
@@ -43,14 +46,28 @@ class Nodes:
         """SIGKILL to everything that runs there, sandboxes of parsers included."""
         self.nodes.remove(node)
         running = [info.process.pid for infos in node.all_processes.values() for info in infos]
-        tree = [p for pid in running for p in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
-        for process in tree:
-            process.send_signal(signal.SIGKILL)
+        for process in [p for pid in running for p in _tree(pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a parser may just have ended by itself
+                process.send_signal(signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
 
 
+def patiently(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 seconds to start, and no say in it: on a busy machine that is not always enough."""
+    for _ in range(2):
+        with contextlib.suppress(Exception):  # it raises nothing narrower
+            return start()
+    return start()
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
+
+
 @contextmanager
-def cluster(nodes: int = 2) -> Iterator[Nodes]:
+def cluster(nodes: int = 2) -> Generator[Nodes]:
     os.environ.update(ENVIRONMENT)
     from ray.cluster_utils import Cluster
 
@@ -59,7 +76,10 @@ def cluster(nodes: int = 2) -> Iterator[Nodes]:
             **{"num_cpus": 0, "object_store_memory": STORE_BYTES, "temp_dir": temporary, "include_dashboard": False},
             "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 2},  # 15 s otherwise
         }
-        started = Cluster(initialize_head=True, head_node_args=head)
+        # Ray notes the address of the newest cluster in a folder that it does not make, and that others may be using.
+        os.environ["RAY_TMPDIR"] = temporary
+        (Path(temporary) / "ray").mkdir(exist_ok=True)
+        started = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         try:
             found = Nodes(started, temporary)
             for _ in range(nodes):
@@ -69,7 +89,7 @@ def cluster(nodes: int = 2) -> Iterator[Nodes]:
         finally:
             os.environ.pop("RAY_ADDRESS", None)
             started.shutdown()
-            for name in ENVIRONMENT:
+            for name in (*ENVIRONMENT, "RAY_TMPDIR"):
                 os.environ.pop(name)
 
 

@@ -242,7 +242,7 @@ def test_a_script_without_a_main_guard_can_use_the_engine(tmp_path: Path) -> Non
         "engine = LocalEngine(1, prefixes=('engine_tasks',))\n"
         "print([r['n'] for _, r in engine.run([Task('engine_tasks:double', {'n': 3})])])\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=500, check=True)
     assert done.stdout == "[6]\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mixed_sources
+import psutil
 import pytest
 from ray_cluster import Nodes, cluster
 
@@ -61,6 +63,26 @@ def test_files_that_came_in_another_order_to_another_machine_give_the_same_corpu
     assert prepare(mixed_sources.recipe(other, "./w"), workers=2)["corpus"] == expected
 
 
+class Watching:
+    """A console that adds up what each stage was told: {title: [total, done]}, in order."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[int]] = {}
+
+    @contextmanager
+    def stage(self, title: str, total: int | None, unit: str) -> Generator[Callable[[int], None]]:
+        assert title not in self.stages, "a stage is shown once"
+        seen = self.stages[title] = [total or 0, 0]
+
+        def advance(n: int) -> None:
+            seen[1] += n
+
+        yield advance
+
+    def note(self, text: str) -> None:
+        pass
+
+
 class Killing:
     """A console that kills a node when a stage's first task has ended, and brings another up after the stage."""
 
@@ -88,9 +110,12 @@ def nodes() -> Iterator[Nodes]:
         yield found
 
 
-def test_a_cluster_gives_the_same_corpus(nodes: Nodes, data: Path, expected: str) -> None:
-    done = prepare(mixed_sources.recipe(data, "./ray"), engine="ray")
-    assert done["corpus"] == expected
+def test_a_cluster_gives_the_same_corpus_and_shows_the_same_progress(nodes: Nodes, data: Path, expected: str) -> None:
+    here, there = Watching(), Watching()
+    assert prepare(mixed_sources.recipe(data, "./here"), workers=2, console=here)["corpus"] == expected
+    assert prepare(mixed_sources.recipe(data, "./ray"), engine="ray", console=there)["corpus"] == expected
+    assert list(there.stages) == list(here.stages) and there.stages == here.stages
+    assert all(there.stages[title][0] == there.stages[title][1] > 0 for title in STAGES)
 
 
 def test_a_node_that_dies_in_each_stage_changes_nothing(nodes: Nodes, data: Path, expected: str) -> None:
@@ -135,7 +160,8 @@ def test_sigkills_of_the_whole_or_of_a_worker_at_any_moment_change_nothing(
             if n % 2:  # a worker; the run itself goes on, and then it is its turn
                 shot = workers_of(process.pid)
                 for pid in shot[: 1 + rng.randrange(2)]:
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it was done just now
+                        os.kill(pid, signal.SIGKILL)
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert killed >= kills // 2, "hardly a run was killed: the test proves little"
@@ -145,6 +171,6 @@ def test_sigkills_of_the_whole_or_of_a_worker_at_any_moment_change_nothing(
 
 
 def workers_of(pid: int) -> list[int]:
-    import psutil
-
-    return [child.pid for child in psutil.Process(pid).children()]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []

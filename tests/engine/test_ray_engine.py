@@ -165,7 +165,7 @@ def run_alone(function: str, **environment: str) -> subprocess.CompletedProcess[
     """In a process that starts a cluster of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(HERE), **environment}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, function], env=kept, capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-c", PROGRAM, function], env=kept, capture_output=True, text=True, timeout=500, check=False
     )
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sheaf.formats.arrow_values import binary, readable, unique, values
@@ -75,6 +75,7 @@ def test_python_values_follow_the_same_rules() -> None:
     assert readable(1 << 80) == str(1 << 80)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_bytes_are_their_text_or_say_how_many_they_are(data: bytes) -> None:
     assert binary(data) in (data.decode("utf-8", "replace"), f"<{len(data)} bytes>")
@@ -92,6 +93,7 @@ nested = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(nested)
 def test_whatever_a_reader_hands_over_can_be_written_as_json(value: Any) -> None:
     orjson.dumps(readable(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sheaf.formats.charge import Node, RecordCharges, charge, split
@@ -13,6 +13,7 @@ from sheaf.formats.charge import Node, RecordCharges, charge, split
 weights = st.lists(st.integers(0, 1 << 40), max_size=30)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 50), weights)
 def test_parts_sum_to_the_total_and_stay_within_one_of_their_share(total: int, weights: list[int]) -> None:
     parts = split(total, weights)
@@ -24,6 +25,7 @@ def test_parts_sum_to_the_total_and_stay_within_one_of_their_share(total: int, w
         assert parts == [0] * len(weights)
 
 
+@settings(deadline=None)
 @given(weights)
 def test_bytes_that_were_not_compressed_are_charged_as_they_are(weights: list[int]) -> None:
     assert split(sum(weights), weights) == weights
@@ -70,6 +72,7 @@ def record_charges(cost: list[int], whole: list[int], records: list[tuple[int, i
     return result
 
 
+@settings(deadline=None)
 @given(trees(3), st.integers(0, 1 << 40), st.integers(0, 100), st.integers(1, 5))
 def test_nested_containers_conserve_every_byte(tree: list[Any], size: int, spare: int, frame: int) -> None:
     item = Tree(tree, spare)
@@ -84,6 +87,7 @@ def test_nested_containers_conserve_every_byte(tree: list[Any], size: int, spare
 huge = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1 << 36)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(huge, st.lists(st.integers(0, 1 << 36), min_size=4, max_size=4), st.integers(1, 7))
 def test_records_are_charged_alike_however_they_are_cut_into_frames(
     records: list[tuple[int, int]], cost: list[int], frame: int

@@ -73,7 +73,7 @@ def test_a_forged_answer_that_is_in_order_is_taken() -> None:
 @pytest.mark.parametrize(
     ("word", "detail"),
     [
-        ("ids", "id is not that of its content"),
+        ("ids", "another schema"),
         ("kind", "unknown kind"),
         ("meta", "no JSON"),
         ("meta-list", "no object"),

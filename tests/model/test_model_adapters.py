@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import transformers
 from model_shapes import VOCABULARY, positions, random_model, small_config, tokens
 
 from sheaf.errors import CorruptStore, RecipeError, UsageError
-from sheaf.model.adapters import Lora, attach, check_base, digest_of_base, merge, stored, trained
+from sheaf.model.adapters import Lora, attach, built, check_base, digest_of_base, merge, new_factors, stored, trained
 from sheaf.model.compile import compile_decoder
-from sheaf.model.families import Model, load_folder
-from sheaf.model.peft_folder import load_adapters, lora_of, write_adapters
+from sheaf.model.families import Model, fill, folder_values, load_folder
+from sheaf.model.peft_folder import lora_of, write_adapters
+from sheaf.model.peft_folder import with_adapters as adapters_of
+from sheaf.model.pieces import Values
 from sheaf.model.pretrained import _write_model
 from sheaf.recipe import LoraSpec
 
@@ -39,10 +42,17 @@ def base_folder(folder: Path, family: str) -> Path:
     return folder
 
 
+def beside(folder: Path, lora: Lora, change: Callable[[Values, Model], Values]) -> Model:
+    """A folder's model with adapters that `change` gives values to."""
+    config, base = folder_values(folder)
+    model = built(config, torch.float32, lora)
+    fill(model, change(base, model))
+    return model
+
+
 def with_adapters(folder: Path, lora: Lora, seed: int = 1) -> Model:
     """Adapters that do something: B is not zero."""
-    model = load_folder(folder, torch.float32)
-    attach(model, lora, seed)
+    model = beside(folder, lora, lambda base, _: new_factors(base, seed))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in trained(model).items():
@@ -90,9 +100,7 @@ def test_we_compute_the_same_with_adapters_that_peft_wrote(family: str, tmp_path
     theirs.save_pretrained(str(tmp_path / "peft"))
     lora = lora_of(LoraSpec.model_validate({"from": str(tmp_path / "peft")}))
     assert (lora.rank, lora.alpha, set(lora.targets)) == (3, 5.0, set(targets))
-    model = load_folder(base, torch.float32)
-    attach(model, lora)
-    load_adapters(model, tmp_path / "peft")
+    model = beside(base, lora, lambda values, model: adapters_of(values, model, tmp_path / "peft"))
     with torch.no_grad():
         torch.testing.assert_close(logits(model), theirs(tokens(2, 40)).logits, rtol=1e-4, atol=1e-4)
 
@@ -107,9 +115,8 @@ def test_modules_that_are_trained_whole_travel_with_the_adapters(family: str, tm
     with torch.no_grad():
         theirs = in_peft(base, tmp_path / "out")(tokens(2, 40)).logits
         torch.testing.assert_close(logits(model), theirs, rtol=1e-4, atol=1e-4)
-        again = load_folder(base, torch.float32)
-        attach(again, lora_of(LoraSpec.model_validate({"from": str(tmp_path / "out")})))
-        load_adapters(again, tmp_path / "out")
+        lora = lora_of(LoraSpec.model_validate({"from": str(tmp_path / "out")}))
+        again = beside(base, lora, lambda values, model: adapters_of(values, model, tmp_path / "out"))
         torch.testing.assert_close(logits(again), theirs, rtol=1e-4, atol=1e-4)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sheaf.corpus.documents import Documents
 from sheaf.order.order import Order
-from sheaf.recipe import MixtureEntry
+from sheaf.recipe import Change, MixtureEntry
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,12 @@ def recipes(draw: st.DrawFn, made: Corpus) -> dict[str, MixtureEntry]:
     names = draw(st.sets(st.sampled_from(made.names)))
     weight = st.sampled_from([1e-12, 0.5, 1.0, 3.0, 1e9])
     return {name: MixtureEntry(weight=draw(weight)) for name in sorted(names)}
+
+
+@st.composite
+def curricula(draw: st.DrawFn, made: Corpus) -> tuple[Change, ...]:
+    """Changes for these sources that leave each that holds anything a weight. They need a mixture that names some."""
+    weight = st.sampled_from([1e-12, 0.5, 1.0, 3.0, 1e9])
+    steps = draw(st.lists(st.integers(0, 15), max_size=4).map(sorted))
+    weights = st.dictionaries(st.sampled_from(made.names), weight, min_size=1)
+    return tuple(Change(at=step, weights=draw(weights)) for step in steps)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from hypothesis import strategies as st
 from order_corpora import Corpus, corpora, corpus, recipes
 
 from sheaf.errors import DataRefused, UsageError
-from sheaf.order.balance import EmptyStep, split_by_cost
+from sheaf.order.balance import EmptyStep, imbalance, most_samples, split_by_cost
+from sheaf.order.figures import step_figures
 from sheaf.order.order import Order
 from sheaf.order.trace import trace_step
-from sheaf.recipe import MixtureEntry
+from sheaf.recipe import Change, MixtureEntry, Packing
 
 
 def uses(order: Order, steps: int) -> Counter[tuple[int, int]]:
@@ -118,6 +121,29 @@ def test_ranks_share_a_step_evenly_and_completely(data: st.DataObject, world: in
     assert all((np.diff(p) > 0).all() for p in parts)
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), world=st.integers(1, 16))
+def test_ranks_take_their_share_by_speed_rounded_down_or_up(data: st.DataObject, world: int) -> None:
+    cost = np.array(data.draw(st.lists(st.integers(1, 10**12), min_size=1, max_size=100)), np.int64)
+    speeds = tuple(data.draw(st.lists(st.floats(1e-3, 1e3), min_size=world, max_size=world)))
+    parts = split_by_cost(cost, world, speeds)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(cost)))
+    total = sum(map(Fraction, speeds))
+    for part, speed, most in zip(parts, speeds, most_samples(len(cost), world, speeds), strict=True):
+        share = len(cost) * Fraction(speed) / total
+        assert abs(len(part) - share) < 1 and len(part) <= most == math.ceil(share)
+    assert imbalance(cost, parts, speeds) >= 1 - 1e-9
+
+
+def test_a_rank_twice_as_fast_gets_twice_the_work() -> None:
+    cost = np.random.default_rng(0).lognormal(10, 0.5, 120).astype(np.int64)
+    speeds = (1.0, 2.0, 1.0)
+    work = [int(cost[part].sum()) for part in split_by_cost(cost, 3, speeds)]
+    assert work[1] / work[0] == pytest.approx(2, rel=0.03) and work[2] / work[0] == pytest.approx(1, rel=0.03)
+    assert imbalance(cost, split_by_cost(cost, 3, speeds), speeds) < 1.02
+    assert imbalance(cost, split_by_cost(cost, 3), speeds) > 1.3
+
+
 def test_the_slowest_rank_is_within_five_percent_of_the_least_possible_on_average() -> None:
     """The least possible is at least the mean over ranks and at least the dearest sample."""
     rng = np.random.default_rng(0)
@@ -209,10 +235,38 @@ def test_the_state_is_small_json_and_is_checked() -> None:
         {"batch": 8},
         {"seed": 6},
         {"sequence_length": 32},
+        {"packing": "padded"},
         {"mixture": {"source-0": MixtureEntry(weight=2)}},
+        {"curriculum": (Change(at=9, weights={"source-0": 2.0}),)},
     ):
         with pytest.raises(UsageError, match="another order") as caught:
             made.order(**change).check(state)
         assert caught.value.where == next(iter(change))
-    with pytest.raises(UsageError):
-        order.check({**state, "step": -1})
+    for step in (-1, True, "7", None):
+        with pytest.raises(UsageError):
+            order.check({**state, "step": step})
+    drawn = {**state, "sources": {"source-0": [state["sources"]["source-0"][0], 3]}}
+    with pytest.raises(UsageError, match="another order") as caught:  # as of a version that would draw otherwise
+        order.check(drawn)
+    assert caught.value.where == "sources"
+
+
+@pytest.mark.parametrize("packing", ["best-fit", "concatenate", "padded"])
+def test_the_figures_of_a_step_add_up(packing: Packing) -> None:
+    made = corpus([[40, 9, 20] * 40, [17] * 80])
+    curriculum = (Change(at=3, weights={"source-1": 2}),)
+    order = made.order(mixture={"source-0": MixtureEntry()}, curriculum=curriculum, batch=8, packing=packing)
+    for step in range(5):
+        figures = step_figures(order, step, 3)
+        samples = trace_step(order, step)
+        held = Counter[str]()
+        for sample in samples:
+            held[sample.source] += sum(run.end - run.start for run in sample.runs)
+        assert figures.source_tokens == held
+        rows = [max(r.end - r.start for r in s.runs) * len(s.runs) if packing == "padded" else 16 for s in samples]
+        assert figures.efficiency == pytest.approx(sum(held.values()) / sum(rows))
+        assert 1 <= figures.balance < 2
+        assert figures.weights == {
+            0: {"source-0": 0.5, "source-1": 0.5},
+            3: {"source-0": 1 / 3, "source-1": 2 / 3},
+        }.get(step)

@@ -56,7 +56,8 @@ def test_all_permutations_of_few_things_are_equally_likely(n: int) -> None:
 @pytest.mark.parametrize("n", [1_000, 20_011, 2**16])
 def test_neighbours_and_displacements_are_those_of_a_random_permutation(n: int) -> None:
     """Over 40 keys, each within 5 standard deviations of a true random permutation: pairs left adjacent (mean 2 a
-    permutation), fixed points (mean 1), displacement (mean n/3), correlation of position and place (0)."""
+    permutation), fixed points (mean 1), displacement (mean n/3) and its law, distance between the places of neighbours
+    (mean (n + 1)/3), correlation of position and place (0)."""
     shuffled = [permute(np.arange(n), n, key) for key in KEYS]
     adjacent = sum(int((np.abs(np.diff(p)) == 1).sum()) for p in shuffled)
     assert abs(adjacent - 2 * len(KEYS)) < 5 * np.sqrt(2 * len(KEYS))
@@ -65,6 +66,12 @@ def test_neighbours_and_displacements_are_those_of_a_random_permutation(n: int) 
     displacement = np.mean([np.abs(p - np.arange(n)).mean() for p in shuffled]) / n
     # |i − π(i)|/n has mean 1/3; the mean over a permutation has a standard deviation of about sqrt(2/45 / n).
     assert abs(displacement - 1 / 3) < 5 * np.sqrt(2 / 45 / n / len(KEYS)) + 1 / n
+    gap = np.mean([np.abs(np.diff(p)).mean() for p in shuffled]) / n
+    assert abs(gap - (n + 1) / 3 / n) < 5 * np.sqrt(1 / 18 / n / len(KEYS))
+    # The whole law of |i − π(i)|, by its Kolmogorov distance: random permutations exceed the bound once in a million.
+    found = np.cumsum(sum(np.bincount(np.abs(p - np.arange(n)), minlength=n) for p in shuffled)) / n / len(KEYS)
+    law = np.cumsum(np.append(n, 2 * (n - np.arange(1, n)))) / n**2
+    assert np.abs(found - law).max() < 2.7 / np.sqrt(n * len(KEYS))
     correlation = np.mean([np.corrcoef(np.arange(n), p)[0, 1] for p in shuffled])
     assert abs(correlation) < 5 / np.sqrt(n * len(KEYS))
 

@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from sheaf.parallel import launch
-from sheaf.parallel.launch import Ended, run_ranks
+from sheaf.parallel.launch import Ended, Failed, forker, run_ranks
+from sheaf.parallel.pulse import Patience
+from sheaf.processes import StopSignals
 
 
 def test_ranks_that_hang_after_another_one_failed_are_killed_within_seconds(
@@ -21,7 +23,9 @@ def test_ranks_that_hang_after_another_one_failed_are_killed_within_seconds(
     assert launch.FAILURE_SECONDS < 10
     monkeypatch.setattr(launch, "FAILURE_SECONDS", 0.2)
     start = time.monotonic()
-    assert run_ranks("odd_rank", ["7"], 3, tmp_path) == Ended(failed=(0, 7))
+    with StopSignals(patient=False) as signals, forker("odd_rank", [], 3) as ranks:
+        ended = run_ranks(ranks, ["7"], range(3), tmp_path, signals=signals, patience=Patience(60.0))
+    assert ended == Ended(failed=Failed(0, 7))
     assert time.monotonic() - start < 60
     assert not [p for p in psutil.Process(os.getpid()).children(recursive=True) if "odd_rank" in p.cmdline()]
     assert not list(tmp_path.iterdir())

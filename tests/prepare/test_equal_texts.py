@@ -69,6 +69,6 @@ def test_a_forgotten_item_leaves_nothing_in_a_record_that_others_have_too(base: 
     prepare(recipe(base))
     corpus = CorpusVersion.open(base / "workspace")
     carry_out(corpus, recipe(base), find(corpus, Wanted(item="a.jsonl")), {})
-    purge(Workspace.at(recipe(base).workspace))
+    purge(Workspace.at(recipe(base).workspace), recipe(base))
     left = CorpusVersion.open(base / "workspace")
     assert {"by": "author-b"} in metas(left) and {"by": "author-a"} not in metas(left)

@@ -258,8 +258,8 @@ def test_any_text_is_an_expression_or_is_refused(text: str) -> None:
 
 def test_the_thresholds_in_it_are_found_and_can_be_changed() -> None:
     expression = parse("50 < score.words <= 1_000 and score.ratio / 2 > -0.5 or score.words in [3]", KINDS)
-    found = [(t.value, t.score, t.least) for t in expression.thresholds]
-    assert found == [(50.0, "words", True), (1000.0, "words", False), (-0.5, "", True)]
+    found = [(t.value, t.score, t.sign) for t in expression.thresholds]
+    assert found == [(50.0, "words", ">"), (1000.0, "words", "<="), (-0.5, "", ">")]
     assert expression.changed(expression.thresholds[1], 2e9).startswith("50 < score.words <= 2e+09 and")
     assert "> -0.25 or" in expression.changed(expression.thresholds[2], -0.25)
     changed = parse(expression.changed(expression.thresholds[0], 51), KINDS)

@@ -75,7 +75,7 @@ def test_its_scorer_and_its_commands_do_what_it_says(
         name = block.partition("\n")[0].removeprefix("# ")
         (tmp_path / name).write_text(block)
     run = subprocess.run(
-        [sys.executable, "prepare.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "prepare.py"], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False
     )
     assert run.returncode == 0, run.stderr
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from sheaf import api, recipe_file
+from sheaf import api, recipe_file, show
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
 from sheaf.prepare.pipeline import prepare
@@ -106,6 +108,9 @@ def test_the_next_copy_and_the_near_copy_take_the_place_of_what_goes(recipe: Rec
     assert after["mail"] == [] and SHARED in after["wiki"]
     assert sum(text.startswith("word0") for text in after["web"]) == 1
     assert opened(recipe).digest == done["corpus"] != first["corpus"]
+    told = show.render(show.forgotten(done), io.StringIO())
+    assert re.search(r"mail +8 +[1-9]\d* +0\n +wiki +0 +0 +1\n +web +0 +0 +1\n", told)
+    assert "no run here has seen them" in told
 
 
 def test_exam_questions_stay_out_when_something_is_forgotten_and_older_versions_are_purged(
@@ -194,6 +199,22 @@ def test_after_a_purge_the_workspace_holds_no_trace(recipe: Recipe, first: dict[
     assert traces == []
     again = prepare(recipe, workers=1)
     assert (again["corpus"], again["items"]["read"]) == (opened(recipe).digest, 0)
+
+
+def test_a_tokenizer_that_learned_what_is_forgotten_goes_once_another_was_trained(tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail/often.txt").write_text("violetarmadillo is what everybody here says. " * 40)
+    for n in range(6):
+        (tmp_path / f"mail/{n}.txt").write_text(f"Page {n} tells the reader about topic number {n * 7}, and no more.")
+    text = "name: words\nsources: [{name: mail, uri: ./mail}]\nprepare: {tokenizer: {train: bpe, vocab_size: 320}}\n"
+    recipe = recipe_file.loads(text, tmp_path)
+    prepare(recipe, workers=1)
+    first = api.forget(recipe, item="often.txt", yes=True, purge=True, workers=1)
+    assert first["purged"]["tokenizer"]
+    assert any("armadillo" in text for _, text in everything_in(Path(recipe.workspace), opened(recipe)))
+    prepare(recipe, workers=1, new_tokenizer=True)
+    assert not api.forget(recipe, purge=True)["purged"]["tokenizer"]
+    assert not any("armadillo" in text for _, text in everything_in(Path(recipe.workspace), opened(recipe)))
 
 
 def test_a_fresh_workspace_without_the_item_has_the_same_records(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ sources: [{name: web, uri: ./web.jsonl}, {name: notes, uri: ./notes}]
 prepare:
   filters: [gopher, "score.words > 60", "score.vowels >= 0"]
   dedup: {near: 0.8}
+  privacy: {email: keep}
   tokenizer: {train: bpe, vocab_size: 400}
 """
     return recipe_file.loads(text, base, overrides=overrides)
@@ -233,6 +235,7 @@ def test_the_verb_shows_counts_examples_and_thresholds(
     assert cli.main(["show", str(recipe)]) == 0
     told = capsys.readouterr()
     assert "gopher:words" in told.out
+    assert re.search(r"web +email +[1-9]", told.out)
     assert "--dropped" in told.err
     assert cli.main(["show", str(recipe), "--dropped", "gopher", "--limit", "3"]) == 0
     told = capsys.readouterr().out
@@ -241,7 +244,10 @@ def test_the_verb_shows_counts_examples_and_thresholds(
     assert cli.main(["show", str(recipe), "--dropped", "gopher", "--json", "--quiet"]) == 0
     assert len(json.loads(capsys.readouterr().out)["examples"]) == 5
     assert cli.main(["show", str(recipe), "--what-if"]) == 0
-    assert ">= 60" in capsys.readouterr().out
+    assert "> 60" in capsys.readouterr().out
+    assert cli.main(["show", str(recipe), "--report", str(tmp_path / "page.html"), "--quiet"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    assert "<h2>Overlap of sources</h2>" in (tmp_path / "page.html").read_text()
     assert cli.main(["show", str(recipe), "--source", "web"]) == 2
     assert cli.main(["show", str(recipe), "--dropped", "gophr"]) == 2
     assert "did you mean 'gopher'?" in capsys.readouterr().err

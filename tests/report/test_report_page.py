@@ -14,6 +14,7 @@ import pytest
 from sheaf.report.build import render
 from sheaf.report.charts import Line, Part, histogram, lines, short_number, stacked
 from sheaf.report.facts import (
+    BatchFacts,
     CorpusFacts,
     EpochFacts,
     PersonalFacts,
@@ -70,6 +71,7 @@ def run(text: str = HOSTILE, steps: int = 50) -> RunFacts:
         {
             **{"step": n, "loss": 9 - math.log(n + 1), "tokens": 512 * (n + 1), "lr": 0.01, "grad_norm": 1.0},
             **{"tokens_per_second": 5000.0 + n, "seconds": 0.1, "data_seconds": 0.01, "communication_seconds": 0.02},
+            **{"source_tokens": {"a": 300, text: 212 + n}, "packing": 0.99, "balance": 1.25},
         }
         for n in range(steps)
     ]
@@ -78,12 +80,16 @@ def run(text: str = HOSTILE, steps: int = 50) -> RunFacts:
         name=text,
         started="2026-01-01",
         ranks=2,
+        restarts=3,
+        lost_seconds=21.0,
         settings={"compile": text},
         recipe=text,
         steps=journal,
         evaluations=evaluations,
         seconds=time_spent(journal, evaluations),
-        epochs=[EpochFacts("a", 2.0, 10, 15, 1.5, 4.0), EpochFacts("b", 1.0, 10, 5, 0.5, None)],
+        epochs=[EpochFacts("a", 2.0, 10, 15, 1.5, 4.0, 0.667, 0.612), EpochFacts(text, 1.0, 10, 5, 0.5, None)],
+        batches=[BatchFacts("packing", 0.991, 0.872), BatchFacts("balance", 1.125, 1.25)],
+        changes=[(1200, {"a": 0.25, text: 0.75})],
         result={},
         versions={"python": text},
     )
@@ -124,6 +130,15 @@ def checked(page: str) -> Checker:
     return checker
 
 
+def test_the_mixture_that_was_asked_for_stands_beside_the_one_that_came_and_how_full_and_even_steps_were() -> None:
+    page = checked(render(corpus(), run("b")))
+    text = " ".join(" ".join(page.text).split())
+    assert "a 2.0 66.7% 61.2%" in text
+    assert "from step 1,200 on a 25.0%, b 75.0%" in text
+    assert "packing 99.1% 87.2%" in text and "balance 1.125 1.250" in text
+    assert "Share of the tokens" in text
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_hostile_text_is_shown_and_never_becomes_markup(trained: bool) -> None:
     page = checked(render(corpus(), run() if trained else None))
@@ -143,7 +158,7 @@ def test_the_page_refers_to_nothing_outside_and_forbids_it() -> None:
 
 def test_every_chart_is_well_formed() -> None:
     charts = re.findall(r"<svg.*?</svg>", render(corpus(), run()), flags=re.DOTALL)
-    assert len(charts) == 8  # loss, learning rate, throughput, gradient norm, time, ledger, two rules
+    assert len(charts) == 9  # loss, learning rate, throughput, gradient norm, shares, time, ledger, two rules
     for chart in charts:
         ElementTree.fromstring(chart)
 

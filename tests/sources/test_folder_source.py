@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sheaf.errors import DataRefused, RecipeError
@@ -189,6 +189,7 @@ def test_names_that_are_not_utf8_are_listed_and_opened(tmp_path: Path) -> None:
         assert real_path(item.uri) == os.fsdecode(os.fsencode(tmp_path)) + "/" + real_path(item.path)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=12).map(os.fsdecode) | st.text(alphabet="%25F8aE\udcff", max_size=10))
 def test_escaping_a_name_can_be_undone(name: str) -> None:
     name = os.fsdecode(os.fsencode(name))  # as the file system would give it

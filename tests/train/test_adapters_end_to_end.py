@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from published import published, rewound, talks
-from safetensors.torch import load_file
+from saved_tensors import saved_tensors
 
 from sheaf import api, recipe_file
 from sheaf.cli import main
@@ -66,8 +66,7 @@ def test_a_checkpoint_holds_adapters_and_the_digest_of_their_base(place: Path) -
     checkpoint = list_checkpoints(run_of(place))[0]
     manifest = orjson.loads((checkpoint / "manifest.json").read_bytes())
     assert manifest["adapters"]["base"] == str(place / "base") and len(manifest["adapters"]["digest"]) == 32
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert all(".lora_" in key for key in load_file(checkpoint / name))
+    assert all(".lora_" in key for key in saved_tensors(run_of(place)))
 
 
 def test_both_exports_compute_the_same_in_other_hands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +92,7 @@ def test_a_resumed_run_arrives_at_the_same_bits_and_two_ranks_at_the_same_losses
     again = rewound(first, first.with_name("helper-101"), 4)
     resume(again, console=Silent())
     assert journal.read(again)[-1]["loss"] == journal.read(first)[-1]["loss"]
-    one, two = (load_file(list_checkpoints(run)[0] / "model.safetensors") for run in (first, again))
+    one, two = saved_tensors(first), saved_tensors(again)
     assert all(torch.equal(one[name], two[name]) for name in one)
     on_two = rewound(first, first.with_name("helper-102"), 4)
     resume(on_two, nproc=2, console=Silent())

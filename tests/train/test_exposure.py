@@ -9,6 +9,7 @@ import pytest
 from sheaf import api, recipe_file
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
+from sheaf.errors import SheafError
 from sheaf.prepare.pipeline import prepare
 from sheaf.recipe import Recipe
 from sheaf.train import launch
@@ -47,6 +48,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     return recipe, Path(run)
 
 
+def ranges(steps: list[int]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for step in sorted(set(steps)):
+        if found and found[-1][1] == step - 1:
+            found[-1][1] = step
+        else:
+            found.append([step, step])
+    return found
+
+
 def test_the_runs_that_saw_it_are_named_with_their_steps_and_checkpoints(trained: tuple[Recipe, Path]) -> None:
     recipe, run = trained
     traced = trace_item(run, "/7.txt")
@@ -59,6 +70,7 @@ def test_the_runs_that_saw_it_are_named_with_their_steps_and_checkpoints(trained
             "uses": len(steps),
             "first_step": min(steps),
             "last_step": max(steps),
+            "steps": ranges(steps),
             "checkpoints": traced["checkpoints"],
         }
     ]
@@ -78,3 +90,16 @@ def test_no_run_is_named_for_what_none_has_seen(trained: tuple[Recipe, Path]) ->
     new.write_text("This one came after all the training, so that no run can have seen anything of it.")
     prepare(recipe, workers=1)
     assert api.forget(recipe, item="new.txt")["runs"] == []
+
+
+def test_a_run_whose_version_was_purged_still_speaks_and_is_exported(
+    trained: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, run = trained
+    before = "".join(api.open_run(run).generate("In report 3", max_tokens=8))
+    told = api.forget(recipe, item="/3.txt", yes=True, purge=True, workers=1)
+    assert told["purged"]["versions"] and told["purged"]["tokenizer"]  # it was trained on what is gone
+    assert "".join(api.open_run(run).generate("In report 3", max_tokens=8)) == before
+    assert (api.open_run(run).export(tmp_path / "model") / "tokenizer.json").exists()
+    with pytest.raises(SheafError, match="no longer has this version"):
+        api.open_run(run).trace(step=0)

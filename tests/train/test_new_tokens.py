@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,11 +15,11 @@ from sheaf import api, recipe_file
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import RecipeError
-from sheaf.model.families import load_folder
-from sheaf.model.new_tokens import NewTokens, new_tokens, start_new_tokens
-from sheaf.model.other import OtherConfig, OtherModel
+from sheaf.model.families import folder_values
+from sheaf.model.new_tokens import NewTokens, new_tokens, with_new_tokens
+from sheaf.model.pieces import Piece
 from sheaf.train.launch import train
-from sheaf.train.setup import config_of, new_model
+from sheaf.train.plan import new_values, plan_of
 
 RECIPE = """
 name: t
@@ -64,10 +63,9 @@ def test_a_word_starts_as_the_mean_of_its_pieces_and_a_control_token_as_that_of_
     old = Tokenizer.from_file(str(place / "base" / "tokenizer.json"))
     new = new_tokens(place / "base", tmp_path / "more.json")
     assert set(new.pieces) == {made.token_to_id("ferryman"), made.token_to_id("<|tool|>")}
-    model = load_folder(place / "base", torch.float32, made.get_vocab_size())
-    before = model.embedding_weight.detach().clone()
-    start_new_tokens(model, new)
-    rows = model.embedding_weight.detach()
+    _, values = folder_values(place / "base", made.get_vocab_size())
+    name, piece = "model.embed_tokens.weight", Piece.whole((made.get_vocab_size(), 64))
+    before, rows = values(name, piece), with_new_tokens(values, [name], new)(name, piece)
     assert torch.equal(rows[: old.get_vocab_size()], before[: old.get_vocab_size()])
     pieces = old.encode("ferryman").ids
     assert len(pieces) > 1
@@ -77,27 +75,24 @@ def test_a_word_starts_as_the_mean_of_its_pieces_and_a_control_token_as_that_of_
 
 def test_rows_that_a_model_has_to_spare_are_filled_and_count_for_no_mean() -> None:
     """As of Qwen: more rows than tokens."""
-    net: Any = transformers.GPT2Config(
-        vocab_size=12, n_positions=8, n_embd=4, n_layer=1, n_head=1, tie_word_embeddings=False
-    )
-
-    model = OtherModel(OtherConfig.from_hf(net.to_dict()))
-    with torch.no_grad():
-        for rows in (model.embedding_weight, model.head_weight):
-            rows[8:] = 1000.0
-    start_new_tokens(model, NewTokens(known=list(range(8)), pieces={8: (1, 3), 9: ()}))
-    for rows in (model.embedding_weight, model.head_weight):
+    stored = {name: torch.cat([torch.randn(8, 4), torch.full((4, 4), 1000.0)]) for name in ("in", "out")}
+    new = NewTokens(known=list(range(8)), pieces={8: (1, 3), 9: ()})
+    values = with_new_tokens(lambda name, piece: stored[name][piece.slices], ["in", "out"], new)
+    for name in stored:
+        rows = values(name, Piece.whole((12, 4)))
         torch.testing.assert_close(rows[8], rows[[1, 3]].mean(0))
         torch.testing.assert_close(rows[9], rows[:8].mean(0))
         assert rows[10, 0] == 1000.0
+        assert torch.equal(values(name, Piece((12, 4), ((9, 11), (1, 3)))), rows[9:11, 1:3])
 
 
 def test_a_recipe_adds_a_token_that_is_trained_and_exported(place: Path) -> None:
     corpus = CorpusVersion.open(place / "workspace")
     recipe = recipe_file.loads(RECIPE, place)
     old = transformers.AutoConfig.from_pretrained(place / "base").vocab_size
-    assert corpus.vocab_size == old + 1 == config_of(recipe, corpus).vocab_size
-    before = new_model(recipe, corpus, torch.device("cpu")).embedding_weight.detach()
+    assert corpus.vocab_size == old + 1 == plan_of(recipe, corpus).config.vocab_size
+    plan, values = new_values(recipe, corpus)
+    before = values("model.embed_tokens.weight", Piece.whole((old + 1, plan.config.hidden_size)))
     torch.testing.assert_close(before[old], before[:old].mean(0))  # a control token
     result = train(recipe, corpus, console=Silent())
     folder = api.open_run(result["run"]).export(place / "out")
@@ -132,7 +127,7 @@ def test_more_tokens_than_a_model_without_a_tokenizer_knows_are_refused(place: P
         (tmp_path / name).write_bytes((place / "base" / name).read_bytes())
     recipe = recipe_file.loads(RECIPE.replace("model: {from: ./base}", f"model: {{from: '{tmp_path}'}}"), place)
     with pytest.raises(RecipeError, match="the corpus uses"):
-        config_of(recipe, corpus)
+        plan_of(recipe, corpus)
 
 
 def test_a_folder_must_fit_the_recipe(place: Path) -> None:
@@ -140,7 +135,7 @@ def test_a_folder_must_fit_the_recipe(place: Path) -> None:
     for change, said in (("sequence_length: 64", "positions"), ("{from: ./base}\n", "layers")):
         other = {"positions": "sequence_length: 256", "layers": "{from: ./base, layers: 3}\n"}[said]
         with pytest.raises(RecipeError, match=said):
-            config_of(recipe_file.loads(RECIPE.replace(change, other), place), corpus)
+            plan_of(recipe_file.loads(RECIPE.replace(change, other), place), corpus)
 
 
 def test_tokens_are_added_to_a_given_tokenizer_only() -> None:

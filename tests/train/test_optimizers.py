@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from sheaf.errors import CorruptStore
 from sheaf.train.muon import MOMENTUM, orthogonalise
 from sheaf.train.optimizer import Optimizer, Update, choose, default_rate
 
@@ -86,7 +85,7 @@ def test_orthogonalising_leaves_directions_and_levels_lengths(shape: tuple[int, 
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     for dtype in (torch.float32, torch.bfloat16):
-        got = orthogonalise(matrix, dtype).float()
+        got = orthogonalise(matrix.to(dtype)).float()
         lengths = torch.linalg.svdvals(got)
         assert got.shape == shape
         assert lengths.max() < 1.3 and lengths.median() > 0.65
@@ -161,7 +160,7 @@ def test_a_saved_state_goes_on_bit_for_bit(optimizer: str) -> None:
         for name, parameter in broken.items():
             parameter.copy_(model[name])
     fresh = Optimizer(broken.items(), update(optimizer, "bf16"))
-    fresh.load(state, two.updates, two.averaging)
+    fresh.load(lambda key, piece: state[key][piece.slices], two.updates, two.averaging)
     for step in range(3, 6):
         set_gradients(calm, step)
         one.step(0.01)
@@ -169,12 +168,6 @@ def test_a_saved_state_goes_on_bit_for_bit(optimizer: str) -> None:
         fresh.step(0.01)
     assert all(torch.equal(calm[name], broken[name]) for name in calm)
     assert fresh.updates == 6
-
-
-def test_a_state_of_other_parameters_is_refused() -> None:
-    state = Optimizer(parameters().items(), update("adamw")).state()
-    with pytest.raises(CorruptStore, match="other parameters"):
-        Optimizer(parameters().items(), update("muon")).load(state, 1)
 
 
 def test_the_default_rate_falls_with_size_and_names_its_source() -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 import transformers
 from published import published, rewound
-from safetensors.torch import load_file
+from saved_tensors import saved_tensors
 from training_corpus import VOCABULARY, make_corpus, make_recipe
 
 from sheaf.console import Silent
 from sheaf.model.families import load_folder
 from sheaf.recipe import ModelSpec
 from sheaf.train import journal
-from sheaf.train.checkpoint import list_checkpoints, load_model
+from sheaf.train.checkpoint import load_model
 from sheaf.train.evaluate import evaluate_run
 from sheaf.train.launch import resume, train
 
@@ -50,7 +50,7 @@ def test_it_learns_and_is_evaluated(made: Path) -> None:
 def test_it_resumes_bit_for_bit_and_two_ranks_compute_the_same(made: Path) -> None:
     again = rewound(made, made.with_name("test-101"), 3)
     resume(again, console=Silent())
-    one, two = (load_file(list_checkpoints(run)[0] / "model.safetensors") for run in (made, again))
+    one, two = saved_tensors(made), saved_tensors(again)
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     on_two = rewound(made, made.with_name("test-102"), 3)
     resume(on_two, nproc=2, console=Silent())

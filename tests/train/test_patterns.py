@@ -5,19 +5,20 @@ from __future__ import annotations
 import pytest
 
 from sheaf.errors import RecipeError
-from sheaf.train.patterns import factors, frozen
+from sheaf.train.patterns import check_rates, factor_of, frozen
 
 NAMES = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.10.mlp.up_proj.weight"]
 
 
 def test_the_first_pattern_that_matches_counts() -> None:
     rates = {"model.layers.0.*": 0.1, "model.layers.*": 0.5}
-    assert factors(NAMES, rates) == {NAMES[1]: 0.1, NAMES[2]: 0.5}
+    check_rates(NAMES, rates)
+    assert [factor_of(name, rates) for name in NAMES] == [1.0, 0.1, 0.5]
 
 
 def test_a_pattern_behind_a_wider_one_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"layers\.0.* that an earlier pattern has left") as caught:
-        factors(NAMES, {"model.layers.*": 0.5, "model.layers.0.*": 0.1})
+        check_rates(NAMES, {"model.layers.*": 0.5, "model.layers.0.*": 0.1})
     assert "before" in caught.value.fix
 
 

@@ -26,7 +26,11 @@ AGENT = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
 
 
 def ranks_of(launcher: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(launcher).children(recursive=True) if "sheaf.train.worker" in p.cmdline()]
+    return [process for process in all_of(launcher) if process.name().startswith("sheaf rank")]
+
+
+def all_of(launcher: int) -> list[psutil.Process]:
+    return psutil.Process(launcher).children(recursive=True)
 
 
 @pytest.fixture
@@ -73,14 +77,14 @@ class Death:
 @pytest.fixture(scope="module")
 def death(tmp_path_factory: pytest.TempPathFactory) -> Death:
     root, console = tmp_path_factory.mktemp("death"), KillsARank()
-    recipe = make_recipe(root, budget={"steps": 100_000})
+    recipe = make_recipe(root, budget={"steps": 100_000}, restarts={"most": 0})
     with pytest.raises(EnvironmentProblem) as raised:
         train(recipe, make_corpus(root), nproc=2, console=console)
     seconds = time.monotonic() - console.killed_at
     return Death(root / "runs" / "test-001", raised.value, console.listening, seconds, ranks_of(os.getpid()))
 
 
-def test_a_dead_rank_ends_the_run_within_seconds_and_says_how_to_go_on(death: Death) -> None:
+def test_without_restarts_a_dead_rank_ends_the_run_within_seconds_and_says_how_to_go_on(death: Death) -> None:
     assert "died, so the run has stopped" in death.error.what
     assert "SIGKILL" in death.error.why
     assert f"sheaf resume {death.run}" in death.error.fix

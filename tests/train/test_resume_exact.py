@@ -38,7 +38,7 @@ if sys.argv[1] == "train":
     recipe = Recipe.model_validate_json(Path(sys.argv[2]).read_bytes())
     train(recipe, CorpusVersion.open(Path(recipe.workspace)), nproc=int(sys.argv[3]), console=Silent())
 else:
-    resume(Path(sys.argv[2]), console=Silent())
+    resume(Path(sys.argv[2]), nproc=int(sys.argv[3]) if sys.argv[3:] else None, console=Silent())
 """
 
 
@@ -66,7 +66,10 @@ def numbers(run: Path) -> list[dict[str, object]]:
 def weights(run: Path) -> dict[str, torch.Tensor]:
     checkpoint = newest_valid(run)
     assert checkpoint is not None
-    return {**load_file(checkpoint.path / "model.safetensors"), **load_file(checkpoint.path / "optimizer.safetensors")}
+    return {
+        **load_file(checkpoint.path / "model-0000.safetensors"),
+        **load_file(checkpoint.path / "optimizer-0000.safetensors"),
+    }
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -129,7 +132,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_note(tmp_path: Path) -> None
     recipe = make_recipe(tmp_path, budget={"steps": 12}, checkpoint_every=4)
     calm = Path(train(recipe, corpus, console=Silent())["run"])
     run = unfinished_copy(calm)
-    damaged = run / "checkpoints" / "step-00000012" / "model.safetensors"
+    damaged = run / "checkpoints" / "step-00000012" / "model-0000.safetensors"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)

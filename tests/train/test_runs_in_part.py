@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from published import rewound
-from safetensors.torch import load_file
+from saved_tensors import saved_tensors
 from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
 from sheaf.errors import RecipeError
+from sheaf.model.pieces import Piece
 from sheaf.train import journal
-from sheaf.train.checkpoint import list_checkpoints
 from sheaf.train.evaluate import evaluate_run
 from sheaf.train.launch import resume, train
-from sheaf.train.setup import new_model
+from sheaf.train.plan import new_values
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,10 @@ def test_schedule_free_saves_what_it_evaluates_and_resumes_bit_for_bit(tmp_path:
     again = rewound(run, run.with_name("test-101"), 4)
     resume(again, console=Silent())
     assert [line["loss"] for line in journal.read(again)] == [line["loss"] for line in journal.read(run)]
-    files = [list_checkpoints(folder)[0] for folder in (run, again)]
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        one, two = (load_file(folder / name) for folder in files)
-        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-    saved, trained = load_file(files[0] / "model.safetensors"), load_file(files[0] / "optimizer.safetensors")
-    assert not any(torch.equal(saved[name], trained[f"y.{name}"]) for name in saved)
+    one, two = saved_tensors(run), saved_tensors(again)
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    saved, trained = saved_tensors(run, "weight"), saved_tensors(run, "y")
+    assert saved.keys() == trained.keys() and not any(torch.equal(saved[name], trained[name]) for name in saved)
     assert evaluate_run(run)["loss"] == journal.read_evaluations(run)[-1]["loss"]
     rates = [line["lr"] for line in journal.read(run)]
     assert rates[-1] == max(rates)
@@ -53,11 +51,10 @@ def test_schedule_free_saves_what_it_evaluates_and_resumes_bit_for_bit(tmp_path:
 def test_what_is_frozen_keeps_every_bit_and_has_no_state(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path)
     recipe = make_recipe(tmp_path, freeze=["model.embed_tokens*", "*norm*"], budget={"steps": 2})
-    before = dict(new_model(recipe, corpus, torch.device("cpu")).named_parameters())
+    _, values = new_values(recipe, corpus)
     run = Path(train(recipe, corpus, console=Silent())["run"])
-    checkpoint = list_checkpoints(run)[0]
-    after, state = load_file(checkpoint / "model.safetensors"), load_file(checkpoint / "optimizer.safetensors")
-    still = {name for name in after if torch.equal(after[name], before[name])}
+    after, state = saved_tensors(run, "weight"), saved_tensors(run, "momentum", "exp_avg", "exp_avg_sq")
+    still = {name for name in after if torch.equal(after[name], values(name, Piece.whole(after[name].shape)))}
     assert still == {name for name in after if "embed_tokens" in name or "norm" in name}
     assert not any(key.endswith(tuple(still)) for key in state)
     notes = (run / "notes.txt").read_text()

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 from published import rewound
-from safetensors.torch import load_file
+from saved_tensors import saved_tensors
 from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
 from sheaf.errors import TrainingFailed
 from sheaf.order.loader import Batch
+from sheaf.parallel.parallelize import Spread
 from sheaf.parallel.ranks import Ranks, alone
 from sheaf.train import journal, spikes
-from sheaf.train.checkpoint import list_checkpoints
 from sheaf.train.launch import resume, train
-from sheaf.train.learner import Learner
+from sheaf.train.learner import Learner, StepResult
 from sheaf.train.run import Run
 from sheaf.train.spikes import RollBack, SpikeGuard
 
@@ -84,18 +84,19 @@ def test_off_is_off() -> None:
 def spiking(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """step → factor on its loss: a planted spike. The history that is needed is made short."""
     planted: dict[int, float] = {}
-    plain = Learner.loss_sum
+    plain_step, plain_loss, now = Learner.step, Spread._loss, [0]
 
-    def loss_sum(self: Learner, part: Batch) -> torch.Tensor:
-        return plain(self, part) * planted.get(part.step, 1.0)
+    def step(self: Learner, batch: Batch, *rest: Any, **named: Any) -> StepResult:
+        now[0] = batch.step
+        return plain_step(self, batch, *rest, **named)
 
-    monkeypatch.setattr(Learner, "loss_sum", loss_sum)
+    def loss(self: Spread, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return plain_loss(self, hidden, labels) * planted.get(now[0], 1.0)
+
+    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Spread, "_loss", loss)
     monkeypatch.setattr(spikes, "LEAST", 8)
     return planted
-
-
-def final(run: Path) -> dict[str, Any]:
-    return load_file(list_checkpoints(run)[0] / "model.safetensors")
 
 
 def test_a_skipped_step_makes_no_update_and_is_counted(tmp_path: Path, spiking: dict[int, float]) -> None:
@@ -107,7 +108,7 @@ def test_a_skipped_step_makes_no_update_and_is_counted(tmp_path: Path, spiking: 
     again = rewound(run, run.with_name("test-101"), 10)  # the history is in the checkpoint
     resume(again, console=Silent())
     assert [line["loss"] for line in journal.read(again)] == [line["loss"] for line in journal.read(run)]
-    one, two = final(run), final(again)
+    one, two = saved_tensors(run), saved_tensors(again)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -127,12 +128,12 @@ def test_going_back_arrives_where_the_updates_were_never_made(tmp_path: Path, sp
     assert [line["step"] for line in lines if line["skipped"]] == Run.open(run).avoided == list(range(10, 19))
     assert any("step 18 is a spike" in note for note in notes) and any("after step 10" in note for note in notes)
     # Stopped anywhere and resumed, also where a checkpoint has seen what is left out: the same bits.
-    first = final(run)
+    first = saved_tensors(run)
     for number, step in ((101, 10), (102, 15)):
         again = rewound(run, run.with_name(f"test-{number}"), step)  # forgets what was avoided
         resume(again, console=Silent())
         assert Run.open(again).avoided == list(range(10, 19))
-        assert all(torch.equal(first[name], tensor) for name, tensor in final(again).items())
+        assert all(torch.equal(first[name], tensor) for name, tensor in saved_tensors(again).items())
 
 
 def test_spikes_without_end_stop_the_run(tmp_path: Path) -> None:

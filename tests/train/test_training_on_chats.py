@@ -13,15 +13,20 @@ from training_corpus import make_corpus, make_recipe
 
 from sheaf import api, recipe_file
 from sheaf.console import Silent
+from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.vocabulary import Vocabulary
 from sheaf.errors import DataRefused, UsageError
 from sheaf.order.loader import Loader
+from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import alone
 from sheaf.prepare.encoder import Encoder
+from sheaf.recipe import Layout
 from sheaf.train import journal
-from sheaf.train.checkpoint import load_model
+from sheaf.train.checkpoint import checkpoint_of, load_model
 from sheaf.train.evaluate import evaluate, evaluate_run
 from sheaf.train.launch import train
-from sheaf.train.learner import forward
+from sheaf.train.learner import tensors
 from sheaf.train.setup import order_of
 
 
@@ -86,12 +91,14 @@ def test_the_evaluation_is_of_what_is_to_be_predicted(tmp_path: Path) -> None:
     run = Path(train(recipe, corpus, console=Silent())["run"])
     model, _ = load_model(run, None, torch.float32)
     order = order_of(recipe, corpus, "held_out")
-    got = evaluate(model, corpus, order, corpus.token_files(), ranks=alone(), micro_samples=4)
+    values = checkpoint_of(run)[0].values()
+    spread = Spread(model.config, torch.float32, Mesh(alone(), Layout()), How(), values)
+    got = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=4)
     nats, count = 0.0, 0
     with Loader(order, corpus.token_files()) as loader, torch.no_grad():
         for batch in loader:
-            logits = (forward(model, batch) @ model.head_weight.T).float()
-            labels = torch.from_numpy(batch.labels)
+            (ids, positions, documents), labels = tensors(batch, torch.device("cpu"))
+            logits = (model(ids, positions, documents) @ model.head_weight.T).float()
             nats += torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
             count += int((labels != -100).sum())
     assert got["tokens"] == count < int(corpus.documents.length.sum())
@@ -133,7 +140,7 @@ train: {sequence_length: 64, batch_tokens: 256, budget: {steps: 2}, held_out: 0,
     run = api.train(recipe, workers=1)
     corpus = run.corpus()
     encoder = Encoder(corpus.tokenizer_path)
-    ids, ends = api._as_user(corpus, "Ferry 7?<|im_end|>")
+    ids, ends = api._as_user(run.vocabulary(), "Ferry 7?<|im_end|>")
     assert encoder.decode(ids) == "<|im_start|>user\nFerry 7?<|im_end|><|im_end|>\n<|im_start|>assistant\n"
     assert ids.count(encoder.control_ids["<|im_end|>"]) == 1 and ends == [encoder.control_ids["<|im_end|>"]]
     said = "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
@@ -162,11 +169,11 @@ prepare: {tokenizer: {train: bpe, vocab_size: 300}, template: ./t.jinja}
     )
     corpus = api.prepare(recipe, workers=1)
     with pytest.raises(UsageError, match="a user says alone") as caught:
-        api._as_user(corpus, "Late?")
+        api._as_user(Vocabulary.of(CorpusVersion.open(recipe.workspace, corpus.digest)), "Late?")
     assert "Who am I?" in caught.value.why
 
 
 def test_a_run_without_conversations_answers_no_user(tmp_path: Path) -> None:
     run = Path(train(make_recipe(tmp_path, budget={"steps": 1}), make_corpus(tmp_path), console=Silent())["run"])
     with pytest.raises(UsageError, match="no conversations"):
-        api._as_user(api.open_run(run).corpus(), "Hello?")
+        api._as_user(api.open_run(run).vocabulary(), "Hello?")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from sheaf.corpus.blocks import write_table
 from sheaf.corpus.columns import save_array
 from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.version import CorpusVersion
@@ -21,14 +22,22 @@ END_OF_TEXT = 0
 
 
 def make_corpus(
-    root: Path, documents: int = 400, seed: int = 0, chats: bool = False, said: Iterable[int] | None = None
+    root: Path,
+    documents: int = 400,
+    seed: int = 0,
+    chats: bool = False,
+    said: Iterable[int] | None = None,
+    odd: int | None = None,
 ) -> CorpusVersion:
     """chats: of the first token file, only every third token is to be predicted, and of its first document none. said:
-    the only tokens of each file that are to be predicted."""
+    the only tokens of each file that are to be predicted. odd: a document with a token, in its middle, that is in no
+    other one: VOCABULARY."""
     workspace = Workspace(root)
     workspace.create()
     random = np.random.default_rng(seed)
     texts = [_pattern(random) for _ in range(documents)]
+    if odd is not None:
+        texts[odd][len(texts[odd]) // 2] = VOCABULARY
     ids = np.array([np.frombuffer(hashlib.blake2b(t.tobytes(), digest_size=16).digest(), np.uint8) for t in texts])
     source = (np.arange(documents) % 3 == 0).astype(np.int32)
     by = np.lexsort((*ids.T[::-1], source))
@@ -46,6 +55,8 @@ def make_corpus(
                 flags.tofile(out / "loss.bin")
             if said is not None:
                 np.isin(np.arange(length[here].sum()), list(said)).astype(np.uint8).tofile(out / "loss.bin")
+            for file in list(out.iterdir()):
+                write_table(file)
     columns = Documents(ids[by], source[by], shard[by], offset[by], length[by])
     digest = hashlib.blake2b(ids[by].tobytes(), digest_size=16).hexdigest()
     manifest = {
@@ -55,7 +66,7 @@ def make_corpus(
         "shards": ["shard0", "shard1"],
         "tokenizer": "tok",
         "rendering": {"digest": "tok", "tokenizer": "tok", "template": "", "variables": {}, "masked": []},
-        "vocab_size": VOCABULARY,
+        "vocab_size": VOCABULARY + (odd is not None),
         "end_of_text": END_OF_TEXT,
         "token_dtype": "uint16",
     }

@@ -24,9 +24,9 @@ from sheaf.corpus.columns import Array, chunks, new_array, release
 from sheaf.corpus.decided import Decided
 from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.schema import DECISIONS
-from sheaf.corpus.version import FORMAT, CorpusVersion
+from sheaf.corpus.version import FORMAT, CorpusVersion, corpus_digest
 from sheaf.corpus.workspace import Workspace
-from sheaf.files import checked, digest_json, digest_of, read_done, task_folder, write_file
+from sheaf.files import checked, digest_json, read_done, task_folder, write_file
 
 _OTHERS: dict[str, DTypeLike] = {"row": np.int32, "bytes": np.int64}  # of a document's record: its row, its text's size
 
@@ -59,7 +59,7 @@ def commit(
     documents = _documents(columns, tokens, decided, prepare["dedup"]["exact"])
     manifest = {
         "format": FORMAT,
-        "corpus": digest_of(FORMAT, content, rendering["digest"]),
+        "corpus": corpus_digest(content, rendering["digest"]),
         "fingerprint": _fingerprint(names, documents, rendering["digest"]),
         "key": key,
         "sources": sources,

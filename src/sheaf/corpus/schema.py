@@ -79,7 +79,7 @@ ITEMS = pa.schema(
         pa.field("version", pa.string()),
         pa.field("size", pa.int64()),  # bytes in
         pa.field("about", pa.string()),  # what the place says of the item, JSON; "" if nothing
-        pa.field("digest", pa.string()),  # blake2b-128 of the item's bytes, hex; "" if it could not be read whole
+        pa.field("digest", pa.string()),  # BLAKE3-128 of the item's bytes, hex; "" if it could not be read whole
         pa.field("claimed", pa.string()),  # the content type that the place claimed
         pa.field("media", pa.string()),
         pa.field("structure_bytes", pa.int64()),  # container structure, headers of tables, blank lines

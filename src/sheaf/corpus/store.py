@@ -31,6 +31,7 @@ from sheaf.sources.s3 import Answer
 
 URL = re.compile(r"(s3|gs|az|abfss?)://[^/]")
 CHUNK_BYTES = 4 << 20
+OUT_OF_RANGE = re.compile(r"status code: 416|[Rr]ange")
 T = TypeVar("T")
 
 
@@ -59,6 +60,20 @@ class ObjectStore:
             return found
         finally:
             temporary.unlink(missing_ok=True)
+
+    def read_range(self, path: Path, start: int, stop: int) -> bytes:
+        def get() -> bytes:
+            try:
+                return bytes(obstore.get_range(self._client, self._key(path), start=start, end=stop))
+            except BaseError as error:
+                if OUT_OF_RANGE.search(str(error)):  # it is shorter than it was: no outage
+                    return b""
+                raise
+
+        found = self._found(get)
+        if found is None:
+            raise FileNotFoundError(path)
+        return found
 
     def upload(self, folder: Path, final: Path, names: Sequence[str]) -> None:
         for name in names:

@@ -24,9 +24,11 @@ from tokenizers import Tokenizer
 from sheaf.corpus import shards
 from sheaf.corpus.documents import DTYPES, Documents
 from sheaf.corpus.schema import DECISIONS
+from sheaf.corpus.token_files import open_files
+from sheaf.corpus.tokens import TokenFile, TokenFiles
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import CorruptStore, DataRefused, UsageError
-from sheaf.files import checked, read_done
+from sheaf.files import checked, digest_of
 from sheaf.formats.schema import CHATS, KINDS
 from sheaf.privacy import masked_text
 
@@ -46,7 +48,11 @@ class CorpusVersion:
     def open(workspace: Path | str | Workspace, digest: str | None = None) -> CorpusVersion:
         """The newest version, or the newest one with this corpus digest. Raises DataRefused if there is none."""
         store = workspace if isinstance(workspace, Workspace) else Workspace.at(workspace)
-        name = _find(store, digest)
+        return CorpusVersion.named(store, _find(store, digest))
+
+    @staticmethod
+    def named(store: Workspace, name: str) -> CorpusVersion:
+        """The version in this folder of corpora/."""
         root = store.corpus(name)
         manifest: dict[str, Any] = orjson.loads(checked(root / "manifest.json").read_bytes())
         return CorpusVersion(store, root, manifest)
@@ -77,6 +83,10 @@ class CorpusVersion:
         """The kinds of personal data that are masked where this corpus is trained."""
         return frozenset(self.manifest["rendering"]["masked"])
 
+    def holds(self, content: str) -> bool:
+        """Whether this is the version of a selection, by the digest of what was selected."""
+        return self.digest == corpus_digest(content, self.rendering)
+
     @property
     def tokenizer_path(self) -> Path:
         return checked(self.workspace.tokenizer(self.manifest["tokenizer"]) / "tokenizer.json")
@@ -95,19 +105,19 @@ class CorpusVersion:
             checked(self.root / f"{name}.npy")
         return Documents.open(self.root)
 
-    def token_files(self) -> list[NDArray[np.unsignedinteger]]:
-        """One read-only map per shard, in the order of `documents.shard`."""
+    @cached_property
+    def files(self) -> TokenFiles:
+        """The flat files of the tokens. Nothing of them is read, or fetched, before it is wanted."""
         folders = [self.workspace.tokens(self.rendering, shard) for shard in self.shard_names]
-        return [_map_tokens(checked(folder / "tokens.bin"), self.manifest["token_dtype"]) for folder in folders]
+        return open_files(self.workspace.where, self.root.name, folders, self.manifest["token_dtype"])
 
-    def loss_files(self) -> list[NDArray[np.uint8] | None]:
+    def token_files(self) -> list[TokenFile]:
+        """The tokens, one flat file a shard, in the order of `documents.shard`. Each reads like an array."""
+        return self.files.tokens
+
+    def loss_files(self) -> list[TokenFile | None]:
         """By shard, which of its tokens are to be predicted, 0 or 1 a token; None: all of them."""
-        folders = [self.workspace.tokens(self.rendering, shard) for shard in self.shard_names]
-        has = ["loss.bin" in (read_done(folder) or {"files": ()})["files"] for folder in folders]
-        return [
-            _map_tokens(checked(folder / "loss.bin"), "uint8") if there else None
-            for folder, there in zip(folders, has, strict=True)
-        ]
+        return self.files.losses
 
     def tokens_by_source(self) -> dict[str, int]:
         total = np.zeros(len(self.source_names), np.int64)
@@ -196,6 +206,11 @@ class CorpusVersion:
         return np.load(checked(self.root / f"{name}.npy"), mmap_mode="r", allow_pickle=False)
 
 
+def corpus_digest(content: str, rendering: str) -> str:
+    """content: digest of what was selected and from where. rendering: of what its tokens were made by."""
+    return digest_of(FORMAT, content, rendering)
+
+
 def _opened(record: dict[str, Any], source: str) -> dict[str, Any]:
     """A row of a shard, with its JSON as objects."""
     origins = [{**origin, "locator": orjson.loads(origin["locator"])} for origin in record["origins"]]
@@ -227,12 +242,6 @@ def _tokenizer(path: Path) -> Tokenizer:
 @lru_cache(maxsize=64)
 def _parquet(path: Path) -> Any:
     return pq.ParquetFile(path)
-
-
-def _map_tokens(path: Path, dtype: str) -> NDArray[np.unsignedinteger]:
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype)
-    return np.memmap(path, dtype, "r")
 
 
 def _find(store: Workspace, digest: str | None) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import importlib
 
 from sheaf.engine.base import Engine, Json, Task
-from sheaf.engine.local import LocalEngine
-from sheaf.engine.ray import RayEngine
 from sheaf.errors import UsageError
 
 __all__ = ["Engine", "Json", "Task", "make"]
 
-ENGINES: dict[str, Callable[[int | None], Engine]] = {"local": LocalEngine, "ray": RayEngine}
+# Loaded when asked for: every worker imports this file.
+ENGINES = {"local": "sheaf.engine.local:LocalEngine", "ray": "sheaf.engine.ray:RayEngine"}
 
 
 def make(name: str = "local", workers: int | None = None) -> Engine:
@@ -24,4 +23,5 @@ def make(name: str = "local", workers: int | None = None) -> Engine:
             why=f"known: {', '.join(sorted(ENGINES))}",
             fix=f"did you mean '{near[0]}'?" if near else "leave the engine out to use this machine's processes",
         )
-    return ENGINES[name](workers)
+    module, _, kind = ENGINES[name].partition(":")
+    return getattr(importlib.import_module(module), kind)(workers)

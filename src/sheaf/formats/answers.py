@@ -5,13 +5,12 @@ compression (a bomb for us), JSON where JSON belongs, and only items that were a
 may not be more than the child could have held; and each item's bytes must add up. An item which does not is one region,
 "parser-bug".
 
-Ids are computed again for one row in 64, chosen at random where the child cannot see it: of k rows with a wrong id at
-least one is found with probability 1 - (63/64)^k, which is 80% for 100 rows and all but 2 in 10 million for 1,000.
-After the first that is found, those of all rows are.
+Ids it does not say: they are computed here (`ids`), once, so there is nothing to lie about.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +22,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sheaf.formats.charge import Int64, RecordCharges
-from sheaf.formats.long_item import LongItem, Spool, numbers, row_bytes, with_bytes
-from sheaf.formats.normalise import content_of, record_id
+from sheaf.formats.fast import odd_values
+from sheaf.formats.ids import record_ids
+from sheaf.formats.long_item import WITH_IDS, LongItem, Spool, numbers, row_bytes, with_bytes
 from sheaf.formats.reasons import REASONS
 from sheaf.formats.schema import KINDS, PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.wire import RECORDS, STREAMS
 
-CHECKED = 1 / 64  # share of the rows whose ids are computed again: under 2% of what reading them cost
-LONG_BYTES = 32 << 20  # of records (`row_bytes`), above which an item's wait on disk
+LONG_BYTES = 64 << 20  # of records (`row_bytes`), above which an item's wait on disk
 _SCHEMAS = {b"R": RECORDS, b"Q": PARSED_REGIONS, b"T": STREAMS, b"I": PARSED_ITEMS}
 _KINDS = {*KINDS, "row"}  # the last for surveys (`ParseOptions.raw_rows`)
 _MOST = 1 << 50  # bytes that anything here may claim
 _REMARK = 10_000  # characters of a region's detail or an item's notes
-_BYTES = r'^\{"bytes":\[[0-9]{1,18},[0-9]{1,18}\]\}\z'  # almost all locators
+_BYTES = re.compile(r'\{"bytes":\[[0-9]{1,18},[0-9]{1,18}\]\}')  # almost all locators
 _COMPRESSED = 3  # number of a field in the header of a record batch, as it lies in a message
 
 
@@ -59,16 +58,13 @@ class Parsed:
 
 class Answers:
     """Collects the tables of a request. sizes: the items' bytes. memory_bytes: the child's. folder: where records may
-    wait (default: the system's for temporary files). with_ids: whether the rows have ids; excerpts have none."""
+    wait (default: the system's for temporary files)."""
 
-    def __init__(
-        self, sizes: Sequence[int], memory_bytes: int, folder: Path | None = None, *, with_ids: bool = True
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], memory_bytes: int, folder: Path | None = None) -> None:
         self._sizes = np.array(sizes, np.int64)
         self._memory_bytes = memory_bytes
         self._waiting_bytes = 0  # of tables in memory that no commit has taken
         self._folder = folder
-        self._random, self._checked = np.random.default_rng(), CHECKED if with_ids else 0.0
         self._done = np.zeros(len(sizes), bool)
         self._next = 0
         self._pending: dict[bytes, list[pa.Table]] = {kind: [] for kind in _SCHEMAS}
@@ -156,7 +152,7 @@ class Answers:
             if not _inside(numbers(table, name), _MOST):
                 raise BadAnswer("weights that cannot be")
         _check_values(table)
-        self._check_ids(table, owners)
+        table = table.append_column(PARSED_RECORDS.field("id"), record_ids(table))
         starts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
         sizes = np.add.reduceat(row_bytes(table), starts)
         at = 0
@@ -173,19 +169,6 @@ class Answers:
             if self._current_bytes > LONG_BYTES:
                 self._to_disk()
 
-    def _check_ids(self, table: pa.Table, owners: Int64) -> None:
-        """Raises BadAnswer. A wrong id has been chosen to be wrong: from then on none is believed."""
-        rows = np.flatnonzero(self._random.random(len(table)) < self._checked)
-        names = ("id", "text", "kind", "payload", "messages", "meta")
-        columns = (table.column(name).take(rows).to_pylist() for name in names)
-        for row, id, text, kind, payload, messages, meta in zip(rows.tolist(), *columns, strict=True):
-            if id != record_id(text, kind, content_of(kind, payload, messages.encode(), meta)):
-                self._checked = 1.0
-                item = int(owners[row])
-                if self._done[item]:
-                    raise BadAnswer("records of an item that was answered")
-                raise WrongId(item, "a record's id is not that of its content")
-
     def _to_disk(self) -> None:
         spool = self._spools.get(self._current)
         if spool is None:
@@ -198,7 +181,8 @@ class Answers:
     def _commit(self) -> None:
         self._pending[b"R"] += self._own
         self._own = []
-        tables = {kind: _joined(found, _SCHEMAS[kind]) for kind, found in self._pending.items()}
+        schemas = {**_SCHEMAS, b"R": WITH_IDS}
+        tables = {kind: _joined(found, schemas[kind]) for kind, found in self._pending.items()}
         records, regions, items = tables[b"R"], tables[b"Q"], tables[b"I"]
         streams = _Streams(tables[b"T"])
         streams.check(records)
@@ -280,10 +264,6 @@ class Miscounted(BadItem):
     """An item's bytes do not add up."""
 
 
-class WrongId(BadItem):
-    """A record's id does not follow from its content."""
-
-
 def _table(payload: memoryview, schema: pa.Schema) -> pa.Table:
     try:
         with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
@@ -342,22 +322,18 @@ def _check_values(records: pa.Table) -> None:
     sure = records.column("confidence").to_numpy()
     if not ((sure >= 0) & (sure <= 1)).all():
         raise BadAnswer("a confidence that cannot be")
-    for text in _but(records.column("meta"), "{}"):
+    for text in odd_values(records.column("meta"), "objects", "{}"):
         if not isinstance(_json(text), dict):
             raise BadAnswer("a meta that is no object")
-    for text in _but(records.column("messages"), ""):
+    messages = records.column("messages")
+    for text in messages.filter(pc.not_equal(messages, "")).to_pylist():
         _json(text)
 
 
 def _check_locators(locators: pa.ChunkedArray) -> None:
-    usual = pc.or_(pc.match_substring_regex(locators, _BYTES), pc.equal(locators, "{}"))
-    for text in locators.filter(pc.invert(usual)).to_pylist():
-        if not isinstance(_json(text), dict):
+    for text in odd_values(locators, "byte_places", "{}"):
+        if not _BYTES.fullmatch(text) and not isinstance(_json(text), dict):
             raise BadAnswer("a locator that is no object")
-
-
-def _but(column: pa.ChunkedArray, usual: str) -> list[str]:
-    return column.filter(pc.not_equal(column, usual)).to_pylist()
 
 
 def _json(text: str) -> Any:

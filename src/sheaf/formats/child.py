@@ -20,14 +20,15 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from sheaf.formats import stream, wire
+from sheaf.formats import fast, stream, wire
 from sheaf.formats.charge import Int64
 from sheaf.formats.confine import allow_cpu, confine
 from sheaf.formats.guess import confidence
 from sheaf.formats.item import ItemResult, read_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
-from sheaf.formats.run import Run, RunOf
+from sheaf.formats.run import RunOf, run
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_REGIONS
+from sheaf.formats.settle import Settled, joined
 from sheaf.formats.table import FORMATS, register
 
 FLUSH_CHARACTERS = 8 << 20
@@ -43,13 +44,12 @@ class Outbox:
         self._seconds = seconds
         self._pause = min(1.0, seconds / 4)
         self.item = self._read = 0
-        self._told = 0.0
+        self._told, self._allowed = 0.0, -1e9  # when
         self._characters = 0
         self._uncommitted = 0
         self._first_stream = 0
         self._records: list[list[Any]] = [[] for _ in wire.RECORDS]
-        self._run: Run | None = None
-        self._made: list[pa.RecordBatch] = []  # records in order: these, then _records or _run
+        self._made: list[pa.RecordBatch] = []  # records in order: these, then _records
         self._rows = 0
         self._streams: list[list[Any]] = [[] for _ in wire.STREAMS]
         self._regions: list[list[Any]] = [[] for _ in PARSED_REGIONS]
@@ -59,23 +59,27 @@ class Outbox:
         self.item, self._read, self._told = item, 0, time.monotonic()
         self._first_stream = len(self._streams[0])
         wire.send(self._sock, b"S", item.to_bytes(4, "little"))
-        allow_cpu(self._seconds)
+        if self._told > self._allowed + self._pause:  # two system calls, which many small items need not
+            self._allow()
 
     def progress(self, more: int) -> None:
         """So many more bytes were read or expanded."""
         self._read += more
         if time.monotonic() - self._told > self._pause:
             wire.send(self._sock, b"P", self._read.to_bytes(8, "little"))
-            allow_cpu(self._seconds)
             self._told = time.monotonic()
+            self._allow()
+
+    def _allow(self) -> None:
+        allow_cpu(self._seconds)
+        self._allowed = self._told
 
     def record(
-        self, id: bytes, kind: str, text: bytes, messages: str, payload: bytes,
+        self, kind: str, text: bytes | memoryview, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
-        self._end_run()
         row = (
-            self.item, id, kind, text, messages, payload, meta, member, locator, media, encoding,
+            self.item, kind, text, messages, payload, meta, member, locator, media, encoding,
             confidence(encoding), repairs, self._first_stream + stream, weight,
         )  # fmt: skip
         for column, value in zip(self._records, row, strict=True):
@@ -83,16 +87,12 @@ class Outbox:
         self._gathered(1, len(text) + len(messages) + len(payload) + len(meta))
 
     def batch(
-        self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
-        member: str, media: str, encoding: str, stream: int,
-    ) -> None:  # fmt: skip
+        self, ready: Settled, starts: Int64, ends: Int64, member: str, media: str, encoding: str, stream: int
+    ) -> None:
+        self._end_rows()
         about = RunOf(self.item, member, media, encoding, confidence(encoding), self._first_stream + stream)
-        if self._run is None or self._run.about != about:
-            self._end_run()
-            self._end_rows()
-            self._run = Run(about)
-        self._run.add(ids, texts, metas, repairs, starts, ends)
-        self._gathered(len(texts), sum(map(len, texts)) + sum(map(len, metas)))
+        self._made.append(run(about, ready, starts, ends))
+        self._gathered(len(starts), ready.text_bytes + ready.meta_bytes)
 
     def finish(self, result: ItemResult) -> None:
         for column, values in zip(
@@ -125,17 +125,11 @@ class Outbox:
         if self._characters > FLUSH_CHARACTERS or self._rows > FLUSH_ROWS:
             self._send_records()
 
-    def _end_run(self) -> None:
-        if self._run is not None:
-            self._made.append(self._run.table())
-            self._run = None
-
     def _end_rows(self) -> None:
         if self._records[0]:
             self._made.append(_table(wire.RECORDS, self._records))
 
     def _send_records(self) -> None:
-        self._end_run()
         self._end_rows()
         if self._made:
             self._send(b"R", wire.RECORDS, self._made)
@@ -170,7 +164,10 @@ class _Parts:
 
 def _table(schema: pa.Schema, columns: list[list[Any]]) -> pa.RecordBatch:
     """Of the rows that the lists hold, which are emptied."""
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    arrays = [
+        joined(column, field.type) if field.name == "text" else pa.array(column, field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
     for column in columns:
         column.clear()
     return pa.record_batch(arrays, schema=schema)
@@ -185,6 +182,7 @@ def main(descriptor: int, parent: int, limits_json: str, extra: str = "") -> Non
     gc.freeze()  # what is imported lives on; looking through it for cycles took a tenth of the time of JSON Lines
     gc.set_threshold(50_000, 20, 100)
     sock = socket.socket(fileno=descriptor)
+    fast.reserve()
     holds = confine(limits.memory_mb, parent)
     wire.send(sock, b"H", orjson.dumps(holds))
     try:
@@ -211,6 +209,7 @@ def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits:
     options = ParseOptions(**asked)
     outbox = Outbox(sock, limits.seconds)
     stream.tell(outbox.progress)
+    fast.allow(request["fast"])
     for fd, item in zip(fds, request["items"], strict=True):
         outbox.begin(item["item"])
         outbox.finish(_item(fd, item, options, limits, outbox))

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sheaf.formats import rows, text
+from sheaf.formats import fast, rows, text
 from sheaf.formats.csv_dialect import Dialect, cells, dialect, open_after
 from sheaf.formats.encoding import MARKS, STATEFUL, WIDE, decode
-from sheaf.formats.piece import Batch, Context, ParseOptions, Pieces, Record, Refused, Region
+from sheaf.formats.piece import Batch, Columns, Context, ParseOptions, Pieces, Record, Refused, Region
 from sheaf.formats.stream import Stream
 
 HEAD = 1 << 20
@@ -38,24 +38,51 @@ def parse(stream: Stream, context: Context) -> Pieces:
 
 
 def _rows(stream: Stream, context: Context, encoding: str, found: Dialect) -> Pieces:
-    """Row by row; or by blocks of whole lines, where every line is a row like the others."""
+    """Row by row; or by blocks of whole lines, where every line is a row like the others; or by a kernel."""
     options, limit = context.options, context.limits.record_bytes
     cuts = _Cuts(found.delimiter, limit)
     names: list[str] | None = None if found.header else []
     number = 0
-    for first, last, block in stream.blocks(limit):
-        if names and block is not None and not cuts.open and encoding == "utf-8" and rows.plain(options):
+
+    def columns(first: int, block: bytes) -> Columns | None:
+        from sheaf.formats import kernel_rows  # here: see `fast`
+
+        if not names or cuts.open:
+            return None
+        return kernel_rows.csv_columns(first, block, found.delimiter, names, options.text, limit)
+
+    def otherwise(first: int, last: int, block: bytes | None) -> Pieces:
+        nonlocal names, number
+        if names and block is not None and not cuts.open and by_blocks:
             batch = _batch(first, block, found.delimiter, names, options)
             if batch is not None:
                 yield batch
-                continue
+                return
         for cut in cuts.of(first, last, block):
             piece, names = _piece(cut, encoding, found.delimiter, names, options, number)
             if piece is not None:
                 yield piece
                 number += not isinstance(cut, Region)
+
+    by_blocks = encoding == "utf-8" and rows.plain(options)
+    for first, last, block in _headed(stream, limit, found.header):
+        if block is not None and by_blocks and not context.about and fast.worth(len(block)):
+            yield from rows.by_kernels(first, block, columns, otherwise)
+        else:
+            yield from otherwise(first, last, block)
     if (unclosed := cuts.end()) is not None:
         yield unclosed
+
+
+def _headed(stream: Stream, limit: int, header: bool) -> Iterator[tuple[int, int, bytes | None]]:
+    """The stream's blocks; a header's line by itself, so that the rows behind it come together."""
+    for first, last, block in stream.blocks(limit, rows.at_once(limit)):
+        cut = block.find(b"\n") + 1 if block is not None and header and first == 0 else 0
+        if block is not None and cut:
+            yield first, first + cut, block[:cut]
+            first, block = first + cut, block[cut:]
+        if block is None or block:
+            yield first, last, block
 
 
 def _batch(start: int, block: bytes, delimiter: str, names: list[str], options: ParseOptions) -> Batch | None:
@@ -156,7 +183,7 @@ class _Cuts:
     def _line(self, start: int, end: int, data: bytes) -> Iterator[Cut | Region]:
         self._last = end
         if not self.open:
-            if data.count(b'"') % 2 == 0 or not open_after(data, self._mark, False):
+            if b'"' not in data or not open_after(data, self._mark, False):
                 yield start, end, data
                 return
             self._first, self._size = start, 0

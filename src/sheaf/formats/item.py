@@ -8,11 +8,8 @@ media hint, options and limits.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol
 
 import orjson
 
@@ -21,14 +18,15 @@ from sheaf.formats.charge import Int64, Node, charge
 from sheaf.formats.detect import Kind, claims_text, detect
 from sheaf.formats.guess import Guess
 from sheaf.formats.member_path import join
-from sheaf.formats.normalise import content_id, content_of, normalise, normalise_all, text_ids
-from sheaf.formats.piece import Batch, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
-from sheaf.formats.stream import BLOCK, Budget, Stream, from_file, progress
+from sheaf.formats.normalise import normalise
+from sheaf.formats.opened import Opened, open_item
+from sheaf.formats.piece import Batch, Columns, Context, Member, ParseOptions, ParserLimits, Record, Refused, Region
+from sheaf.formats.settle import Settled, settled
+from sheaf.formats.stream import BLOCK, Budget, Stream, from_file
 from sheaf.formats.table import BY_MEDIA
 
 MERGE_AFTER = 1000  # regions of one item, after which neighbours with the same reason become one
 NOTES = 5
-_LINE_END = orjson.Fragment(b"\n")
 
 
 @dataclass(slots=True)
@@ -63,14 +61,13 @@ class Sink(Protocol):
     """Takes the item's records in order; a batch is of the kind "text", has its bytes as locators, and as weights."""
 
     def record(
-        self, id: bytes, kind: str, text: bytes, messages: str, payload: bytes,
+        self, kind: str, text: bytes | memoryview, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None: ...  # fmt: skip
 
     def batch(
-        self, ids: list[bytes], texts: list[bytes], metas: list[bytes], repairs: list[str], starts: Int64, ends: Int64,
-        member: str, media: str, encoding: str, stream: int,
-    ) -> None: ...  # fmt: skip
+        self, ready: Settled, starts: Int64, ends: Int64, member: str, media: str, encoding: str, stream: int
+    ) -> None: ...
 
 
 def read_item(
@@ -79,10 +76,10 @@ def read_item(
     """Parse the item behind a descriptor. about: "" or a JSON object, what the place says of the item."""
     walk = _Walk(name, options, limits, sink, orjson.loads(about) if about else {})
     encoding.force(options.encoding)
-    digest = ""
+    file: Opened | None = None
     try:
-        file, digest = _open(fd, size, whole=not options.sample_bytes)
-        root, _ = walk.stream(from_file(file), "", name, media, 0)
+        file = open_item(fd, size)
+        root, _ = walk.stream(from_file(file.file), "", name, media, 0)
     except _Enough as enough:
         return walk.sampled(size, min(enough.consumed, size))
     except Refused as refused:
@@ -92,7 +89,14 @@ def read_item(
     charges = charge(root, size, walk.streams, len(walk.regions), refused=not walk.records)
     notes = "; ".join(dict.fromkeys(walk.notes[:NOTES]))
     return ItemResult(
-        digest, walk.media, notes, charges.structure, charges.cost, charges.whole, walk.regions, charges.regions
+        file.digest() if file else "",
+        walk.media,
+        notes,
+        charges.structure,
+        charges.cost,
+        charges.whole,
+        walk.regions,
+        charges.regions,
     )
 
 
@@ -164,7 +168,7 @@ class _Walk:
         while length > 0 and (block := stream.read(length)):
             parts.append(block)
             length -= len(block)
-        self.sink.record(bytes(16), "text", b"", "", b"".join(parts), "{}", "", "{}", "", "", "", 0, 0)
+        self.sink.record("text", b"", "", b"".join(parts), "{}", "", "{}", "", "", "", 0, 0)
         raise _Enough(0)
 
     def sampled(self, size: int, consumed: int) -> ItemResult:
@@ -196,7 +200,7 @@ class _Walk:
             if isinstance(piece, Record):
                 self._guessed(piece.encoding, path)
                 self._record(piece, path, kind.media, node)
-            elif isinstance(piece, Batch):
+            elif isinstance(piece, (Batch, Columns)):
                 self._guessed(piece.encoding, path)
                 if not self._batch(piece, path, kind.media, node):
                     for record in piece.records():
@@ -230,27 +234,19 @@ class _Walk:
         if self.options.sample_bytes and self.sent >= self.options.sample_bytes:
             raise _Enough(node.weight)
 
-    def _batch(self, piece: Batch, path: str, media: str, node: Node) -> bool:
+    def _batch(self, piece: Batch | Columns, path: str, media: str, node: Node) -> bool:
         """Take all its records, as `_record` would; False, and none is taken, if one of them is no usual record."""
-        n = len(piece.texts)
+        n = len(piece.starts)
         if self.options.sample_bytes or self.records + n > self.limits.records:
             return False
-        texts, repairs = normalise_all(piece.texts, self.options.mojibake)
-        if not all(texts):
+        ready = settled(piece, self.about, self.options.mojibake)
+        if ready is None:
             return False
-        try:
-            metas = _metas([{**self.about, **meta} for meta in piece.metas] if self.about else piece.metas)
-        except TypeError:
-            return False
-        contents = [text.encode() for text in texts]
-        self.sink.batch(
-            text_ids(contents), contents, metas, repairs, piece.starts, piece.ends, path, media, piece.encoding,
-            node.number,
-        )  # fmt: skip
+        self.sink.batch(ready, piece.starts, piece.ends, path, media, piece.encoding, node.number)
         node.reached = max(node.reached, int(piece.ends[-1]))
         node.records += int((piece.ends - piece.starts).sum())
         self.records += n
-        self.sent += sum(map(len, texts))
+        self.sent += ready.text_bytes
         return True
 
     def _normal(self, piece: Record, path: str, media: str, node: Node) -> None:
@@ -278,9 +274,8 @@ class _Walk:
             refused = Refused("bad-json", "nested too deep to write")
             node.add(weight, self.region(path, piece.start, piece.end, refused, piece.locator))
             return
-        id = content_id(data, piece.kind, content_of(piece.kind, piece.payload, messages, meta))
         self.sink.record(
-            id, piece.kind, data, messages.decode(), piece.payload,
+            piece.kind, data, messages.decode(), piece.payload,
             meta, path, locator, media, piece.encoding, repairs, node.number, weight,
         )  # fmt: skip
         node.records += weight
@@ -310,15 +305,6 @@ class _Enough(Exception):
         self.consumed = consumed
 
 
-def _metas(metas: list[dict[str, Any]]) -> list[bytes]:
-    """Each one's JSON, from one call: JSON holds no line ends of its own. Raises TypeError."""
-    if not any(metas):
-        return [b"{}"] * len(metas)
-    between: list[Any] = [_LINE_END] * (2 * len(metas) - 1)
-    between[::2] = metas
-    return orjson.dumps(between)[1:-1].split(b",\n,")
-
-
 def _settle(opened: list[tuple[Member, Node, int | None]], node: Node) -> None:
     """Charge the members whose container has been resumed, and let go of them: each holds a codec and its window."""
     for member, child, refusal in opened:
@@ -333,54 +319,3 @@ def _named(refused: Refused, name: str, media: str) -> Refused:
     """Bytes that are no text, and that nothing says should be: another type, not a damaged text."""
     binary = refused.reason == "undecodable" and ("NUL" in refused.detail or "control" in refused.detail)
     return Refused("unsupported", "unknown binary data") if binary and not claims_text(name, media) else refused
-
-
-def _open(fd: int, size: int, *, whole: bool) -> tuple[BinaryIO, str]:
-    """The item as a file with its own offset (the descriptor's is shared with the parent), and its digest if the whole
-    of it is read anyhow, or small."""
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        if size <= 1 << 20:
-            data = os.pread(fd, size + 1, 0)
-            digest.update(data)
-            read, file = len(data), io.BytesIO(data)
-        else:
-            file = cast(BinaryIO, io.BufferedReader(_At(fd), BLOCK))
-            if not whole:
-                return file, ""
-            read = 0
-            while block := os.pread(fd, 1 << 20, read):
-                digest.update(block)
-                read += len(block)
-                progress(0)  # a digest of many gigabytes is work that goes on
-    except OSError as error:
-        raise Refused("unreadable", os.strerror(error.errno or 0)) from None
-    if read != size:
-        raise Refused("changed", f"{read} bytes instead of {size}")
-    return file, digest.hexdigest()
-
-
-class _At(io.RawIOBase):
-    """A descriptor read by position: its own offset stays where the parent left it."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd, self._at = fd, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] typeshed's Buffer
-        n = os.preadv(self._fd, [buffer], self._at)
-        self._at += n
-        return n
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}.get(whence)
-        self._at = offset + (os.fstat(self._fd).st_size if base is None else base)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import orjson
 
-from sheaf.formats import rows
+from sheaf.formats import fast, rows
 from sheaf.formats.encoding import MARKS, forced, wide_encoding
-from sheaf.formats.piece import Batch, Context, ParseOptions, Pieces, Record, Region
+from sheaf.formats.piece import Batch, Columns, Context, ParseOptions, Pieces, Record, Region
 from sheaf.formats.stream import Stream
 
 
@@ -36,20 +36,33 @@ def unicode_encoding(stream: Stream) -> str:
 
 def _lines(stream: Stream, context: Context) -> Pieces:
     """Line by line; or by blocks of whole lines, where every line of a block is an object with its text in the same
-    column."""
+    column; or by a kernel."""
     options, limit = context.options, context.limits.record_bytes
-    by_blocks = rows.plain(options)
-    number = 0
-    for first, last, block in stream.blocks(limit):
+    names = (options.text,) if options.text else rows.TEXT_COLUMNS
+    by_blocks, number = rows.plain(options), 0
+
+    def otherwise(first: int, last: int, block: bytes | None) -> Pieces:
+        nonlocal number
         batch = _batch(first, block, options) if block is not None and by_blocks else None
         if batch is not None:
             yield batch
-            continue
+            return
         for line in rows.cut(first, last, block, limit):
             piece = line if isinstance(line, Region) else _piece(*line, options, number)
             number += 1
             if piece is not None:
                 yield piece
+
+    def columns(first: int, block: bytes) -> Columns | None:
+        from sheaf.formats import kernel_rows  # here: see `fast`
+
+        return kernel_rows.json_columns(first, block, names, limit)
+
+    for first, last, block in stream.blocks(limit, rows.at_once(limit)):
+        if block is not None and by_blocks and not context.about and fast.worth(len(block)):
+            yield from rows.by_kernels(first, block, columns, otherwise)
+        else:
+            yield from otherwise(first, last, block)
 
 
 def _batch(start: int, block: bytes, options: ParseOptions) -> Batch | None:

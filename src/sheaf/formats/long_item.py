@@ -23,6 +23,7 @@ from sheaf.formats.wire import RECORDS
 
 ROW_BYTES = 256  # what a record takes beside its texts, in Python, Arrow and the origins of a shard
 _VARIABLE = ("text", "messages", "payload", "meta", "member", "locator")
+WITH_IDS = RECORDS.append(PARSED_RECORDS.field("id"))
 _OPTIONS = pa.ipc.IpcWriteOptions(use_threads=False)
 
 
@@ -35,11 +36,11 @@ def row_bytes(records: pa.Table) -> Int64:
 
 
 class Spool:
-    """Takes an item's records, of the schema wire.RECORDS, and gives them back once with their bytes."""
+    """Takes an item's records, of the schema WITH_IDS, and gives them back once with their bytes."""
 
     def __init__(self, folder: Path | None) -> None:
         self._file = _scratch(folder)
-        self._writer = pa.ipc.new_stream(self._file, RECORDS, options=_OPTIONS)
+        self._writer = pa.ipc.new_stream(self._file, WITH_IDS, options=_OPTIONS)
         self._weights = np.zeros(1, np.int64)  # by stream
         self.rows = 0
 
@@ -97,7 +98,7 @@ class LongItem:
 
 
 def with_bytes(records: pa.Table, charges: RecordCharges) -> pa.Table:
-    """From wire.RECORDS to PARSED_RECORDS."""
+    """From WITH_IDS to PARSED_RECORDS."""
     sizes = charges.of(numbers(records, "stream"), numbers(records, "weight"))
     columns = [
         pa.chunked_array([pa.array(sizes, pa.int64())]) if field.name == "bytes" else records.column(field.name)

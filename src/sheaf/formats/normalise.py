@@ -79,17 +79,6 @@ def normalise_all(texts: Sequence[str], mojibake: bool = True) -> tuple[list[str
     return [text for text, _ in pairs], [repairs for _, repairs in pairs]
 
 
-def text_ids(texts: Sequence[bytes]) -> list[bytes]:
-    """The `record_id` of texts of the kind "text", as UTF-8."""
-    begun = hashlib.blake2b(b"text\0", digest_size=16)
-    ids: list[bytes] = []
-    for text in texts:
-        digest = begun.copy()
-        digest.update(text)
-        ids.append(digest.digest())
-    return ids
-
-
 def record_id(text: str, kind: str = "text", content: bytes = b"") -> bytes:
     """blake2b-128 of the kind and the normalised text; content: what else the record is (`content_of`)."""
     return content_id(text.encode(), kind, content)
@@ -145,7 +134,7 @@ def _maybe_mojibake(text: str) -> bool:
     """Whether _MOJIBAKE finds anything, by two look-ups in tables: a tenth of its time in long texts."""
     if len(text) < _SHORT:
         return _MOJIBAKE.search(text) is not None
-    leads, followers = _tables()
+    leads, followers = mojibake_tables()
     units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), np.uint16)
     for start in range(0, len(units), _CACHED):
         kinds = leads[units[start : start + _CACHED]]
@@ -161,7 +150,7 @@ def _maybe_mojibake(text: str) -> bool:
 
 
 @functools.cache
-def _tables() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+def mojibake_tables() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """For each UTF-16 unit the kind of lead that it is, a bit each (1: it needs nothing after it), and the kinds that
     it may follow. Half of a character beyond 16 bits follows whatever the whole would."""
     every = "".join(map(chr, range(1 << 16)))

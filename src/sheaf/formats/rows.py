@@ -20,10 +20,11 @@ import orjson
 from sheaf.formats.columns import is_prose
 from sheaf.formats.mapping import apply, columns_of, mapping_of
 from sheaf.formats.messages import looks_like_messages
-from sheaf.formats.piece import Batch, Context, ParseOptions, Piece, Pieces, Record, Refused, Region
-from sheaf.formats.stream import Stream, from_file, lines_of
+from sheaf.formats.piece import Batch, Columns, Context, ParseOptions, Piece, Pieces, Record, Refused, Region
+from sheaf.formats.stream import BLOCK, Stream, from_file, lines_of
 
 TEXT_COLUMNS = ("text", "content", "body", "markdown", "code", "article", "document", "abstract")
+AT_ONCE = 2 << 20
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _WORDS = {str: "a string", bool: "true or false", int: "a number", float: "a number", list: "an array"}
 
@@ -145,7 +146,7 @@ def transcoded(stream: Stream, context: Context, encoding: str, parse: Callable[
     places = Places(data, encoding, mark)
     inner = from_file(io.BytesIO(data))
     for piece in parse(inner, context):
-        for one in piece.records() if isinstance(piece, Batch) else (piece,):
+        for one in piece.records() if isinstance(piece, (Batch, Columns)) else (piece,):
             yield places.moved(one, encoding)
     stream.problem = stream.problem or inner.problem
 
@@ -197,6 +198,31 @@ def lines_or_refusals(stream: Stream, limit: int) -> Iterator[tuple[int, int, by
     """The lines, and a region for each that is longer than a record may be."""
     for start, end, block in stream.blocks(limit):
         yield from cut(start, end, block, limit)
+
+
+def by_kernels(
+    start: int,
+    block: bytes,
+    columns: Callable[[int, bytes], Columns | None],
+    otherwise: Callable[[int, int, bytes], Pieces],
+) -> Pieces:
+    """The rows of a block of whole lines, by a kernel as far as they are usual. What an unusual one stands in front of
+    is read otherwise for a stretch: unusual ones often come together."""
+    while block:
+        piece = columns(start, block)
+        taken = 0 if piece is None else int(piece.ends[-1]) - start
+        if piece is not None:
+            yield piece
+            start, block = start + taken, block[taken:]
+        if block:
+            end = block.rfind(b"\n", 0, BLOCK) + 1 or block.find(b"\n") + 1 or len(block)
+            yield from otherwise(start, start + end, block[:end])
+            start, block = start + end, block[end:]
+
+
+def at_once(limit: int) -> int:
+    """Bytes of lines that are gone through together: so few that only the first may be longer than the limit."""
+    return max(1, min(AT_ONCE, limit // 2))
 
 
 def cut(start: int, end: int, block: bytes | None, limit: int) -> Iterator[tuple[int, int, bytes] | Region]:

@@ -31,16 +31,18 @@ import orjson
 import pyarrow as pa
 
 from sheaf.errors import EnvironmentProblem
-from sheaf.formats import wire
+from sheaf.formats import fast, wire
 from sheaf.formats.answers import Answers, BadAnswer, BadItem, Parsed, by_item
 from sheaf.formats.piece import ParseOptions, ParserLimits
 from sheaf.formats.schema import PARSED_ITEMS, PARSED_RECORDS, PARSED_REGIONS
 from sheaf.formats.start import FOLDER, start, sweep
 from sheaf.formats.watch import Watch
+from sheaf.processes import keep_blocks
 from sheaf.recipe import Limits
 
 __all__ = ["ItemInput", "ParseOptions", "Parsed", "Sandbox", "kept_sandbox", "sandbox_level"]
 
+KEPT_BLOCK, KEPT_BYTES = 32 << 20, 64 << 20  # of memory that answers took, for the next answers
 GROUP = 100  # items in one request
 PART_BYTES = 8 << 20  # of answers that are handed on together
 RECYCLE_ITEMS, RECYCLE_BYTES = 20_000, 4 << 30  # then a fresh child, against fragmented memory
@@ -69,6 +71,7 @@ class Sandbox:
         self._extra = _extra
         self._child: _Child | None = None
         sweep()
+        keep_blocks(KEPT_BLOCK, KEPT_BYTES)
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +107,7 @@ class Sandbox:
         folder: where the records of a long item wait for its end (default: the system's for temporary files).
         """
         sizes = [item.size for item in items]
-        answers = Answers(sizes, self._limits.memory_mb << 20, folder, with_ids=options.excerpt is None)
+        answers = Answers(sizes, self._limits.memory_mb << 20, folder)
         try:
             for _ in self._rounds(answers, items, options):
                 if answers.held_bytes > PART_BYTES or answers.has_long:
@@ -159,6 +162,7 @@ class Sandbox:
         return self._child
 
 
+_asked = 0  # bytes of all items
 _kept: list[tuple[Limits, Sandbox]] = []  # one at most
 
 
@@ -215,6 +219,7 @@ class _Child:
         self.holds: dict[str, bool] = orjson.loads(payload)
         self._sock.settimeout(None)
         self._watch = Watch(self._process.pid, limits)
+        self._incoming = wire.Incoming(self._sock)
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -237,6 +242,7 @@ class _Child:
     def _ask(self, numbers: Sequence[int], items: Sequence[ItemInput], options: ParseOptions) -> None:
         request = {
             "options": asdict(options),
+            "fast": self._is_worth(sum(items[n].size for n in numbers)),
             "items": [
                 {
                     **{"item": n, "size": items[n].size, "name": _printable(items[n].name)},
@@ -249,6 +255,13 @@ class _Child:
         with contextlib.ExitStack() as opened:
             descriptors = [_for_reading(items[n].file, opened) for n in numbers]
             wire.send(self._sock, b"G", orjson.dumps(request), fds=descriptors)
+        self._sock.settimeout(None)  # or a look whether something has come would wait for it, past the watch
+
+    def _is_worth(self, more: int) -> bool:
+        """Whether the child will read so much that it may load compiled readers; from then on they are there."""
+        global _asked
+        _asked += more
+        return _asked >= fast.MUCH and fast.prepared()
 
     def _listen(self, numbers: Sequence[int], items: Sequence[ItemInput], answers: Answers) -> Iterator[None]:
         current = -1
@@ -260,8 +273,9 @@ class _Child:
             try:
                 # No frame is longer than what the child itself may hold: else one could take all our memory.
                 most = min(allowed, self._limits.memory_mb << 20)
-                kind, payload, _ = wire.receive(self._sock, max(most, 0), wait=self._watch.wait)
-                self._watch.progress(_number(payload) if kind == b"P" else None)
+                kind, payload = self._incoming.receive(max(most, 0), self._watch.wait)
+                if kind != b"S":  # there the clocks begin anew
+                    self._watch.progress(_number(payload) if kind == b"P" else None)
             except TimeoutError as late:
                 raise self._blame(current, "timeout", str(late)) from None
             except (wire.Closed, ConnectionError):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 BLOCK = 1 << 18
+AT_MOST = 1 << 20  # bytes that are asked for at once
 _told: Callable[[int], None] | None = None
 
 
@@ -144,12 +145,12 @@ class Stream:
             else:
                 yield from lines_of(block, start, limit)
 
-    def blocks(self, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
-        """(start, end, whole lines) of some BLOCK bytes at a time; None for a line that was seen to be longer than
-        limit before it ended, alone."""
+    def blocks(self, limit: int, least: int = 0) -> Iterator[tuple[int, int, bytes | None]]:
+        """(start, end, whole lines) of some `least` bytes (BLOCK) at a time; None for a line that was seen to be longer
+        than limit before it ended, alone."""
         tail: list[bytes] = []
         tail_size = start = 0
-        while block := self.read(BLOCK):
+        while block := self._some(least or BLOCK):
             cut = block.rfind(b"\n") + 1
             first = block.find(b"\n") + 1 if tail_size else 0
             if cut and tail_size + first > limit:
@@ -158,9 +159,9 @@ class Stream:
                 start += tail_size
                 tail, tail_size, block, cut = [], 0, block[first:], cut - first
             if cut:
-                tail.append(block[:cut])
                 end = start + tail_size + cut
-                yield start, end, b"".join(tail)  # one part is not copied
+                whole = cut == len(block) and not tail
+                yield start, end, block if whole else b"".join([*tail, memoryview(block)[:cut]])
                 start, block = end, block[cut:]
                 tail, tail_size = [], 0
             tail_size += len(block)
@@ -169,11 +170,19 @@ class Stream:
         if tail_size:
             yield start, start + tail_size, b"".join(tail) if tail_size <= limit else None
 
+    def _some(self, n: int) -> bytes:
+        """n bytes; fewer only at the end."""
+        parts: list[bytes] = []
+        while n > 0 and (block := self.read(n)):
+            parts.append(block)
+            n -= len(block)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def _next(self, n: int) -> bytes:
         if self._ended:
             return b""
         try:
-            block = self._fill(min(n, BLOCK))
+            block = self._fill(min(n, AT_MOST))
         except Refused as refused:
             if refused.reason == "bomb":
                 raise

@@ -2,10 +2,10 @@
 
 Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
 Child to parent: H, what confines it; S, an item begins (its number); P, it goes on (bytes read so far); R, records
-(Arrow IPC), each with its stream and its weight there instead of its bytes; Q, regions; T, the streams of the items
-since the last commit, what each costs and its whole weight: from these follow the records' bytes (`charge`); I, the
-items that are finished: commits what came before; D, the group is done; X, an exception in a parser, after which the
-child ends.
+(Arrow IPC), each with its stream and its weight there instead of its bytes, and without an id; Q, regions; T, the
+streams of the items since the last commit, what each costs and its whole weight: from these follow the records' bytes
+(`charge`); I, the items that are finished: commits what came before; D, the group is done; X, an exception in a parser,
+after which the child ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sheaf.formats.schema import PARSED_RECORDS
 HEADER = struct.Struct("<cQ")
 RECORDS = pa.schema(
     [
-        *(field for field in PARSED_RECORDS if field.name != "bytes"),
+        *(field for field in PARSED_RECORDS if field.name not in ("id", "bytes")),
         pa.field("stream", pa.int32()),  # row in the STREAMS of the same commit
         pa.field("weight", pa.int64()),
     ]
@@ -72,6 +72,54 @@ def receive(
     if size > limit:
         raise Closed(f"a frame of {size} bytes")
     return kind, _exactly(sock, size, wait), got
+
+
+class Incoming:
+    """Frames as they come, without descriptors; small ones many at a time, as each call of the kernel costs."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = memoryview(bytearray(1 << 16))
+        self._start = self._end = 0
+
+    def receive(self, limit: int, wait: Callable[[socket.socket], None]) -> tuple[bytes, memoryview]:
+        """(kind, payload); as the function `receive`."""
+        self._fill(HEADER.size, wait)
+        kind, size = HEADER.unpack_from(self._buffer, self._start)
+        if size > limit:
+            raise Closed(f"a frame of {size} bytes")
+        self._start += HEADER.size
+        if size <= len(self._buffer):
+            self._fill(size, wait)
+            payload = memoryview(bytes(self._buffer[self._start : self._start + size]))
+            self._start += size
+            return kind, payload
+        view = np.empty(size, np.uint8).data
+        have = self._end - self._start
+        view[:have] = self._buffer[self._start : self._end]
+        self._start = self._end = 0
+        while have < size:
+            have += self._some(view[have:], wait)
+        return kind, view
+
+    def _fill(self, size: int, wait: Callable[[socket.socket], None]) -> None:
+        """Have so many bytes in the buffer, which holds them."""
+        if self._start + size > len(self._buffer):
+            have = self._end - self._start
+            self._buffer[:have] = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, have
+        while self._end - self._start < size:
+            self._end += self._some(self._buffer[self._end :], wait)
+
+    def _some(self, room: memoryview, wait: Callable[[socket.socket], None]) -> int:
+        try:
+            n = self._sock.recv_into(room, flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            wait(self._sock)
+            n = self._sock.recv_into(room)
+        if n == 0:
+            raise Closed("end of stream")
+        return n
 
 
 def _exactly(sock: socket.socket, size: int, wait: Callable[[socket.socket], None] | None = None) -> memoryview:

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sheaf.errors import CorruptStore, RecipeError, UsageError
+from sheaf.errors import CorruptStore, RecipeError
 from sheaf.files import digest_file, digest_json
 from sheaf.model.decoder import Decoder, Weights
-from sheaf.model.families import Model
+from sheaf.model.families import AnyConfig, Model, empty_model
 from sheaf.model.init import seed_of
+from sheaf.model.pieces import Piece, Values
 from sheaf.model.weight_files import weight_files
 from sheaf.recipe_errors import nearest
 
@@ -55,8 +56,8 @@ class Lora:
         return Lora(**fields)
 
 
-def attach(model: Model, lora: Lora, seed: int = 0) -> Lora:
-    """Freeze the model and put adapters beside its targets. Returns the settings with the targets by name.
+def attach(model: Model, lora: Lora) -> Lora:
+    """Freeze the model and put adapters beside its targets, of zeros. Returns the settings with the targets by name.
 
     Raises RecipeError if a name fits no module.
     """
@@ -68,7 +69,7 @@ def attach(model: Model, lora: Lora, seed: int = 0) -> Lora:
         module.requires_grad_(True)
     for name, module in chosen.items():
         if name not in whole:
-            _adapt(name, module, lora, seed)
+            _adapt(module, lora)
     if not adapted(model):
         raise RecipeError("the model has no matrix in its layers that could get an adapter", where="model.lora.targets")
     _halve(model)
@@ -95,6 +96,14 @@ def adapted(model: Model) -> list[Any]:
     return [module for _, module in model.named_modules() if getattr(module, "lora_A", None) is not None]
 
 
+def built(config: AnyConfig, compute_dtype: torch.dtype, lora: Lora | None) -> Model:
+    """A whole model to be filled, perhaps with adapters."""
+    model = empty_model(config, compute_dtype)
+    if lora is not None:
+        attach(model, lora)
+    return model
+
+
 def trained(model: Model) -> dict[str, nn.Parameter]:
     """What learns, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -108,21 +117,19 @@ def stored(model: Model) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if ".lora_" in n or n.startswith(whole)}
 
 
-def load_stored(model: Model, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Fill what `stored` names. Raises UsageError if names or shapes differ."""
-    targets = stored(model)
-    if odd := sorted(targets.keys() ^ tensors.keys()):
-        raise UsageError(
-            "the adapters are of another model",
-            where=where,
-            why=f"{odd[0]} is {'missing' if odd[0] in targets else 'not one of its parameters'}",
-        )
-    with torch.no_grad():
-        for name, parameter in targets.items():
-            if parameter.shape != tensors[name].shape:
-                shapes = f"{tuple(tensors[name].shape)}, where the model has {tuple(parameter.shape)}"
-                raise UsageError(f"{name} has another shape than in the model", where=where, why=shapes)
-            parameter.copy_(tensors[name])
+def new_factors(base: Values, seed: int) -> Values:
+    """Starting values of a model with adapters: A drawn from the seed and its name, B zero, all else from the base."""
+
+    def value(name: str, piece: Piece) -> Tensor:
+        if ".lora_B." in name:
+            return torch.zeros(piece.size)
+        if ".lora_A." not in name:
+            return base(name, piece)
+        generator = torch.Generator().manual_seed(seed_of(name, seed))
+        bound = 1 / math.sqrt(piece.shape[1])  # Kaiming's uniform with a = √5, as peft and nn.Linear have it
+        return ((2 * torch.rand(piece.shape, generator=generator) - 1) * bound)[piece.slices]
+
+    return value
 
 
 def digest_of_base(folder: Path) -> str:
@@ -177,18 +184,12 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _adapt(name: str, module: Any, lora: Lora, seed: int) -> None:
+def _adapt(module: Any, lora: Lora) -> None:
     weight: Tensor = module.weight
-    sizes = tuple(weight.shape) if not is_turned(module) else tuple(weight.shape)[::-1]
-    down, up = Weights(lora.rank, sizes[1]), Weights(sizes[0], lora.rank)
-    if not weight.is_meta:
-        generator = torch.Generator().manual_seed(seed_of(f"{name}.lora_A.weight", seed))
-        bound = 1 / math.sqrt(sizes[1])  # Kaiming's uniform with a = √5, as peft and nn.Linear have it
-        with torch.no_grad():
-            down.weight.copy_((2 * torch.rand(down.weight.shape, generator=generator) - 1) * bound)
-        down, up = down.to(weight.device), up.to(weight.device)
+    out_size, in_size = weight.shape[::-1] if is_turned(module) else weight.shape
     module.lora_scale = lora.scale
-    module.lora_A, module.lora_B = down, up
+    with weight.device:
+        module.lora_A, module.lora_B = Weights(lora.rank, in_size), Weights(out_size, lora.rank)
     if not isinstance(module, Weights):
         module.lora_hook = module.register_forward_hook(_add_low_rank)
 

@@ -86,7 +86,11 @@ class ModelConfig:
     def parameters(self) -> int:
         """Number of parameters; a tied head counts once."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return embeddings + self.num_hidden_layers * self._layer_parameters() + self.hidden_size
+        return embeddings + self.hidden_parameters()
+
+    def hidden_parameters(self) -> int:
+        """Weights outside embedding and head."""
+        return self.num_hidden_layers * self._layer_parameters() + self.hidden_size
 
     def flops_per_token(self, attention_span: float, learned: float = 1.0) -> float:
         """FLOPs of one training token, forward and backward; attention_span: mean number of keys that a token sees.
@@ -96,18 +100,21 @@ class ModelConfig:
         12·span·heads·head_dim a layer for scores and values (Chowdhery et al. 2022, PaLM, appendix B, with the span
         in place of the length).
         """
+        attention = 12 * self.num_attention_heads * self.head_dim * attention_span
+        each = 4 + 2 * learned
+        layers = self.num_hidden_layers * (each * self.layer_matrices() + attention)
+        return layers + each * self.vocab_size * self.hidden_size
+
+    def layer_matrices(self) -> int:
+        """Weights of a layer that multiply: those of its matrices."""
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        matrices = self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size)
-        attention = 12 * q * attention_span
-        each, head = 4 + 2 * learned, self.vocab_size * self.hidden_size
-        return self.num_hidden_layers * (each * matrices + attention) + each * head
+        return self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size)
 
     def _layer_parameters(self) -> int:
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        matrices = self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size)
         biases = (q + 2 * kv if self.attention_bias else 0) + (self.hidden_size if self.output_bias else 0)
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
-        return matrices + biases + norms
+        return self.layer_matrices() + biases + norms
 
 
 @dataclass(frozen=True)

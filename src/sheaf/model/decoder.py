@@ -16,7 +16,7 @@ is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -35,7 +35,7 @@ __all__ = ["Decoder", "KeyValueCache"]
 
 
 class Decoder(nn.Module):
-    """Parameters are zeros (norms: ones) until `initialise` or `load_state` fills them."""
+    """Parameters are zeros (norms: ones) until `initialise` or `families.fill` fills them."""
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -43,38 +43,46 @@ class Decoder(nn.Module):
         self.compute_dtype = compute_dtype
         self.lora: Lora | None = None
         """What was put beside the weights, which are frozen then (`adapters.attach`)."""
+        self.begins = self.ends = True
         self.model = Body(config)
         self.lm_head = None if config.tie_word_embeddings else Weights(config.vocab_size, config.hidden_size)
 
     def forward(
         self,
-        input_ids_bt: Tensor,
+        inputs: Tensor,
         position_ids_bt: Tensor,
         document_ids_bt: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Hidden states (b, t, d) after the final norm, in compute_dtype.
 
-        position_ids_bt: position of each token in its document. document_ids_bt: equal along a document, −1 for
-        padding; None: one document a row. cache: keys and values of the positions before these, which is extended.
+        inputs: token ids (b, t). position_ids_bt: position of each token in its document. document_ids_bt: equal along
+        a document, −1 for padding; None: one document a row. cache: keys and values of the positions before these,
+        which is extended. Of a model that holds some of the layers only (`parallel/pipeline.py`): inputs are what the
+        layers before gave, unless it begins the model, and what it gives goes on to those after, unless it ends it.
         """
-        hidden_btd = functional.embedding(input_ids_bt, self.model.embed_tokens.weight).to(self.compute_dtype)
+        body = self.model
+        hidden_btd = body.embed_tokens(inputs, self.compute_dtype) if self.begins else inputs
         rotation = rotary_angles(self.config, position_ids_bt)
-        visible = self._visible(input_ids_bt, document_ids_bt, cache)
-        for number, block in enumerate(self.model.layers):
+        visible = self._visible(position_ids_bt, document_ids_bt, cache)
+        for number, block in body.held():
             seen = visible[self.config.window_of(number)]
             if cache is None:
                 hidden_btd = block(hidden_btd, *rotation, seen)
             else:
                 # Not through __call__: shapes grow with every token, and a compiled block is of one shape.
                 keys = _LayerCache(cache, number)
-                hidden_btd = cast(Block, block).forward(hidden_btd, *rotation, seen, keys)
-        return self.model.norm(hidden_btd)
+                hidden_btd = block.forward(hidden_btd, *rotation, seen, keys)
+        return body.norm(hidden_btd) if self.ends else hidden_btd
 
     @property
     def head_weight(self) -> nn.Parameter:
         """(vocabulary, d): the head's matrix, which is the embedding's when tied."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers that are here."""
+        return [block for _, block in self.model.held()]
 
     @property
     def embedding_weight(self) -> nn.Parameter:
@@ -97,11 +105,12 @@ class Decoder(nn.Module):
         return functional.linear(hidden_btd, self.head_weight.to(hidden_btd.dtype))
 
     def _visible(
-        self, input_ids_bt: Tensor, document_ids_bt: Tensor | None, cache: KeyValueCache | None
+        self, position_ids_bt: Tensor, document_ids_bt: Tensor | None, cache: KeyValueCache | None
     ) -> dict[int | None, Tensor]:
         """By window (None: none): the first visible key of each row or, with a cache, the mask of its visible keys."""
         windows = {self.config.window_of(layer) for layer in range(self.config.num_hidden_layers)}
-        (b, t), device = input_ids_bt.shape, input_ids_bt.device
+        # Of all positions, where this rank computes some of them only (`parallel/context.py`).
+        (b, t), device = (position_ids_bt if document_ids_bt is None else document_ids_bt).shape, position_ids_bt.device
         if cache is None:
             return {window: row_starts(document_ids_bt, (b, t), window, device) for window in windows}
         if document_ids_bt is not None:
@@ -110,11 +119,18 @@ class Decoder(nn.Module):
 
 
 class Body(nn.Module):
+    """layers: None where another rank holds one (`parallel/pipeline.py`)."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = Weights(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def held(self) -> list[tuple[int, Block]]:
+        """The layers that are here, by number."""
+        blocks = cast(Iterable[Block | None], self.layers)
+        return [(number, block) for number, block in enumerate(blocks) if block is not None]
 
 
 class Block(nn.Module):
@@ -145,11 +161,12 @@ class Attention(nn.Module):
         self.o_proj = Weights(d, q, bias=config.output_bias)
         self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.attend, self.linear = attend, joint_linear  # `parallel/` puts others in their place
 
     def forward(self, x_btd: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, keys: _LayerCache | None) -> Tensor:
         b, t, _ = x_btd.shape
         kv = self.kv_heads * self.head_dim
-        q, k, v = joint_linear(x_btd, self.q_proj, self.k_proj, self.v_proj).split([self.group * kv, kv, kv], dim=-1)
+        q, k, v = self.linear(x_btd, self.q_proj, self.k_proj, self.v_proj).split([self.group * kv, kv, kv], dim=-1)
         q_bthge = q.reshape(b, t, self.kv_heads, self.group, self.head_dim)
         k_bthe = k.reshape(b, t, self.kv_heads, self.head_dim)
         v_bhte = v.reshape(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -160,10 +177,10 @@ class Attention(nn.Module):
         q_bhtge = rotate(q_bthge, cos[:, :, None] * scale, sin[:, :, None] * scale).transpose(1, 2)
         k_bhte = rotate(k_bthe, cos, sin).transpose(1, 2)
         if keys is None:
-            out_bhtge = attend(q_bhtge, k_bhte, v_bhte, visible)
+            out_bhtge = self.attend(q_bhtge, k_bhte, v_bhte, visible)
         else:
             out_bhtge = attend_masked(q_bhtge, *keys.extended(k_bhte, v_bhte), visible)
-        return joint_linear(out_bhtge.transpose(1, 2).reshape(b, t, -1), self.o_proj)
+        return self.linear(out_bhtge.transpose(1, 2).reshape(b, t, -1), self.o_proj)
 
 
 class Mlp(nn.Module):
@@ -172,10 +189,11 @@ class Mlp(nn.Module):
         self.gate_proj = Weights(config.intermediate_size, config.hidden_size)
         self.up_proj = Weights(config.intermediate_size, config.hidden_size)
         self.down_proj = Weights(config.hidden_size, config.intermediate_size)
+        self.linear = joint_linear
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        gate, up = joint_linear(x_btd, self.gate_proj, self.up_proj).chunk(2, dim=-1)
-        return joint_linear(functional.silu(gate) * up, self.down_proj)
+        gate, up = self.linear(x_btd, self.gate_proj, self.up_proj).chunk(2, dim=-1)
+        return self.linear(functional.silu(gate) * up, self.down_proj)
 
 
 class RmsNorm(nn.Module):
@@ -204,6 +222,24 @@ class Weights(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_size)) if bias else None
         self.lora_A = self.lora_B = None
         self.lora_scale = 1.0
+
+
+class Embedding(Weights):
+    """The rows of ids [first_id, first_id + rows); all of them, unless `parallel/tensor.py` has cut it."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__(rows, size)
+        self.first_id = 0
+        self.is_part = False
+
+    def forward(self, ids_bt: Tensor, dtype: torch.dtype) -> Tensor:
+        """(b, t, d); zeros for ids that another rank has."""
+        if not self.is_part:
+            return functional.embedding(ids_bt, self.weight).to(dtype)
+        here_bt = ids_bt - self.first_id
+        other_bt = (here_bt < 0) | (here_bt >= self.weight.shape[0])
+        found_btd = functional.embedding(here_bt.masked_fill(other_bt, 0), self.weight)
+        return found_btd.masked_fill(other_bt[..., None], 0).to(dtype)
 
 
 def joint_linear(x: Tensor, *parts: Weights) -> Tensor:

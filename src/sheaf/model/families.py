@@ -19,7 +19,8 @@ from sheaf.errors import MissingExtra, UsageError
 from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
 from sheaf.model.other import OtherConfig, OtherModel, load_other
-from sheaf.model.weight_files import read_tensors, weight_files
+from sheaf.model.pieces import Piece, Values
+from sheaf.model.weight_files import opened, weight_files
 
 AnyConfig = ModelConfig | OtherConfig
 Model = Decoder | OtherModel
@@ -56,25 +57,60 @@ def config_from_hf(content: Mapping[str, Any]) -> AnyConfig:
 
 
 def empty_model(config: AnyConfig, compute_dtype: torch.dtype) -> Model:
-    """With parameters to be filled by `load_state`."""
+    """With parameters to be filled."""
     return Decoder(config, compute_dtype) if isinstance(config, ModelConfig) else OtherModel(config, compute_dtype)
 
 
-def parameter_names(config: AnyConfig) -> list[str]:
-    """Without their memory."""
-    with torch.device("meta"):
-        return [name for name, _ in empty_model(config, torch.float32).named_parameters()]
+@torch.no_grad()
+def fill(model: Model, values: Values) -> None:
+    """Fill all parameters of a whole model."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(values(name, Piece.whole(tuple(parameter.shape))))
 
 
 def load_folder(folder: Path, compute_dtype: torch.dtype, vocabulary: int = 0) -> Model:
-    """A model with the weights of a checkpoint folder. vocabulary: with room for at least so many tokens; rows of new
-    ones are zeros. Raises UsageError if it cannot be read or does not fit."""
+    """A whole model with the weights of a checkpoint folder; see `folder_values`."""
+    config, values = folder_values(folder, vocabulary)
+    model = empty_model(config, compute_dtype)
+    fill(model, values)
+    return model
+
+
+def folder_values(folder: Path, vocabulary: int = 0) -> tuple[AnyConfig, Values]:
+    """The config of a checkpoint folder and, when asked for, any piece of its weights. vocabulary: with room for at
+    least so many tokens; rows of new ones are zeros.
+
+    Of the decoder's families no more of a file is read than what is asked for; others are loaded whole by their own
+    code, and stay in memory as long as the function that gives the values. Raises UsageError if the folder cannot be
+    read or does not fit its config.
+    """
     config = read_config(folder)
     if isinstance(config, OtherConfig):
-        return load_other(folder, config, compute_dtype, vocabulary)
-    model = Decoder(extended(config, vocabulary), compute_dtype)
-    _copy(model, read_tensors(weight_files(folder)), str(folder), config.vocab_size)
-    return model
+        loaded = load_other(folder, config, vocabulary)
+        return loaded.config, values_of(loaded)
+    stored: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        with opened(path) as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict: it cannot be iterated itself)
+                stored[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
+    _check(config, shapes, str(folder))
+
+    def value(name: str, piece: Piece) -> Tensor:
+        there = piece.overlap(Piece.whole(shapes[name]).box)  # all of it, but for rows of new tokens
+        result = torch.zeros(piece.size)
+        if there is not None:
+            with opened(stored[name]) as file:
+                result[piece.inside(there)] = file.get_slice(name)[Piece(piece.shape, there).slices]
+        return result
+
+    return extended(config, vocabulary), value
+
+
+def values_of(model: Model) -> Values:
+    """Any piece of the weights of a whole model."""
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return lambda name, piece: tensors[name][piece.slices]
 
 
 @overload
@@ -90,38 +126,31 @@ def extended(config: AnyConfig, vocabulary: int) -> AnyConfig:
     return replace(config, vocab_size=vocabulary)
 
 
-def embedding_rows(model: Model) -> list[Tensor]:
+def embedding_names(model: Model) -> list[str]:
     """The matrices with a row a token: the embedding, and the head unless it is the same."""
-    first = model.embedding_weight
-    return [first] if model.head_weight is first else [first, model.head_weight]
+    rows = {id(model.embedding_weight), id(model.head_weight)}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in rows]
 
 
-def load_state(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the model's parameters. Raises UsageError if names or shapes differ."""
-    _copy(model, tensors.items(), "")
-
-
-def _copy(model: Model, tensors: Any, where: str, rows: int = 0) -> None:
-    """rows: how many of embedding and head the tensors have, if fewer than the model."""
-    targets = dict(model.named_parameters())
-    whole = {id(matrix) for matrix in embedding_rows(model)}
-    derived = {name for _, name in model.tied_names()}
-    missing = set(targets)
-    with torch.no_grad():
-        for name, tensor in tensors:
-            if name in derived or name.endswith("rotary_emb.inv_freq"):  # follow from others, yet some store them
-                continue
-            if name not in targets:
-                raise UsageError(f"the checkpoint has a tensor that the model lacks: {name}", where=where)
-            target = targets[name].data[:rows] if rows and id(targets[name]) in whole else targets[name].data
-            if target.shape != tensor.shape:
-                shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(target.shape)} by the config"
-                raise UsageError(f"{name} has another shape than its config.json says", where=where, why=shapes)
-            target.copy_(tensor)
-            missing.discard(name)
-    if missing:
+def _check(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    with torch.device("meta"):
+        targets = {name: tuple(p.shape) for name, p in Decoder(config).named_parameters()}
+    for name, shape in shapes.items():
+        if _derived(config, name):
+            continue
+        if name not in targets:
+            raise UsageError(f"the checkpoint has a tensor that the model lacks: {name}", where=where)
+        if targets[name] != shape:
+            why = f"{shape} in the checkpoint, {targets[name]} by the config"
+            raise UsageError(f"{name} has another shape than its config.json says", where=where, why=why)
+    if missing := targets.keys() - shapes.keys():
         raise UsageError(
             f"the checkpoint lacks {len(missing)} tensors, {min(missing)} among them",
             where=where,
             fix="use a checkpoint of the whole model with its language-model head",
         )
+
+
+def _derived(config: ModelConfig, name: str) -> bool:
+    """Tensors that some checkpoints store though they follow from others."""
+    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_word_embeddings)

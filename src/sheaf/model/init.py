@@ -12,20 +12,32 @@ import hashlib
 import math
 
 import torch
+from torch import Tensor
 
+from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
+from sheaf.model.pieces import Piece, Values
+
+
+def starting_values(config: ModelConfig, seed: int) -> Values:
+    """The values of any piece of a model's parameters. Drawn on the CPU, so that every device starts from the same."""
+
+    def value(name: str, piece: Piece) -> Tensor:
+        if len(piece.shape) == 1:
+            return torch.full(piece.size, 0.0 if name.endswith("bias") else 1.0)
+        generator = torch.Generator().manual_seed(seed_of(name, seed))
+        drawn = torch.randn(piece.shape, generator=generator)
+        return drawn[piece.slices] * _deviation(name, config)
+
+    return value
 
 
 def initialise(model: Decoder, seed: int) -> None:
-    """Fill all parameters in place. Drawn on the CPU, so that every device starts from the same values."""
+    """Fill all parameters of a whole model in place."""
+    value = starting_values(model.config, seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-                continue
-            generator = torch.Generator().manual_seed(seed_of(name, seed))
-            drawn = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(drawn * _deviation(name, model))
+            parameter.copy_(value(name, Piece.whole(tuple(parameter.shape))))
 
 
 def seed_of(name: str, seed: int) -> int:
@@ -33,9 +45,9 @@ def seed_of(name: str, seed: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _deviation(name: str, model: Decoder) -> float:
+def _deviation(name: str, config: ModelConfig) -> float:
     if "layers." not in name:
         return 0.02
-    small = math.sqrt(2 / (5 * model.config.hidden_size))
+    small = math.sqrt(2 / (5 * config.hidden_size))
     writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-    return small / math.sqrt(2 * model.config.num_hidden_layers) if writes else small
+    return small / math.sqrt(2 * config.num_hidden_layers) if writes else small

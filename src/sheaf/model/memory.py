@@ -8,16 +8,11 @@ core). A step of the `small` shape costs 11% less processor time so, at the same
 
 from __future__ import annotations
 
-import ctypes
+from sheaf.processes import keep_blocks
 
-# The parameters' numbers in glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 1 << 30
 
 
 def keep_memory() -> None:
     """Call once in a training process, before the model is built. Does nothing where the C library is not glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+    keep_blocks(_LARGEST, _LARGEST)

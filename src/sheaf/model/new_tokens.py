@@ -9,15 +9,16 @@ have more rows than tokens; rows without a token count for neither mean, and are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from sheaf.errors import RecipeError
-from sheaf.model.families import Model, embedding_rows
+from sheaf.model.pieces import Piece, Values
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,19 @@ def new_tokens(folder: Path, tokenizer_json: Path) -> NewTokens:
     return NewTokens(sorted(known), {n: () if n in controls else _pieces(n, ours, theirs) for n in new})
 
 
-def start_new_tokens(model: Model, tokens: NewTokens) -> None:
-    """Fill the rows of new tokens, in embedding and head."""
-    with torch.no_grad():
-        for rows in embedding_rows(model):
-            mean = rows[torch.tensor(tokens.known)].mean(0)
-            for number, pieces in tokens.pieces.items():
-                rows[number] = rows[torch.tensor(pieces)].mean(0) if pieces else mean
+def with_new_tokens(base: Values, matrices: Collection[str], tokens: NewTokens) -> Values:
+    """The values of a model in which the rows of new tokens are filled. matrices: names of embedding and head."""
+
+    def value(name: str, piece: Piece) -> Tensor:
+        if name not in matrices:
+            return base(name, piece)
+        rows = base(name, Piece.whole(piece.shape)).clone()
+        mean = rows[torch.tensor(tokens.known)].mean(0)
+        for number, pieces in tokens.pieces.items():
+            rows[number] = rows[torch.tensor(pieces)].mean(0) if pieces else mean
+        return rows[piece.slices]
+
+    return value
 
 
 def _pieces(number: int, ours: Tokenizer, theirs: Tokenizer) -> Sequence[int]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,20 +94,22 @@ class OtherConfig:
         return sum(n for _, n in sizes), sum(n for i, n in sizes if i not in ends)
 
 
-class OtherModel:
-    """A network of transformers, whose parameters keep their names. `isolation` wants filled weights."""
+class OtherModel(nn.Module):
+    """A network of transformers, whose parts and parameters keep their names. `isolation` wants filled weights."""
 
     def __init__(self, config: OtherConfig, compute_dtype: torch.dtype = torch.float32, net: Any = None) -> None:
+        super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
         self.lora: Lora | None = None
-        self.net: Any = (_network(config.content) if net is None else net).eval()
-        self._head, self._given = _head_alone(self.net)
+        net = (_network(config.content) if net is None else net).eval()
+        self._modules, self._parameters, self._buffers = net._modules, net._parameters, net._buffers
+        self._whole = (net, *_head_alone(net))  # in a tuple: what is in them is a part of this module already
         self._isolation: Isolation | None = None
 
     # ---- what the decoder can too
 
-    def __call__(self, input_ids_bt: Tensor, position_ids_bt: Tensor, document_ids_bt: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids_bt: Tensor, position_ids_bt: Tensor, document_ids_bt: Tensor | None = None) -> Tensor:
         """Hidden states (b, t, d) after the final norm; see Decoder.forward."""
         if document_ids_bt is None:
             return self._body(input_ids_bt, position_ids_bt)
@@ -134,10 +136,11 @@ class OtherModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, vocabulary) by the model's own head."""
-        self._given.hidden = given = hidden.reshape(1, -1, hidden.shape[-1])
+        _, head, body = self._whole
+        body.hidden = given = hidden.reshape(1, -1, hidden.shape[-1])
         with self._autocast():
-            out = self._head(input_ids=torch.zeros(given.shape[:2], dtype=torch.int64, device=hidden.device))
-        self._given.hidden = None
+            out = head(input_ids=torch.zeros(given.shape[:2], dtype=torch.int64, device=hidden.device))
+        body.hidden = None
         return out.logits.view(*hidden.shape[:-1], -1)
 
     @property
@@ -154,21 +157,15 @@ class OtherModel:
         every = [(name, id(p)) for name, p in self.net.named_parameters(remove_duplicate=False)]
         return [(names[i], name) for name, i in every if names[i] != name]
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self.net.named_parameters()
+    def blocks(self) -> list[nn.Module]:
+        """The layers, as transformers says which modules are not to be divided."""
+        names = self.net._no_split_modules or ()
+        return [module for module in self.modules() if type(module).__name__ in names]
 
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        return self.net.named_modules()
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return self.net.parameters()
-
-    def requires_grad_(self, wanted: bool) -> None:
-        self.net.requires_grad_(wanted)
-
-    def to(self, device: torch.device) -> OtherModel:
-        self.net.to(device)
-        return self
+    @property
+    def net(self) -> Any:
+        """transformers' own model."""
+        return self._whole[0]
 
     # ---- decoding
 
@@ -196,19 +193,21 @@ class OtherModel:
     @torch.no_grad()
     def _try_isolation(self) -> Isolation:
         kept, self.compute_dtype = self.compute_dtype, torch.float32
+        ways: tuple[Isolation, ...] = ("packed", "rows")
         try:
-            return next(way for way in ("packed", "rows") if self._keeps_apart(way))
-        except StopIteration:
-            raise UsageError(
-                "this model lets documents of one row see each other",
-                where=f"model_type {self.config.model_type}",
-                why="neither positions that begin anew nor rows of their own gave what each document gives alone",
-                fix="choose a causal attention model",
-            ) from None
+            for self._isolation in ways:
+                if self._keeps_apart():
+                    return self._isolation
         finally:
-            self.compute_dtype = kept
+            self.compute_dtype, self._isolation = kept, None
+        raise UsageError(
+            "this model lets documents of one row see each other",
+            where=f"model_type {self.config.model_type}",
+            why="neither positions that begin anew nor rows of their own gave what each document gives alone",
+            fix="choose a causal attention model",
+        )
 
-    def _keeps_apart(self, way: Isolation) -> bool:
+    def _keeps_apart(self) -> bool:
         """Three documents and padding in a row: each must be what it is alone, whatever the others say."""
         device = self.head_weight.device
         lengths = [7, 12, 9, 4]
@@ -219,12 +218,10 @@ class OtherModel:
         positions = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
 
         def computed(parts: list[Tensor]) -> list[Tensor]:
-            row = torch.cat(parts)[None].to(device)
-            hidden = self._body(row, positions) if way == "packed" else self._in_rows(row, documents)
-            return list(hidden[0].split(lengths))
+            return list(self(torch.cat(parts)[None].to(device), positions, documents)[0].split(lengths))
 
         for number in range(3):
-            alone = self._body(texts[number][None].to(device), torch.arange(lengths[number], device=device)[None])[0]
+            alone = self(texts[number][None].to(device), torch.arange(lengths[number], device=device)[None])[0]
             for parts in (texts, [text if i == number else others[i] for i, text in enumerate(texts)]):
                 if not _same(computed(parts)[number], alone):
                     return False
@@ -233,7 +230,7 @@ class OtherModel:
     def _is_causal(self, text: Tensor) -> bool:
         changed = text.clone()
         changed[-1] = (changed[-1] + 1) % self.config.vocab_size
-        one, other = (self._body(ids[None], torch.arange(len(ids), device=ids.device)[None]) for ids in (text, changed))
+        one, other = (self(ids[None], torch.arange(len(ids), device=ids.device)[None]) for ids in (text, changed))
         return _same(one[:, :-1], other[:, :-1])
 
     # ---- inside
@@ -314,7 +311,7 @@ class _Output:
             raise AttributeError(name)
 
 
-def load_other(folder: Path, config: OtherConfig, compute_dtype: torch.dtype, vocabulary: int = 0) -> OtherModel:
+def load_other(folder: Path, config: OtherConfig, vocabulary: int = 0) -> OtherModel:
     """With the weights of a folder, and rows of zeros for tokens up to `vocabulary`. Raises UsageError if they are not
     whole."""
     transformers = _transformers()
@@ -341,7 +338,7 @@ def load_other(folder: Path, config: OtherConfig, compute_dtype: torch.dtype, vo
         with torch.no_grad():
             for part in (net.get_input_embeddings(), net.get_output_embeddings()):
                 part.weight[known:] = 0
-    return OtherModel(config, compute_dtype, net)
+    return OtherModel(config, net=net)
 
 
 def _head_alone(net: Any) -> tuple[Any, _Given]:

@@ -7,17 +7,20 @@ resumed run and one on other ranks compute the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from sheaf.errors import UsageError
 from sheaf.files import write_file
-from sheaf.model.adapters import Lora, adapted, is_turned, load_stored, stored
+from sheaf.model.adapters import Lora, adapted, is_turned, stored
 from sheaf.model.families import Model
+from sheaf.model.pieces import Values
 from sheaf.model.weight_files import read_tensors
 from sheaf.recipe import LoraSpec
 
@@ -66,20 +69,37 @@ def write_adapters(model: Model, folder: Path, dtype: torch.dtype) -> None:
     write_file(folder / CONFIG, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def load_adapters(model: Model, folder: Path) -> None:
-    """Fill the adapters of a model from a folder of peft's. Raises UsageError if they are not for it."""
-    tensors = dict(read_tensors([folder / WEIGHTS]))
-    named = {name.removeprefix(PREFIX).replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
+def with_adapters(base: Values, model: Model, folder: Path) -> Values:
+    """The values of a model whose adapters come from a folder of peft's. model: one of this shape, perhaps empty.
+
+    Raises UsageError if they are not for it.
+    """
+    where = folder / WEIGHTS
+    named = {name.removeprefix(PREFIX).replace(".base_layer.", "."): tensor for name, tensor in read_tensors([where])}
     for one, other in model.tied_names():
         if one in named and other in named and not torch.equal(named[one], named[other]):
             raise UsageError(
                 f"{other} differs from {one} in these adapters, and is the same in the model",
-                where=str(folder / WEIGHTS),
+                where=str(where),
                 fix="merge them in peft, and start from the merged folder",
             )
         if other in named:
             named[one] = named.pop(other)
-    load_stored(model, named, str(folder / WEIGHTS))
+    _check(stored(model), named, str(where))
+    return lambda name, piece: named[name][piece.slices] if name in named else base(name, piece)
+
+
+def _check(targets: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    if odd := sorted(targets.keys() ^ found.keys()):
+        raise UsageError(
+            "the adapters are of another model",
+            where=where,
+            why=f"{odd[0]} is {'missing' if odd[0] in targets else 'not one of its parameters'}",
+        )
+    for name, target in targets.items():
+        if target.shape != found[name].shape:
+            shapes = f"{tuple(found[name].shape)}, where the model has {tuple(target.shape)}"
+            raise UsageError(f"{name} has another shape than in the model", where=where, why=shapes)
 
 
 # What changes the function that adapters compute, and the one value of it that is implemented.

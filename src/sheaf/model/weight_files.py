@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,12 +35,19 @@ def weight_files(folder: Path) -> list[Path]:
 def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
     """One tensor after another, memory-mapped. Raises UsageError for a file that is missing or broken."""
     for path in files:
-        try:
-            with safe_open(path, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  (not a dict: it cannot be iterated itself)
-                    yield name, stored.get_tensor(name)
-        except (SafetensorError, FileNotFoundError) as error:
-            raise UsageError("a weight file is broken", where=str(path), why=str(error)) from error
+        with opened(path) as stored:
+            for name in stored.keys():  # noqa: SIM118  (not a dict: it cannot be iterated itself)
+                yield name, stored.get_tensor(name)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Generator[Any]:
+    """A safetensors file, memory-mapped. Raises UsageError if it is missing or broken."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            yield stored
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UsageError("a weight file is broken", where=str(path), why=str(error)) from error
 
 
 def _index_names(index: Path) -> list[str]:

@@ -7,7 +7,11 @@ it writes 28 bytes a token and reads two to five, scattered by document; bench/l
 
 from __future__ import annotations
 
+import time
+import weakref
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numba
@@ -16,81 +20,197 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from sheaf.corpus.blocks import BLOCK_BYTES
+from sheaf.corpus.tokens import TRIES, Damage, TokenFile, contested
 from sheaf.errors import CorruptStore
-from sheaf.kernel import kernel
-from sheaf.order.losses import as_bytes
+from sheaf.kernel import kernel, load_numba
+from sheaf.order.losses import Loss
 from sheaf.order.order import Order
+
+load_numba()
 
 PADDING_TOKEN, PADDING_LABEL, PADDING_DOCUMENT = 0, -100, -1
 
 _carray: Any = numba.carray  # typed wrongly for addresses in numba's stubs
 
+MOST = 4096  # blocks looked at together
+AT_ONCE = 3  # times that blocks are brought for some rows at once, before a small cache gets them row by row
+KEPT = 8  # pieces of memory for later batches: more than are read ahead
+TOGETHER = 16  # samples that the kernel's passes go through: their tokens stay in the core's own cache meanwhile
+
+Tokens = NDArray[Any] | TokenFile
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
 
 
 class Gatherer:
     """The token files and columns that gathering needs, opened once.
 
-    token_files: flat, uint16 or uint32, all alike, by number of shard.
+    token_files: flat, uint16 or uint32, all alike, by number of shard; those of a corpus, whose blocks are checked
+    before their first use, or arrays, which are believed.
     """
 
-    def __init__(self, order: Order, token_files: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, order: Order, token_files: Sequence[Tokens]) -> None:
         kinds = {f.dtype for f in token_files}
         if len(kinds) > 1 or not kinds <= {np.dtype(np.uint16), np.dtype(np.uint32)}:
             raise CorruptStore(f"token files are uint16 or uint32, all alike, not {sorted(map(str, kinds))}")
-        if any(f.ndim != 1 or not f.flags.c_contiguous for f in token_files):
+        if any(isinstance(f, np.ndarray) and (f.ndim != 1 or not f.flags.c_contiguous) for f in token_files):
             raise CorruptStore("token files are flat arrays")
         self._order = order
-        self._files = [np.asarray(f) for f in token_files]  # kept alive: the kernel holds only their addresses
-        self._address = np.array([f.ctypes.data for f in self._files], np.uint64)
-        self._size = np.array([len(f) for f in self._files], np.int64)
-        self._losses = [as_bytes(np.zeros(0, np.uint8) if x is None else x) for x in order.losses]
-        for number, loss in enumerate(self._losses):
-            if len(loss) not in (0, self._size[number]) or loss.dtype != np.uint8 or not loss.flags.c_contiguous:
+        self._size = np.array([len(f) for f in token_files], np.int64)
+        flags = [x if x is None or isinstance(x, TokenFile) else np.ascontiguousarray(x) for x in order.losses]
+        losses: list[Loss] = [*flags, *[None] * (len(token_files) - len(flags))]
+        for number, loss in enumerate(losses):
+            if loss is not None and (len(loss) != self._size[number] or loss.dtype != np.uint8):
                 raise CorruptStore(
                     "what is predicted does not fit its token file",
                     where=f"token file {number}",
                     why=f"{len(loss)} of {self._size[number]} tokens",
                     fix="prepare again",
                 )
-        self._loss_address = np.zeros(len(self._files), np.uint64)  # 0: everything is predicted
-        for number, loss in enumerate(self._losses):
-            self._loss_address[number] = loss.ctypes.data if len(loss) else 0
+        self._flat: list[Tokens | Loss] = [*token_files, *losses]  # kept alive: the kernels hold only addresses
         self._like = np.empty(0, next(iter(kinds), np.dtype(np.uint16)))
+        self._files = {number: f for number, f in enumerate(self._flat) if isinstance(f, TokenFile)}
+        self._address = np.zeros((len(self._flat), 4), np.uint64)
+        for number, f in enumerate(self._flat):
+            parts = (f.data, f.state, f.seen, f.used) if isinstance(f, TokenFile) else (f,)
+            self._address[number, : len(parts)] = [_address(part) for part in parts]
+        self._found = np.empty((2, MOST), np.int64)
+        self.lasting = all(f.lasting for f in self._files.values())
+        self.cache_bytes = min((f.cache_bytes for f in self._files.values() if not f.lasting), default=0)
         pack, documents = order.pack, order.documents
-        self._columns = tuple(
-            map(
-                _read_only,
-                (
-                    pack.sample_first_run,
-                    pack.run_document,
-                    pack.run_start,
-                    pack.run_length,
-                    documents.shard,
-                    documents.offset,
-                ),
-            )
+        columns = pack.sample_first_run, pack.run_document, pack.run_start, pack.run_length
+        self._columns = tuple(map(_read_only, (*columns, documents.shard, documents.offset)))
+        self._memory = _Memory()
+        self._nothing = self._empty(0)
+
+    def gather(self, rows: NDArray[np.int64], width: int | None = None) -> tuple[Arrays, dict[int, Damage]]:
+        """input_ids, labels, position_ids (int64) and document_ids (int32), each (rows, width); and which of the rows
+        cannot be had, as a block of theirs is damaged. What stands in those rows is no sample. width: no less than the
+        longest of the samples; None: the sequence length."""
+        out = a, b, c, d = self._empty(len(rows), width)
+        if not (self._read(rows, out) and self._certain(rows)):
+            damaged: dict[int, Damage] = {}
+            for i in range(len(rows)):
+                one = slice(i, i + 1)
+                damage = self._one(rows[one], (a[one], b[one], c[one], d[one]))
+                if damage is not None:
+                    damaged[i] = damage
+            return out, damaged
+        return out, {}
+
+    def ahead(self, rows: NDArray[np.int64]) -> tuple[int, list[Future[None]]]:
+        """Begin to fetch what these rows need and is not here. Returns how many bytes of blocks they touch that were
+        not looked at yet, and what has begun."""
+        parts = self._unready(rows)
+        begun = [future for file, blocks in parts for future in file.ahead(blocks)] if self._fit(parts) else []
+        return sum(len(blocks) for _, blocks in parts) * BLOCK_BYTES, begun
+
+    def _fit(self, parts: list[tuple[TokenFile, NDArray[np.int64]]]) -> bool:
+        """Whether a cache holds these blocks easily; else they would push each other out."""
+        return self.lasting or 2 * sum(len(blocks) for _, blocks in parts) * BLOCK_BYTES <= self.cache_bytes
+
+    def _one(self, row: NDArray[np.int64], out: Arrays) -> Damage | None:
+        """Read one row, whatever else wants room in a cache; or say why it cannot be had."""
+        for _ in range(TRIES):
+            for damage in self._have(self._unready(row)):
+                return damage
+            if self._read(row, out) and self._certain(row):
+                return None
+        raise contested(next(iter(self._files.values())).path)
+
+    def _read(self, rows: NDArray[np.int64], out: Arrays) -> bool:
+        """Fill `out`, after blocks that were not looked at yet have been brought and compared. False: some are damaged,
+        or taken away as soon as they are brought."""
+        for _ in range(TRIES if self.lasting else AT_ONCE):
+            wanting = self._kernel(rows, out)
+            if not wanting:
+                return True
+            if (len(rows) > 1 and not self._fit(wanting)) or self._have(wanting):
+                return False
+        return False
+
+    def _certain(self, rows: NDArray[np.int64]) -> bool:
+        """Whether what was just read stood there all the time."""
+        return self.lasting or not self._unready(rows)
+
+    def _have(self, parts: list[tuple[TokenFile, NDArray[np.int64]]]) -> list[Damage]:
+        """Bring these blocks and compare them. Returns the damaged ones."""
+        for file, blocks in parts:
+            file.ahead(blocks)
+        return [damage for file, blocks in parts for damage in file.check(blocks)]
+
+    def _unready(self, rows: NDArray[np.int64]) -> list[tuple[TokenFile, NDArray[np.int64]]]:
+        """Files and their blocks that these rows touch and that were not compared yet as they are now; at most MOST."""
+        return self._kernel(rows, None)
+
+    def _kernel(self, rows: NDArray[np.int64], out: Arrays | None) -> list[tuple[TokenFile, NDArray[np.int64]]]:
+        """Fill `out` (None: do not), if the list of what is wanting is empty."""
+        found, now = self._found, 0 if self.lasting else time.time_ns()
+        arrays = self._nothing if out is None else out
+        count = _gather(
+            rows, *self._columns, self._size, self._address, BLOCK_BYTES, now, found, self._like, out is not None,
+            *arrays,
+        )  # fmt: skip
+        if count < 0:
+            raise self._outside(-1 - count)
+        if count == 0:
+            return []
+        both = np.unique((found[0, :count] << 40) | found[1, :count])
+        file, block = both >> 40, both & ((1 << 40) - 1)
+        return [(self._files[number], block[file == number]) for number in np.unique(file).tolist()]
+
+    def _outside(self, run: int) -> CorruptStore:
+        document = int(self._order.pack.run_document[run])
+        return CorruptStore(
+            "the index of a document points outside its token file",
+            where=f"document {document}, token file {int(self._order.documents.shard[document])}",
+            why="the token file is shorter than when the corpus was made, or the index is damaged",
+            fix="prepare again",
         )
 
-    def gather(self, rows: NDArray[np.int64]) -> Arrays:
-        """input_ids, labels, position_ids (int64) and document_ids (int32), each (rows, sequence length)."""
-        shape = (len(rows), self._order.sequence_length)
-        out = (
-            np.empty(shape, np.int64),
-            np.empty(shape, np.int64),
-            np.empty(shape, np.int64),
-            np.empty(shape, np.int32),
-        )
-        bad = _gather(rows, *self._columns, self._address, self._size, self._loss_address, self._like, *out)
-        if bad >= 0:
-            document = int(self._order.pack.run_document[bad])
-            raise CorruptStore(
-                "the index of a document points outside its token file",
-                where=f"document {document}, token file {int(self._order.documents.shard[document])}",
-                why="the token file is shorter than when the corpus was made, or the index is damaged",
-                fix="prepare again",
-            )
-        return out
+    def _empty(self, rows: int, width: int | None = None) -> Arrays:
+        shape = (rows, self._order.sequence_length if width is None else width)
+        size = shape[0] * shape[1]
+        memory = self._memory.take(7 * size)
+        inputs, labels, positions = memory[: 6 * size].view(np.int64).reshape(3, *shape)
+        return inputs, labels, positions, memory[6 * size :].reshape(shape)
+
+
+class _Memory:
+    """Arrays for batches, in memory that is used again once no array, view or tensor of it is left.
+
+    Fresh memory costs a page fault for each 4 KB, and that is more than filling it. No locks: a fork at any moment is
+    harmless.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._free: deque[memoryview] = deque(maxlen=KEPT)
+        self._out: dict[int, weakref.ref[NDArray[np.int32]]] = {}  # by identity: arrays have no hash
+
+    def take(self, size: int) -> NDArray[np.int32]:
+        """int32 (size,), with anything in it."""
+        if size > self._size:
+            self._size = size
+            self._free.clear()
+        try:
+            memory = self._free.pop()  # what was filled last is still in the cache
+        except IndexError:
+            memory = np.empty(self._size, np.int32).data
+        # Over a memoryview, so that all views lead to this one array: numpy would have them lead to the owner else.
+        whole = np.frombuffer(memory, np.int32)
+        reference = weakref.ref(whole, lambda reference: self._take_back(reference, memory))
+        self._out[id(reference)] = reference
+        return whole[:size]
+
+    def _take_back(self, reference: weakref.ref[NDArray[np.int32]], memory: memoryview) -> None:
+        del self._out[id(reference)]
+        if len(memory) == self._size:
+            self._free.append(memory)
+
+
+def _address(array: NDArray[Any] | None) -> int:
+    return 0 if array is None or not array.size else array.ctypes.data
 
 
 def _read_only(x: NDArray[Any]) -> NDArray[Any]:
@@ -136,46 +256,149 @@ def _gather(
     run_length: NDArray[np.int32],
     document_file: NDArray[np.int32],
     document_offset: NDArray[np.int64],
-    file_address: NDArray[np.uint64],
     file_size: NDArray[np.int64],
-    loss_address: NDArray[np.uint64],
+    address: NDArray[np.uint64],
+    block_bytes: int,
+    now: int,
+    found: NDArray[np.int64],
     like: NDArray[Any],
+    copy: bool,
     input_ids: NDArray[np.int64],
     labels: NDArray[np.int64],
     position_ids: NDArray[np.int64],
     document_ids: NDArray[np.int32],
 ) -> int:
-    """Fill the four arrays; returns -1, or the run that lies outside its file."""
-    for i in range(len(rows)):
-        at = 0
-        first, last = sample_first_run[rows[i]], sample_first_run[rows[i] + 1]
-        for run in range(first, last):
-            file = document_file[run_document[run]]
-            begin = document_offset[run_document[run]] + run_start[run]
-            length = np.int64(run_length[run])
-            if file < 0 or file >= len(file_size) or begin < 0 or begin + length >= file_size[file]:
-                return run
+    """Fill the four arrays, if all blocks that the rows touch are as they were seen; returns 0 then.
+
+    Else how many blocks of `found` (files, blocks; some perhaps twice) are not; a run that lies outside its file gives
+    -1 - run. address: (2 files, 4), of data, state, seen and used of the token files, then of what is predicted of
+    them; 0: all is predicted, is not checked, is not marked with the time.
+
+    In passes over some rows at a time: where the runs lie, what is known of their blocks, a look at every cache line of
+    theirs, the copy. The memory then fetches many lines at once; in one pass it would fetch a run's index, wait, then
+    its first lines, and wait.
+    """
+    count = 0
+    for top in range(0, len(rows), TOGETHER):
+        some = rows[top : top + TOGETHER]
+        first = np.zeros(len(some) + 1, np.int64)  # of each sample: the number of its first run among these
+        for i in range(len(some)):
+            first[i + 1] = first[i] + sample_first_run[some[i] + 1] - sample_first_run[some[i]]
+        where = np.empty((3, first[-1]), np.int64)  # by run: file, first token there, length
+        for i in range(len(some)):
+            for at in range(first[i], first[i + 1]):
+                run = sample_first_run[some[i]] + at - first[i]
+                where[0, at] = document_file[run_document[run]]
+                where[1, at] = document_offset[run_document[run]] + run_start[run]
+                where[2, at] = run_length[run]
+        for i in range(len(some)):
+            for at in range(first[i], first[i + 1]):
+                file, begin, length = where[:, at]
+                if file < 0 or file >= len(file_size) or begin < 0 or begin + length >= file_size[file]:
+                    return -1 - (sample_first_run[some[i]] + at - first[i])
+        count = _compare(where, file_size, address, like.itemsize, block_bytes, now, found, count)
+        if count == 0 and copy:
+            found[0, 0] = _look(where, file_size, address, like)  # kept, or the compiler would leave it out
+            end = top + len(some)
+            _copy(first, where, file_size, address, like, input_ids[top:end], labels[top:end])
+            _number(first, where, position_ids[top:end], document_ids[top:end])
+    return count
+
+
+@kernel
+def _compare(
+    where: NDArray[np.int64],
+    file_size: NDArray[np.int64],
+    address: NDArray[np.uint64],
+    item_bytes: int,
+    block_bytes: int,
+    now: int,
+    found: NDArray[np.int64],
+    count: int,
+) -> int:
+    """Add the files and blocks of these runs whose state is not the one that was seen to the `count` found so far."""
+    files = len(file_size)
+    for file, begin, length in where.T:
+        for part in range(2):
+            which, size = (file, item_bytes) if part == 0 else (files + file, 1)
+            if address[which, 1] == 0:
+                continue
+            blocks = (file_size[file] * size + block_bytes - 1) // block_bytes
+            state = _carray(_pointer(address[which, 1]), (blocks,), np.uint32)
+            seen = _carray(_pointer(address[which, 2]), (blocks,), np.uint32)
+            for block in range(begin * size // block_bytes, ((begin + length + 1) * size - 1) // block_bytes + 1):
+                if address[which, 3] != 0:
+                    used = _carray(_pointer(address[which, 3]), (blocks,), np.int64)
+                    used[block] = now
+                if state[block] != seen[block] and count < found.shape[1]:
+                    found[0, count], found[1, count] = which, block
+                    count += 1
+    return count
+
+
+@kernel
+def _look(
+    where: NDArray[np.int64], file_size: NDArray[np.int64], address: NDArray[np.uint64], like: NDArray[Any]
+) -> int:
+    """Have the runs' tokens in the cache; some number that depends on all of them."""
+    looked, line = 0, max(1, 64 // like.itemsize)
+    for file, begin, length in where.T:
+        tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)
+        for i in range(begin, begin + length, line):
+            looked += int(tokens[i])
+    return looked
+
+
+@kernel
+def _copy(
+    first: NDArray[np.int64],
+    where: NDArray[np.int64],
+    file_size: NDArray[np.int64],
+    address: NDArray[np.uint64],
+    like: NDArray[Any],
+    input_ids: NDArray[np.int64],
+    labels: NDArray[np.int64],
+) -> None:
+    files = len(file_size)
+    for i in range(len(first) - 1):
+        place = 0
+        for at in range(first[i], first[i + 1]):
+            file, begin, length = where[:, at]
             # Loops over slices that begin at 0: numba then needs no test for negative indices, and LLVM vectorises.
-            tokens = _carray(_pointer(file_address[file]), (file_size[file],), like.dtype)[begin : begin + length + 1]
-            inputs, following = input_ids[i, at : at + length], labels[i, at : at + length]
-            positions, numbers = position_ids[i, at : at + length], document_ids[i, at : at + length]
+            tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)[begin : begin + length + 1]
+            inputs, following = input_ids[i, place : place + length], labels[i, place : place + length]
             for j in range(length):
                 inputs[j] = tokens[j]
             for j in range(length):
                 following[j] = tokens[j + 1]
-            if loss_address[file] != 0:
-                predicted = _carray(_pointer(loss_address[file]), (file_size[file],), np.uint8)
+            if address[files + file, 0] != 0:
+                predicted = _carray(_pointer(address[files + file, 0]), (file_size[file],), np.uint8)
                 flags = predicted[begin + 1 : begin + length + 1]
                 for j in range(length):
                     if flags[j] == 0:
                         following[j] = PADDING_LABEL
+            place += length
+        input_ids[i, place:] = PADDING_TOKEN
+        labels[i, place:] = PADDING_LABEL
+
+
+@kernel
+def _number(
+    first: NDArray[np.int64],
+    where: NDArray[np.int64],
+    position_ids: NDArray[np.int64],
+    document_ids: NDArray[np.int32],
+) -> None:
+    """Positions restart with every run; documents are numbered in each sample."""
+    for i in range(len(first) - 1):
+        place = 0
+        for at in range(first[i], first[i + 1]):
+            length = where[2, at]
+            positions, numbers = position_ids[i, place : place + length], document_ids[i, place : place + length]
             for j in range(length):
                 positions[j] = j
             for j in range(length):
-                numbers[j] = run - first
-            at += length
-        input_ids[i, at:] = PADDING_TOKEN
-        labels[i, at:] = PADDING_LABEL
-        position_ids[i, at:] = np.arange(input_ids.shape[1] - at)
-        document_ids[i, at:] = PADDING_DOCUMENT
-    return -1
+                numbers[j] = at - first[i]
+            place += length
+        position_ids[i, place:] = np.arange(position_ids.shape[1] - place)
+        document_ids[i, place:] = PADDING_DOCUMENT

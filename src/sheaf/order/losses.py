@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sheaf.corpus.tokens import TokenFile
 from sheaf.errors import CorruptStore
 from sheaf.kernel import kernel
 
-Loss = NDArray[np.uint8] | None  # of one token file; None: every token of it is predicted
+Loss = NDArray[np.uint8] | TokenFile | None  # of one token file; None: every token of it is predicted
+STRETCH = 1 << 20  # flags that are read at once
 
 
 def predicted(
@@ -34,15 +36,31 @@ def predicted(
                 where=f"token file {number}",
                 fix="prepare again",
             )
-        result[here] = _count(as_bytes(loss), begin, count)
+        result[here] = _counts(loss, begin, count)
     return result
 
 
-def as_bytes(loss: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A plain read-only view, whatever the file was opened as: numba compiles once for each kind."""
-    view = np.asarray(loss).view()
+def as_bytes(loss: NDArray[np.uint8] | TokenFile) -> NDArray[np.uint8]:
+    """A plain read-only view, whatever the file was opened as: numba compiles once for each kind. Not checked."""
+    view = np.asarray(loss.data if isinstance(loss, TokenFile) else loss).view()
     view.flags.writeable = False
     return view
+
+
+def _counts(
+    loss: NDArray[np.uint8] | TokenFile, begin: NDArray[np.int64], count: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """How many flags are set in [begin, begin + count). A file of a corpus is checked, and read piece by piece."""
+    if not isinstance(loss, TokenFile):
+        return _count(as_bytes(loss), begin, count)
+    result = np.zeros(len(begin), np.int64)
+    by = np.argsort(begin, kind="stable")
+    piece = (begin[by] // STRETCH, (begin[by][1:] - (begin + count)[by][:-1] > STRETCH // 16).cumsum())
+    cuts = np.flatnonzero((np.diff(piece[0]) != 0) | (np.diff(piece[1], prepend=0) != 0)) + 1
+    for here in np.split(by, cuts):
+        first, last = int(begin[here].min()), int((begin + count)[here].max())
+        result[here] = _count(as_bytes(loss.read(first, last)), begin[here] - first, count[here])
+    return result
 
 
 @kernel

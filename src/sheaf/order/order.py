@@ -1,9 +1,10 @@
 """The order of training: a pure function from a position to the samples of that global step.
 
-(corpus fingerprint, sequence length, global batch, seed, mixture, held-out share) → an endless or finite sequence of
-global steps. Step N is slots [N·batch, (N+1)·batch) of the mixture (`mix`); a slot is a draw of a source; draw k of a
-source with n samples is epoch k // n, and the shuffle of that epoch (`shuffle`) says which sample of the pack
-(`pack`) it is. Nothing is stored and nothing is walked through: step 10 million costs what step 0 costs.
+(corpus fingerprint, sequence length, packing, global batch, seed, mixture and its curriculum, held-out share) → an
+endless or finite sequence of global steps. Step N is slots [N·batch, (N+1)·batch) of the mixture (`mix`); a slot is a
+draw of a source; draw k of a source with n samples is epoch k // n, and the shuffle of that epoch (`shuffle`) says
+which sample of the pack (`pack`) it is. Nothing is stored and nothing is walked through: step 10 million costs what
+step 0 costs.
 
 The held-out split is the same machine with the shuffle off and one pass: the sources in proportion to their size,
 each in the order of its pack, the last step perhaps smaller than a batch.
@@ -11,10 +12,9 @@ each in the order of its pack, the last step perhaps smaller than a batch.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from sheaf.corpus.documents import Documents
 from sheaf.errors import DataRefused, UsageError
 from sheaf.order.balance import check_ranks, sample_cost, split_by_cost
+from sheaf.order.digest import digest_of_samples
 from sheaf.order.losses import Loss, predicted
 from sheaf.order.mix import Mixture, resolve_mixture
 from sheaf.order.pack import Pack, packed
 from sheaf.order.shuffle import permute, shuffle_key, unpermute
-from sheaf.recipe import MixtureEntry
+from sheaf.recipe import Change, MixtureEntry, Packing
 
+VERSION = 2  # raise it whenever the same arguments would give other steps
 Split = Literal["train", "held_out"]
 
 
@@ -87,6 +89,8 @@ class Order:
     pack: Pack
     mixture: Mixture
     losses: tuple[Loss, ...] = ()
+    packing: Packing = "best-fit"
+    curriculum: tuple[Change, ...] = ()
 
     @staticmethod
     def build(
@@ -102,22 +106,25 @@ class Order:
         split: Split = "train",
         cache: Path | None,
         losses: Sequence[Loss] = (),
+        packing: Packing = "best-fit",
+        curriculum: Sequence[Change] = (),
     ) -> Order:
         """Pack (or find the pack in the folder `cache`) and resolve the mixture.
 
         batch: samples of a global step. held_out: share of the documents, by id. losses: by number of shard, which
-        tokens are to be predicted; none: all. Raises DataRefused if there is nothing to train on or not enough for one
-        step; an empty held-out split is an order of 0 steps.
+        tokens are to be predicted; none: all. curriculum: changes of weights at steps; of two at one step the later
+        one counts. Raises DataRefused if there is nothing to train on or not enough for one step; an empty held-out
+        split is an order of 0 steps, and a curriculum is nothing to it.
         """
         if sequence_length < 1 or batch < 1:
             raise UsageError(f"a step needs samples and tokens, not {batch} samples of {sequence_length} tokens")
         names = tuple(source_names)
-        pack = packed(documents, len(names), fingerprint, sequence_length, held_out, split, cache, losses)
+        pack = packed(documents, len(names), fingerprint, sequence_length, held_out, split, cache, losses, packing)
         if split == "held_out":
             samples_s = pack.source_samples
             mixed = Mixture(pack.source_tokens.astype(np.float64), pack.source_tokens, samples_s, samples_s)
         else:
-            mixed = _training_mixture(names, mixture, pack, batch)
+            mixed = _training_mixture(names, mixture, curriculum, pack, batch)
         return Order(
             documents,
             names,
@@ -131,6 +138,8 @@ class Order:
             pack,
             mixed,
             tuple(losses),
+            packing,
+            tuple(curriculum),
         )
 
     @property
@@ -143,7 +152,7 @@ class Order:
 
     def steps_for(self, epochs: float) -> int:
         """Steps that draw `epochs` times as many samples as the mixture's sources hold, rounded up, within `steps`."""
-        samples = int(self.pack.source_samples[self.mixture.share_s > 0].sum())
+        samples = int(self.pack.source_samples[self.mixture.ever_drawn_s].sum())
         steps = math.ceil(epochs * samples / self.batch)
         return steps if self.steps is None else min(steps, self.steps)
 
@@ -175,13 +184,16 @@ class Order:
 
     def runs(self, samples: SampleRef) -> Runs:
         """The runs of these samples, in their order."""
-        rows = self.rows(samples)
+        sample, run = self.runs_of_rows(self.rows(samples))
+        length = self.pack.run_length[run].astype(np.int64)
+        return Runs(sample, self.pack.run_document[run], self.pack.run_start[run], length)
+
+    def runs_of_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each run of these rows of the pack the position of its row, and its number: int64 (runs,)."""
         first = self.pack.sample_first_run[rows]
         count = self.pack.sample_first_run[rows + 1] - first
         sample = np.repeat(np.arange(len(rows)), count)
-        run = np.arange(len(sample)) + np.repeat(first - (np.cumsum(count) - count), count)
-        length = self.pack.run_length[run].astype(np.int64)
-        return Runs(sample, self.pack.run_document[run], self.pack.run_start[run], length)
+        return sample, np.arange(len(sample)) + np.repeat(first - (np.cumsum(count) - count), count)
 
     def valid_tokens(self, step: int) -> int:
         """Predictions in the global step: what its loss is divided by."""
@@ -199,48 +211,89 @@ class Order:
         """
         return digest_of_samples(self.documents, self.runs(self.samples(step)))
 
-    def split_ranks(self, step: int, world: int) -> list[NDArray[np.int64]]:
-        """For each rank its slots in the step, rising: balanced by cost, their number equal within one.
+    def split_ranks(self, step: int, world: int, speeds: tuple[float, ...] | None = None) -> list[NDArray[np.int64]]:
+        """For each rank its slots in the step, rising: balanced by cost, their number by speed, or equal within one.
 
         Raises EmptyStep if a whole step has fewer samples than ranks; held out, a rank may get none of the last step.
         """
         check_ranks(self.batch, world)
-        return self.split_rows(self.rows(self.samples(step)), world)
+        return self.split_rows(self.rows(self.samples(step)), world, speeds)
 
-    def split_rows(self, rows: NDArray[np.int64], world: int) -> list[NDArray[np.int64]]:
+    def split_rows(
+        self, rows: NDArray[np.int64], world: int, speeds: tuple[float, ...] | None = None
+    ) -> list[NDArray[np.int64]]:
         """As split_ranks, for the rows of a step's samples."""
         if world == 1:
             return [np.arange(len(rows))]
-        return split_by_cost(sample_cost(self.pack.sample_tokens[rows], self.pack.sample_squares[rows]), world)
+        return split_by_cost(self.cost(rows), world, speeds)
+
+    def cost(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Relative cost of the samples in these rows of the pack: int64 (n,)."""
+        tokens = self.pack.sample_tokens[rows] if self.packing != "padded" else self.positions(rows)
+        return sample_cost(tokens.astype(np.int64), self.pack.sample_squares[rows])
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token positions that are computed for the samples in these rows of the pack, padding included: int64 (n,)."""
+        if self.packing != "padded":
+            return np.full(len(rows), self.sequence_length, np.int64)
+        count, width = self.buckets(rows)
+        return count * width
+
+    def buckets(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of padded samples: their rows, a document each, and the width of these, that of the longest: int64 (n,)."""
+        count = self.pack.sample_first_run[rows + 1] - self.pack.sample_first_run[rows]
+        return count, self.pack.sample_longest[rows].astype(np.int64)
+
+    def by_rows(self) -> Order:
+        """The same with every run a sample of its own: what is gathered into the rows of padded batches."""
+        return replace(self, pack=replace(self.pack, sample_first_run=np.arange(len(self.pack.run_document) + 1)))
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The share of the tokens that each source is asked for at a step; their sum is 1."""
+        shares = self.mixture.shares_at(self.slot_range(step, step)[0])
+        return dict(zip(self.source_names, shares.tolist(), strict=True))
 
     def state(self, step: int) -> dict[str, Any]:
-        """All that is needed to go on at this step, as small JSON; and all that must not change meanwhile."""
+        """All that is needed to go on at this step, as small JSON; and all that must not have been otherwise.
+
+        Changes of weights count as far as they lie before the step: what comes later may still be decided. sources:
+        of each its samples an epoch, and how many were drawn so far.
+        """
+        end = step * self.batch
+        drawn = self.mixture.counts(end if self.mixture.total is None else min(end, self.mixture.total))
+        sizes = zip(self.pack.source_samples.tolist(), drawn.tolist(), strict=True)
         return {
-            "order": 1,
+            "order": VERSION,
             "step": step,
             "fingerprint": self.fingerprint,
             "seed": self.seed,
             "sequence_length": self.sequence_length,
+            "packing": self.packing,
             "batch": self.batch,
             "held_out": self.held_out,
             "split": self.split,
-            "sources": list(self.source_names),
             "mixture": {name: [e.weight, e.max_epochs] for name, e in sorted(self.entries.items())},
+            "curriculum": [[c.at, dict(c.weights)] for c in self.curriculum if isinstance(c.at, int) and c.at < step],
+            "sources": dict(zip(self.source_names, map(list, sizes), strict=True)),
         }
 
     def check(self, state: dict[str, Any]) -> int:
         """The step of a state, if it is of this very order; else a UsageError naming what differs."""
-        now = self.state(0)
+        step: Any = state.get("step")
+        valid = type(step) is int and step >= 0
+        now = self.state(step if valid else 0)
         differing = [key for key in now if key != "step" and state.get(key) != now[key]]
-        if differing or type(state.get("step")) is not int or state["step"] < 0:
+        if len(differing) > 1 and "sources" in differing:
+            differing.remove("sources")  # it follows from the others
+        if differing or not valid:
             raise UsageError(
                 "the position belongs to another order of the data: going on would repeat or skip samples",
                 where=", ".join(differing) or "step",
                 why="; ".join(f"{key} was {state.get(key)!r}, is {now[key]!r}" for key in differing)
-                or f"the step is {state.get('step')!r}",
+                or f"the step is {step!r}",
                 fix="go on with the corpus and settings of the run, or start a new run",
             )
-        return state["step"]
+        return step
 
     def steps_of(self, documents: Sequence[int] | NDArray[np.int64], steps: int) -> list[Use]:
         """Every use of these documents (rows of Documents) in the first `steps` steps, by step, then slot.
@@ -290,26 +343,13 @@ class Order:
         return shuffle_key(self.seed, self.source_names[source], epoch)
 
 
-def digest_of_samples(documents: Documents, runs: Runs) -> str:
-    """The digest of a set of samples; see Order.digest. `runs` are by sample, as Order.runs gives them."""
-    row = np.empty((len(runs.document), 32), np.uint8)
-    row[:, :16] = documents.id[runs.document]
-    row[:, 16:24] = runs.start.astype(">i8").view(np.uint8).reshape(-1, 8)
-    row[:, 24:] = runs.length.astype(">i8").view(np.uint8).reshape(-1, 8)
-    data = row.tobytes()
-    border = np.flatnonzero(np.diff(runs.sample, prepend=-1, append=-1))
-    samples = [
-        b"".join(sorted(data[32 * i : 32 * i + 32] for i in range(a, b)))
-        for a, b in zip(border[:-1].tolist(), border[1:].tolist(), strict=True)
-    ]
-    h = hashlib.blake2b(digest_size=16)
-    for sample in sorted(samples):
-        h.update(len(sample).to_bytes(8, "big"))
-        h.update(sample)
-    return h.hexdigest()
-
-
-def _training_mixture(names: tuple[str, ...], mixture: dict[str, MixtureEntry], pack: Pack, batch: int) -> Mixture:
+def _training_mixture(
+    names: tuple[str, ...],
+    mixture: dict[str, MixtureEntry],
+    curriculum: Sequence[Change],
+    pack: Pack,
+    batch: int,
+) -> Mixture:
     if not len(pack.sample_tokens):
         raise DataRefused(
             "there is nothing to train on",
@@ -322,7 +362,7 @@ def _training_mixture(names: tuple[str, ...], mixture: dict[str, MixtureEntry], 
             why="all that the assistant says in the conversations is the very first token of a document, or weighs 0",
             fix="look at one of them with `sheaf show`, and at prepare.template",
         )
-    mixed = resolve_mixture(names, mixture, pack.source_tokens, pack.source_samples)
+    mixed = resolve_mixture(names, mixture, pack.source_tokens, pack.source_samples, curriculum, batch)
     if mixed.total is not None and mixed.total < batch:
         raise DataRefused(
             "there is too little data for one step",

@@ -1,14 +1,21 @@
-"""Pack documents into samples of at most T input tokens, without cutting any that fits: windowed best fit.
+"""Pack documents into samples of at most T input tokens, each token exactly once, in one of three ways.
 
-A document of L tokens gives L − 1 inputs (each predicts the next token). What exceeds T is first cut into whole runs
-of T, each a sample of its own; the remaining *pieces* are placed window by window, the longest first, each into the
-open sample with the least room that still holds it (best-fit decreasing; Johnson 1974; for language models Ding et
-al., "Fewer Truncations Improve Language Modeling", ICML 2024). Open samples stay open for all later windows, so that
-nothing is wasted where windows meet. Windows, rather than one sort of everything, keep short documents spread over
-all samples.
+A document of L tokens gives L − 1 inputs (each predicts the next token). No way drops a token; what a sample cannot
+hold is cut into runs.
 
-The open samples lie in stacks by room left; a binary tree over the T stacks finds the smallest sufficient one in
-O(log T). Cost: about 0.2 µs a document; memory 20 bytes a run and 20 a sample, written once and memory-mapped.
+- **best-fit**: documents side by side, none cut that fits. What exceeds T is first cut into whole runs of T, each a
+  sample of its own; the remaining *pieces* are placed window by window, the longest first, each into the open sample
+  with the least room that still holds it (best-fit decreasing; Johnson 1974; for language models Ding et al., "Fewer
+  Truncations Improve Language Modeling", ICML 2024). Open samples stay open for all later windows, so that nothing is
+  wasted where windows meet. Windows, rather than one sort of everything, keep short documents spread over all samples.
+  The open samples lie in stacks by room left; a binary tree over the T stacks finds the smallest sufficient one in
+  O(log T).
+- **concatenate**: documents one after another, cut wherever a sample is full; where each begins stays known.
+- **padded**: one piece a row. The pieces of a window are sorted by length, and from the longest on as many become the
+  rows of one sample as fit: rows · longest <= T. So T is a budget of positions, and a sample is a bucket of pieces of
+  about the same length; the order shuffles buckets, and a step holds buckets of many lengths.
+
+Cost: about 0.2 µs a document; memory 20 bytes a run and 24 a sample, written once and memory-mapped.
 
 Deterministic: a function of the documents' ids, lengths, T and the held-out fraction alone.
 """
@@ -28,9 +35,10 @@ from sheaf.files import checked, digest_of, read_done, task_folder
 from sheaf.kernel import kernel
 from sheaf.order.held_out import held_out
 from sheaf.order.losses import Loss, predicted
+from sheaf.recipe import Packing
 
-VERSION = 2  # raise it whenever the same input would be packed otherwise
-WINDOW = 4096  # pieces; on lognormal lengths 256 waste 0.14% of the positions, 4,096 0.02%, all at once 0.01%
+VERSION = 3  # raise it whenever the same input would be packed otherwise
+WINDOW = 4096  # pieces; best-fit wastes of lognormal lengths 0.14% by 256 at once, 0.02% by 4,096, 0.01% by all
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +48,7 @@ class Pack:
     Run i: inputs [run_start[i], run_start[i] + run_length[i]) of document run_document[i] (a row of Documents).
     Sample j: runs [sample_first_run[j], sample_first_run[j + 1]), by document, then start; sample_tokens[j] inputs;
     sample_valid[j] predictions, fewer than inputs where only some tokens are to be predicted; sample_squares[j], the
-    sum of its runs' squared lengths, is what attention costs.
+    sum of its runs' squared lengths, is what attention costs; sample_longest[j], its longest run.
     """
 
     run_document: NDArray[np.int64]
@@ -50,6 +58,7 @@ class Pack:
     sample_tokens: NDArray[np.int32]
     sample_valid: NDArray[np.int32]
     sample_squares: NDArray[np.int64]
+    sample_longest: NDArray[np.int32]
     source_first_sample: NDArray[np.int64]
     source_tokens: NDArray[np.int64]
 
@@ -67,6 +76,7 @@ def packed(
     split: str,
     cache: Path | None,
     losses: Sequence[Loss] = (),
+    kind: Packing = "best-fit",
 ) -> Pack:
     """The pack of one split ("train" or "held_out"): from the cache folder if it is there, else made and kept there.
 
@@ -75,20 +85,22 @@ def packed(
 
     def make() -> Pack:
         held = held_out(documents.id, fraction)
-        pack = pack_documents(documents, held if split == "held_out" else ~held, sources, sequence_length)
+        pack = pack_documents(documents, held if split == "held_out" else ~held, sources, sequence_length, kind)
         return _with_losses(pack, documents, losses)
 
     if cache is None:
         return make()
-    folder = cache / digest_of("pack", VERSION, WINDOW, fingerprint, sequence_length, fraction, split)
+    folder = cache / digest_of("pack", VERSION, WINDOW, fingerprint, sequence_length, fraction, split, kind)
     return _cached(folder, make)
 
 
-def pack_documents(documents: Documents, chosen: NDArray[np.bool_], sources: int, sequence_length: int) -> Pack:
+def pack_documents(
+    documents: Documents, chosen: NDArray[np.bool_], sources: int, sequence_length: int, kind: Packing = "best-fit"
+) -> Pack:
     """Pack the chosen documents (bool, by row), each source by itself. `sources`: how many there are."""
     border = np.searchsorted(documents.source, np.arange(sources + 1))
     parts = [
-        _pack_source(a + np.flatnonzero(chosen[a:b]), documents.length, sequence_length)
+        _pack_source(a + np.flatnonzero(chosen[a:b]), documents.length, sequence_length, kind)
         for a, b in itertools.pairwise(border.tolist())
     ]
     runs = [len(p.run_document) for p in parts]
@@ -101,6 +113,7 @@ def pack_documents(documents: Documents, chosen: NDArray[np.bool_], sources: int
         sample_tokens=np.concatenate([p.sample_tokens for p in parts]),
         sample_valid=np.concatenate([p.sample_tokens for p in parts]),
         sample_squares=np.concatenate([p.sample_squares for p in parts]),
+        sample_longest=np.concatenate([p.sample_longest for p in parts]),
         source_first_sample=np.cumsum([0, *(len(p.sample_tokens) for p in parts)]).astype(np.int64),
         source_tokens=np.array([p.sample_tokens.sum(dtype=np.int64) for p in parts], np.int64),
     )
@@ -128,13 +141,20 @@ def _cached(folder: Path, make: Callable[[], Pack]) -> Pack:
     return Pack(*(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths))
 
 
-def _pack_source(document: NDArray[np.int64], length: NDArray[np.int64], capacity: int) -> Pack:
+Pieces = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]
+
+
+def _pack_source(document: NDArray[np.int64], length: NDArray[np.int64], capacity: int, kind: Packing) -> Pack:
     inputs = np.asarray(length[document], np.int64) - 1
-    pieces = int((-(-inputs // capacity)).sum())
-    piece_document, piece_start = np.empty(pieces, np.int64), np.empty(pieces, np.int64)
-    piece_length, piece_sample = np.empty(pieces, np.int32), np.empty(pieces, np.int64)
-    samples = _place(document, inputs, capacity, WINDOW, piece_document, piece_start, piece_length, piece_sample)
-    first_run, by_sample, tokens, squares = _group(piece_sample, piece_length, samples)
+    pieces = _concatenated if kind == "concatenate" else _cut
+    piece_document, piece_start, piece_length, piece_sample = pieces(document, inputs, capacity)
+    if kind == "best-fit":
+        samples = _place(piece_length, capacity, WINDOW, piece_sample)
+    elif kind == "padded":
+        samples = _bucket(piece_length, capacity, WINDOW, piece_sample)
+    else:
+        samples = int(piece_sample[-1]) + 1 if len(piece_sample) else 0
+    first_run, by_sample, tokens, squares, longest = _group(piece_sample, piece_length, samples)
     return Pack(
         run_document=piece_document[by_sample],
         run_start=piece_start[by_sample],
@@ -143,9 +163,29 @@ def _pack_source(document: NDArray[np.int64], length: NDArray[np.int64], capacit
         sample_tokens=tokens,
         sample_valid=tokens,
         sample_squares=squares,
+        sample_longest=longest,
         source_first_sample=np.array([0, samples], np.int64),
         source_tokens=tokens.sum(dtype=np.int64, keepdims=True),
     )
+
+
+def _cut(document: NDArray[np.int64], inputs: NDArray[np.int64], capacity: int) -> Pieces:
+    """Document, start and length of the pieces of at most `capacity` inputs; which sample each goes to is open."""
+    count = -(-inputs // capacity)
+    which = np.repeat(np.arange(len(inputs)), count)
+    start = (np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)) * capacity
+    length = np.minimum(inputs[which] - start, capacity).astype(np.int32)
+    return document[which], start, length, np.empty(len(which), np.int64)
+
+
+def _concatenated(document: NDArray[np.int64], inputs: NDArray[np.int64], capacity: int) -> Pieces:
+    """The same where documents lie one after another and samples are `capacity` of all inputs each; their samples."""
+    end = np.cumsum(inputs)
+    total = int(end[-1]) if len(end) else 0
+    borders = np.union1d((end - inputs)[inputs > 0], np.arange(0, total, capacity))
+    which = np.searchsorted(end, borders, side="right")
+    length = np.diff(borders, append=total).astype(np.int32)
+    return document[which], borders - (end - inputs)[which], length, borders // capacity
 
 
 @kernel
@@ -176,41 +216,42 @@ def _at_least(tree: NDArray[np.bool_], leaf: int, leaves: int) -> int:
 
 
 @kernel
-def _place(
-    document: NDArray[np.int64],
-    inputs: NDArray[np.int64],
-    capacity: int,
-    window: int,
-    piece_document: NDArray[np.int64],
-    piece_start: NDArray[np.int64],
-    piece_length: NDArray[np.int32],
-    piece_sample: NDArray[np.int64],
-) -> int:
-    """Fill the pieces in document order with the sample each goes to; returns the number of samples."""
+def _place(piece_length: NDArray[np.int32], capacity: int, window: int, piece_sample: NDArray[np.int64]) -> int:
+    """Best fit: fill in the sample that each piece goes to; returns the number of samples."""
     leaves = 1
     while leaves <= capacity:
         leaves *= 2
     tree = np.zeros(2 * leaves, np.bool_)
     top = np.full(capacity + 1, -1, np.int64)  # by room left: the newest open sample
-    below = np.empty(len(piece_document), np.int64)  # by sample: the next one in its stack
+    below = np.empty(len(piece_length), np.int64)  # by sample: the next one in its stack
     held = np.empty(window, np.int64)
-    pieces, samples, count = 0, 0, 0
-    for d in range(len(document)):
-        start = 0
-        while start < inputs[d]:
-            length = min(inputs[d] - start, capacity)
-            piece_document[pieces], piece_start[pieces], piece_length[pieces] = document[d], start, length
-            if length == capacity:
-                piece_sample[pieces] = samples
-                samples += 1
-            else:
-                held[count] = pieces
-                count += 1
-            pieces += 1
-            start += length
-        if count == window or d == len(document) - 1:
+    samples, count = 0, 0
+    for piece in range(len(piece_length)):
+        if piece_length[piece] == capacity:
+            piece_sample[piece] = samples
+            samples += 1
+        else:
+            held[count] = piece
+            count += 1
+        if count == window or piece == len(piece_length) - 1:
             samples = _fit(held[:count], piece_length, piece_sample, samples, tree, top, below)
             count = 0
+    return samples
+
+
+@kernel
+def _bucket(piece_length: NDArray[np.int32], capacity: int, window: int, piece_sample: NDArray[np.int64]) -> int:
+    """Padded: the same; the rows of a sample are the next pieces of a window by length, the longest first."""
+    samples = 0
+    for first in range(0, len(piece_length), window):
+        lengths = -piece_length[first : first + window].astype(np.int64)
+        rows, longest = 0, np.int64(0)
+        for i in np.argsort(lengths, kind="mergesort"):
+            if (rows + 1) * longest > capacity or rows == 0:
+                samples += 1
+                rows, longest = 0, -lengths[i]
+            piece_sample[first + i] = samples - 1
+            rows += 1
     return samples
 
 
@@ -255,15 +296,16 @@ def _fit(
 @kernel
 def _group(
     piece_sample: NDArray[np.int64], piece_length: NDArray[np.int32], samples: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
     """A counting sort of the pieces by sample, keeping the document order inside a sample; and the samples' sums."""
     first = np.zeros(samples + 1, np.int64)
-    tokens, squares = np.zeros(samples, np.int32), np.zeros(samples, np.int64)
+    tokens, squares, longest = np.zeros(samples, np.int32), np.zeros(samples, np.int64), np.zeros(samples, np.int32)
     for i in range(len(piece_sample)):
         length = np.int64(piece_length[i])
         first[piece_sample[i] + 1] += 1
         tokens[piece_sample[i]] += length
         squares[piece_sample[i]] += length * length
+        longest[piece_sample[i]] = max(longest[piece_sample[i]], piece_length[i])
     for j in range(samples):
         first[j + 1] += first[j]
     following = first[:-1].copy()
@@ -271,4 +313,4 @@ def _group(
     for i in range(len(piece_sample)):
         order[following[piece_sample[i]]] = i
         following[piece_sample[i]] += 1
-    return first, order, tokens, squares
+    return first, order, tokens, squares, longest

@@ -76,14 +76,16 @@ class Prefetch(Generic[T]):
 
 
 def grouped(source: Iterator[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` results, the last perhaps shorter. What came before an exception is not lost."""
+    """Lists of 1, 2, 4 … `size` results, the last perhaps shorter: the first comes soon. What came before an exception
+    is not lost."""
     group: list[T] = []
+    now = 1
     try:
         for result in source:
             group.append(result)
-            if len(group) == size:
+            if len(group) == now:
                 yield group
-                group = []
+                group, now = [], min(2 * now, size)
     except Exception:
         if group:
             yield group

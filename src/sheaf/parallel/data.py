@@ -1,10 +1,10 @@
-"""Data parallel: the gradients of all ranks summed, in buckets, while the backward pass is still running.
+"""Data parallel: the gradients of all ranks of a group summed, in buckets, while the backward pass is still running.
 
 Gradients live in a few flat fp32 buffers ("buckets") and every parameter's `.grad` is a view into one, so nothing is
 copied before or after sending, zeroing is one fill a bucket, and a parameter that got no gradient has zeros on every
 rank. Parameters fill buckets from the last to the first, which is about the order in which the backward finishes them.
-During a step's last micro-batch a hook counts each bucket down; a full one is summed asynchronously, always in bucket
-order, so that ranks never wait for each other crosswise. A rank whose share is empty joins with zeros in `finish`.
+A hook counts the gradients of a step's backward passes down; a bucket that owes none is summed asynchronously, always
+in bucket order, so that ranks never wait for each other crosswise. What is left, `finish` sends.
 
 Cost: memory 4 bytes a parameter (the gradients themselves). Network: a ring all-reduce sends 2·(N-1)/N times the
 buckets' bytes from every rank in a step, however many micro-batches there are (Patarasuk and Yuan 2009).
@@ -13,7 +13,6 @@ The sum over ranks of the gradients of the local loss sums is the gradient of th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sheaf.parallel.collectives import traffic, waiting
+from sheaf.parallel.mesh import Group
 from sheaf.parallel.ranks import peers
 
 BUCKET_BYTES = 16 * 2**20  # large enough for bandwidth, small enough that several are under way in a backward
@@ -37,20 +38,18 @@ class Bucket:
 
 
 class Gradients:
-    """The gradient buffers of one model on one rank.
+    """The gradient buffers of some parameters on one rank of the group that holds copies of them.
 
-    A step is: any number of backward passes, `expect()` before the last of them, `finish()` after it, then the
-    gradients are the global sum on every rank; `zero()` starts the next. Called by every rank, every step.
+    A step is: `expect` the number of its backward passes, the passes, `finish`; then the gradients are the group's sum
+    on every rank. `zero` starts the next. Called by every rank of the group, every step.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], world: int, bucket_bytes: int = BUCKET_BYTES) -> None:
-        self.world = world
+    def __init__(self, parameters: Iterable[nn.Parameter], group: Group, bucket_bytes: int = BUCKET_BYTES) -> None:
+        self.group = group
         self.buckets: list[Bucket] = []
-        self.waited_seconds = 0.0
-        self._expecting = False
-        self._next = 0
-        for group in _grouped(list(parameters), bucket_bytes):
-            self._add_bucket(group)
+        for some in _grouped(list(parameters), bucket_bytes):
+            self._add_bucket(some)
+        self._next = len(self.buckets)  # the first one that is not sent yet
 
     def _add_bucket(self, parameters: list[nn.Parameter]) -> None:
         flat = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float32, device=parameters[0].device)
@@ -60,52 +59,36 @@ class Gradients:
         for parameter in parameters:
             parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
-            if self.world > 1:
+            if self.group.size > 1:
                 parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._arrived(bucket))
 
-    @property
-    def bytes_sent(self) -> int:
-        """What this rank sends in a step: 2·(N-1)/N of the gradients' bytes (ring all-reduce)."""
-        total = sum(bucket.flat.nbytes for bucket in self.buckets)
-        return total * 2 * (self.world - 1) // self.world
-
-    def expect(self) -> None:
-        """The next backward pass is this step's last: send each bucket as soon as it is full."""
+    def expect(self, passes: int) -> None:
+        """The next step has this many backward passes: send each bucket as soon as it has all their gradients."""
         for bucket in self.buckets:
-            bucket.waiting = bucket.parameters
-        self._expecting = self.world > 1
+            bucket.waiting = bucket.parameters * passes
+        self._next = 0
 
     def finish(self) -> None:
-        """Send what was not sent and wait until all buckets are summed. The wait is counted in `waited_seconds`."""
-        self._expecting = False
-        if self.world > 1:
-            start = time.perf_counter()
-            for bucket in self.buckets[self._next :]:
-                self._send(bucket)
-            for bucket in self.buckets:
-                if bucket.work is not None:
-                    with peers():
+        """Send what was not sent and wait until all buckets are summed. The wait is counted in `traffic`."""
+        if self.group.size > 1:
+            with waiting(0):
+                for bucket in self.buckets[self._next :]:
+                    self._send(bucket)
+                for bucket in self.buckets:
+                    if bucket.work is not None:
                         bucket.work.wait()
-                    bucket.work = None
-            self.waited_seconds += time.perf_counter() - start
-        self._next = 0
+                        bucket.work = None
+        self._next = len(self.buckets)
 
     def zero(self) -> None:
         for bucket in self.buckets:
             bucket.flat.zero_()
-
-    def norm(self) -> Tensor:
-        """Euclidean norm of all gradients together, float64 on the device (no synchronisation)."""
-        squares = [torch.linalg.vector_norm(bucket.flat).double().square() for bucket in self.buckets]
-        return torch.stack(squares).sum().sqrt()
 
     def scale(self, factor: Tensor | float) -> None:
         for bucket in self.buckets:
             bucket.flat.mul_(factor)
 
     def _arrived(self, bucket: Bucket) -> None:
-        if not self._expecting:
-            return
         bucket.waiting -= 1
         while self._next < len(self.buckets) and self.buckets[self._next].waiting == 0:
             self._send(self.buckets[self._next])
@@ -113,7 +96,8 @@ class Gradients:
 
     def _send(self, bucket: Bucket) -> None:
         with peers():
-            bucket.work = dist.all_reduce(bucket.flat, op=dist.ReduceOp.SUM, async_op=True)
+            bucket.work = dist.all_reduce(bucket.flat, group=self.group.handle, async_op=True)
+        traffic.bytes += bucket.flat.nbytes * 2 * (self.group.size - 1) // self.group.size
 
 
 def _grouped(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:

@@ -1,13 +1,13 @@
-"""Start the ranks of a run on this machine, and say which one failed, and how.
+"""Start the ranks of a run on this machine, watch them, and say which one failed, and how.
 
-N copies of a module, told by the variables that torchrun would set who they are; they find each other through a file
+N processes of a module, told by the variables that torchrun would set who they are; they find each other through a file
 in the run's folder and talk over the loopback interface alone. torchrun's own agent is not used: its rendezvous keeps
 a store that listens on every interface and unpickles what is written there, which lets anyone who reaches the port
 run code as the user. (Several machines: start `sheaf.train.worker` with torchrun yourself, on a network you trust.)
 
-There are no restarts: a run is resumed from its checkpoint instead, on as many ranks as there are then. When one rank
-dies the others soon follow, because their next collective could never finish. Ranks have process groups of their own:
-Ctrl-C reaches only this process, which asks them to stop. Cost: twenty looks a second.
+One call is one start; `train.supervise` starts again. When one rank dies the others soon follow, because their next
+collective could never finish; ranks that hang are found by `stuck`. Ranks have process groups of their own, and a
+group is killed whole. Ctrl-C reaches only this process, which asks the ranks to stop. Cost: twenty looks a second.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ import contextlib
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sheaf.parallel.ranks import LAUNCHER, STORE, PeerLost, threads_for
+from sheaf.errors import Interrupted
+from sheaf.parallel.forker import Forker
+from sheaf.parallel.pulse import BOARD, Board, Patience
+from sheaf.parallel.ranks import STORE, PeerLost, threads_for
+from sheaf.parallel.stuck import Stuck, Watch
 from sheaf.processes import SIGNALS, StopSignals
 
 STOP_SECONDS = 600.0  # a rank that the user asked to stop finishes its step and writes a checkpoint
@@ -32,45 +36,78 @@ FAILURE_SECONDS = 5.0  # what ranks have after another one failed: time to say w
 POLL_SECONDS = 0.05
 STORE_NAME = ".ranks-"
 STOPPED = {128 + number for number in SIGNALS}  # exit codes of a rank that was asked to stop, and did so in order
+CRASH = ""  # the kind of the last words of a rank that failed by an error without a name of ours
 TORCHRUNS = ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The rank that failed on its own. code: its exit code; a negative one is the signal that killed it. step: how
+    many it had done, -1 before it knew. words: what it left to say, if anything. stuck: all that hung, when that is
+    why ranks were killed. lost: all ranks that somebody else killed. out_of_memory: the kernel has killed a process
+    meanwhile because memory had run out."""
+
+    rank: int
+    code: int
+    step: int = -1
+    words: dict[str, Any] | None = None
+    stuck: tuple[Stuck, ...] = ()
+    lost: tuple[int, ...] = ()
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
 class Ended:
-    """How the ranks ended. signal: the one that stopped this process, or 0. failed: rank and exit code (a negative
-    one is the signal that killed it) of the rank that failed on its own, or None."""
+    """How the ranks ended. signal: the one that stopped this process, or 0. failed: why they ended, if not well."""
 
     signal: int = 0
-    failed: tuple[int, int] | None = None
+    failed: Failed | None = None
 
 
-def run_ranks(module: str, arguments: Sequence[str], ranks: int, folder: Path) -> Ended:
-    """Run `python -m module arguments` on this many ranks and wait; a second signal raises KeyboardInterrupt.
+def forker(module: str, imports: Sequence[str], ranks: int) -> Forker:
+    """What starts the ranks of `run_ranks`: about so many, which run this module and have imported these."""
+    return Forker(module, imports, _common_environment(ranks))
 
-    folder: of the run, held by this process; the file through which the ranks meet lies there meanwhile.
+
+def run_ranks(
+    forker: Forker,
+    arguments: Sequence[str],
+    slots: Sequence[int],
+    folder: Path,
+    *,
+    signals: StopSignals,
+    patience: Patience,
+    moved: Callable[[int], None] = lambda _: None,
+) -> Ended:
+    """Run the forker's module with these arguments as the ranks 0 … and wait for their end.
+
+    slots: a rank's LOCAL_RANK, which is the device it takes; not all numbers need be there. folder: of the run, held
+    by this process; the file through which the ranks meet lies there meanwhile. signals: of this process, which stop
+    the ranks in order. moved: called once, with the steps they began from, when these ranks have made their first step.
     """
     for left in folder.glob(f"{STORE_NAME}*"):  # of a launcher that was killed
         left.unlink(missing_ok=True)
     store = folder.resolve() / f"{STORE_NAME}{uuid.uuid4().hex}"
-    processes: list[subprocess.Popen[bytes]] = []
-    with StopSignals(patient=False) as signals:
+    with Board(len(slots)) as board:
         try:
-            for rank in range(ranks):
-                processes.append(_start(module, arguments, _environment(rank, ranks, store)))
-            return _watch(processes, signals)
+            pids: list[int] = []
+            for rank, slot in enumerate(slots):
+                environment = _environment(rank, len(slots), slot, store)
+                pids.append(forker.start(rank, environment, list(arguments), BOARD, board.descriptors(rank)))
+            return _watch(forker, pids, board, Watch(board, patience), signals, moved)
         finally:
-            for process in processes:
-                _kill(process)
+            forker.kill()
             store.unlink(missing_ok=True)
 
 
-def _environment(rank: int, ranks: int, store: Path) -> dict[str, str]:
+def run_once(forker: Forker, arguments: Sequence[str], ranks: int, folder: Path) -> Ended:
+    """`run_ranks` for ranks that give no signs of life; a second signal raises KeyboardInterrupt."""
+    with StopSignals(patient=False) as signals:
+        return run_ranks(forker, arguments, range(ranks), folder, signals=signals, patience=Patience(math.inf))
+
+
+def _common_environment(ranks: int) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in TORCHRUNS} | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        STORE: str(store),
-        LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads_for(ranks)),
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
@@ -78,44 +115,75 @@ def _environment(rank: int, ranks: int, store: Path) -> dict[str, str]:
     }
 
 
-def _start(module: str, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    # Their standard output goes to stderr: ours may be JSON.
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, env=environment, process_group=0)
+def _environment(rank: int, ranks: int, slot: int, store: Path) -> dict[str, str]:
+    own = {"RANK": str(rank), "LOCAL_RANK": str(slot), "WORLD_SIZE": str(ranks), STORE: str(store)}
+    return _common_environment(ranks) | own
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]], signals: StopSignals) -> Ended:
+def _watch(
+    forker: Forker,
+    pids: Sequence[int],
+    board: Board,
+    watch: Watch,
+    signals: StopSignals,
+    moved: Callable[[int], None],
+) -> Ended:
     """Wait for the end of all ranks, or for the end of our patience with them."""
-    deadline, asked = math.inf, False
-    while any(process.poll() is None for process in processes):
+    deadline, asked, told, stuck = math.inf, False, False, list[Stuck]()
+    killed_before = memory_kills()
+    while living := {rank: pid for rank, pid in enumerate(pids) if forker.code(pid) is None}:
         now = time.monotonic()
         if signals.received and not asked:
             asked, deadline = True, min(deadline, now + STOP_SECONDS)
-            for process in processes:
-                process.terminate()
-        if any(process.returncode not in (None, 0, *STOPPED) for process in processes):
+            for pid in living.values():
+                os.kill(pid, signal.SIGTERM)
+        if {forker.code(pid) for pid in pids} - {None, 0, *STOPPED}:
             deadline = min(deadline, now + FAILURE_SECONDS)
+        elif stuck := watch.look(living):
+            break
+        if not told and watch.reached > watch.began >= 0:
+            told = True
+            moved(watch.began)
         if now > deadline:
             break
         time.sleep(POLL_SECONDS)
-    codes = {rank: process.poll() or 0 for rank, process in enumerate(processes)}
-    if not any(codes.values()) and all(process.returncode is not None for process in processes):
+    codes = {rank: forker.code(pid) for rank, pid in enumerate(pids)}
+    if not any(code != 0 for code in codes.values()):
         return Ended()  # even if a signal came: the run was just finished
     if signals.received:
         return Ended(signal=signals.received)
-    rank = min((rank for rank, code in codes.items() if code), key=lambda rank: _blame(codes[rank]))
-    return Ended(failed=(rank, codes[rank]))
+    words = {rank: board.last_words(rank) for rank in codes}
+    rank = stuck[0].rank if stuck else _blamed(codes, words)
+    failed = Failed(
+        rank,
+        codes[rank] or 0,
+        board.sign(rank).step,
+        words[rank],
+        tuple(stuck),
+        tuple(rank for rank, code in codes.items() if (code or 0) < 0),
+        memory_kills() > killed_before,
+    )
+    return Ended(failed=failed)
 
 
-def _blame(code: int) -> int:
-    """When one rank dies, its peers fail too, with the code of PeerLost."""
-    if code < 0:
-        return 0
-    return 2 if code == PeerLost.exit_code else 1
+def _blamed(codes: Mapping[int, int | None], words: Mapping[int, dict[str, Any] | None]) -> int:
+    """The rank that was the cause. Its peers fail too: with PeerLost, or by whatever a broken collective raises; and
+    those that a stop reached end in order."""
+
+    def innocence(rank: int) -> tuple[int, int]:
+        code, kind = codes[rank] or 0, (words[rank] or {"kind": None})["kind"]
+        if code < 0:
+            return 0, rank
+        if kind is None:
+            return (5 if code in STOPPED else 3), rank
+        return {CRASH: 2, PeerLost.__name__: 4, Interrupted.__name__: 5}.get(kind, 1), rank
+
+    return min((rank for rank, code in codes.items() if code), key=innocence)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def memory_kills() -> int:
+    """How many processes the kernel has killed because memory had run out; 0 where it does not say."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("oom_kill ")).split()[1])
+    return 0

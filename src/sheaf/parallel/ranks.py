@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from sheaf.errors import EnvironmentProblem
+from sheaf.errors import EnvironmentProblem, Interrupted
+from sheaf.parallel.pulse import pulse
 
-LAUNCHER, STORE = "SHEAF_LAUNCHER", "SHEAF_RANKS"  # variables that `launch` sets: its pid, the file to meet at
+STORE = "SHEAF_RANKS"  # variable that `launch` sets: the file to meet at
 TIMEOUT = datetime.timedelta(minutes=10)  # of one collective; a dead rank breaks the connection long before
 
 
@@ -33,7 +34,8 @@ class PeerLost(EnvironmentProblem):
 def peers() -> Generator[None]:
     """Around every collective: a broken connection becomes PeerLost."""
     try:
-        yield
+        with pulse.waiting():
+            yield
     except RuntimeError as error:  # gloo has no class of its own for it
         raise PeerLost("another rank went away", why=str(error).splitlines()[0]) from error
 
@@ -58,6 +60,15 @@ class Ranks:
     def from_first(self, values: Sequence[float]) -> list[float]:
         """Rank 0's values, on every rank."""
         return self.sum(values if self.rank == 0 else [0.0] * len(values))
+
+    def rows(self, mine: Sequence[Sequence[float]], columns: int) -> list[list[float]]:
+        """Everybody's rows of so many numbers, by rank. Two messages."""
+        counts = self.sum([float(len(mine)) if rank == self.rank else 0.0 for rank in range(self.world)])
+        before, total = int(sum(counts[: self.rank])), int(sum(counts))
+        table = [0.0] * (total * columns)
+        table[before * columns : (before + len(mine)) * columns] = [float(value) for row in mine for value in row]
+        table = self.sum(table)
+        return [table[at : at + columns] for at in range(0, total * columns, columns)]
 
     def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         if self.world == 1:
@@ -86,14 +97,28 @@ def join() -> Generator[Ranks]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if STORE in os.environ:
         store = dist.FileStore(os.environ[STORE], world)
-        store.set_timeout(TIMEOUT)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     else:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, _, _ = next(dist.rendezvous("env://", rank, world))
+    store.set_timeout(TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     try:
         yield Ranks(rank, world, device)
+    except Interrupted:  # all stop in order, after the same step
+        _leave_together(store, rank, world)
+        raise
+    else:
+        _leave_together(store, rank, world)
     finally:
         dist.destroy_process_group()
+
+
+def _leave_together(store: dist.Store, rank: int, world: int) -> None:
+    """Wait until all ranks have come to the end: gloo lets a slow one fail in the last collective if the connection is
+    closed by one that has all it wants."""
+    names = [f"left/{each}" for each in range(world)]
+    store.set(names[rank], "")
+    with contextlib.suppress(RuntimeError):  # the store went with the rank that kept it: then all have come
+        store.wait(names)
 
 
 def _device(local: int) -> torch.device:

@@ -4,7 +4,7 @@ Every row of a shard is encoded, also those not kept now: decisions change in se
 document's last token is the end-of-text token. tokens.bin: uint16 or uint32, little-endian. offsets.npy: int64,
 (rows + 1,). bytes.npy: int64, (rows,), UTF-8 bytes of what is predicted. Where a shard has conversations also loss.bin:
 uint8, one a token, 1 where the token is to be predicted. refused.json: [row, reason] of the conversations that the
-template does not take; they have no tokens.
+template does not take; they have no tokens. tokens.bin.blocks, loss.bin.blocks: digests of their blocks.
 
 Texts go to the encoder a batch at a time, without a Python object each; conversations one by one.
 """
@@ -25,11 +25,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sheaf.corpus.blocks import table_path, write_table
 from sheaf.corpus.columns import save_array
 from sheaf.corpus.decided import Decided
+from sheaf.corpus.token_files import TOKENS
+from sheaf.corpus.tokens import DAMAGED
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Json, Task
-from sheaf.files import checked, task_folder
+from sheaf.files import checked, digest_file, present, read_done, remove_folder, task_folder
 from sheaf.formats.schema import CHATS
 from sheaf.prepare import protect
 from sheaf.prepare.encoder import Encoder
@@ -78,7 +81,30 @@ def encode_shard(workspace: str, rendering: Mapping[str, Any], shard: str) -> Js
         save_array(out / "offsets.npy", offsets)
         save_array(out / "bytes.npy", np.concatenate(sizes))
         (out / "refused.json").write_bytes(orjson.dumps(unwritten))
+        for file in (tokens, loss):
+            if file is not None:
+                file.close()
+                write_table(Path(file.name))
     return {"tokens": int(offsets[-1]), "refused": len(unwritten)}
+
+
+def sound(folder: Path) -> bool:
+    """Whether a shard's tokens are there, with digests of their blocks, and whole where somebody found them damaged.
+
+    What is not is removed, to be made again: the encoder gives the same tokens.
+    """
+    done = read_done(folder)
+    if done is None:
+        return False
+    files = done["files"]
+    whole = table_path(folder / TOKENS).name in files
+    if whole and (folder / DAMAGED).exists():
+        whole = all(digest_file(present(folder / name)) == digest for name, digest in files.items())
+        if whole:  # it was a passing fault, or has been mended
+            (folder / DAMAGED).unlink()
+    if not whole:
+        remove_folder(folder)
+    return whole
 
 
 def refused(workspace: Workspace, rendering: Rendering, shard: str) -> tuple[NDArray[np.int64], list[str]]:

@@ -77,9 +77,11 @@ def clusters(corpus: CorpusVersion, limit: int, members: int = 2, excerpt: int =
 
 
 def counts(corpus: CorpusVersion) -> Json:
-    """{"corpus", "sources": {NAME: {REASON: distinct records}}}: what there are examples of; kept records too."""
-    about = corpus.manifest["counts"]["sources"]
-    return {"corpus": corpus.digest, "sources": {name: told["decisions"] for name, told in about.items()}}
+    """{"corpus", "sources": {NAME: {REASON: distinct records}}, "privacy": {NAME: {KIND: {"kept", "all"}}}}: what there
+    are examples of, kept records too, and how often personal data was found if the recipe asks."""
+    told = corpus.manifest["counts"]
+    decisions = {name: about["decisions"] for name, about in told["sources"].items()}
+    return {"corpus": corpus.digest, "sources": decisions, "privacy": told.get("privacy", {})}
 
 
 def check(corpus: CorpusVersion, reason: str, source: str | None) -> None:

@@ -31,6 +31,7 @@ from sheaf.prepare.expression_tokens import INSTEAD, ExpressionError, Token, ref
 Kind = Literal["number", "text", "truth"]
 LONGEST = 1000  # characters
 DEEPEST = 20  # parentheses, nots and signs inside each other
+_TURNED = str.maketrans("<>", "><")  # 50 < x is x > 50
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Number:
     end: int
     value: float
     score: str  # the only score on the other side, or "" if it is not one score alone
-    least: bool  # what is kept lies above it
+    sign: str  # how the other side, written first, is compared with it: ">", "<=", "==", …
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,10 @@ class _Parser:
             self._refuse(left.start, f"texts have no order: '{sign}' is for numbers", "use ==, != or in ['a', 'b']")
 
     def _note_threshold(self, left: _Operand, sign: str, right: _Operand) -> None:
-        for literal, other, above in ((left, right, "<"), (right, left, ">")):
+        turned = sign.translate(_TURNED)
+        for literal, other, told in ((left, right, turned), (right, left, sign)):
             if literal.literal is not None and other.literal is None:
-                least = sign.startswith(above)
-                self.thresholds.append(Number(literal.start, literal.end, literal.literal, other.score, least))
+                self.thresholds.append(Number(literal.start, literal.end, literal.literal, other.score, told))
 
     def _membership(self, left: _Operand) -> _Operand:
         negated = self._take("not")

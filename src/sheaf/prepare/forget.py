@@ -10,6 +10,7 @@ the touched shards.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -29,15 +30,17 @@ from sheaf.corpus import shards, versions
 from sheaf.corpus.forgotten import REASON, Forgotten
 from sheaf.corpus.ledger import bad_pattern, matching
 from sheaf.corpus.version import CorpusVersion
+from sheaf.corpus.vocabulary import Vocabulary
 from sheaf.corpus.workspace import Workspace
-from sheaf.errors import UsageError
-from sheaf.files import checked, remove_folder, write_json
-from sheaf.prepare import pipeline, select, stages
+from sheaf.errors import SheafError, UsageError
+from sheaf.files import checked, is_mirror, remove_folder, write_json
+from sheaf.prepare import pipeline, select, stages, tokenizer
 from sheaf.prepare.gather import Listing, forgotten_refusal
 from sheaf.prepare.known import known
 from sheaf.prepare.read import Listed
 from sheaf.prepare.rendering import Rendering
 from sheaf.recipe import Prepare, Recipe, SourceSpec
+from sheaf.runs import read_record, runs_of
 from sheaf.sources.base import Item, Refusal
 
 Json = dict[str, Any]
@@ -193,16 +196,25 @@ def summary(corpus: CorpusVersion, found: Found, change: Change) -> Json:
     }
 
 
-def purge(workspace: Workspace, console: Console | None = None) -> Json:
-    """Remove every version but the newest, and all that only they needed: {"versions", "shards", "bytes"}.
+def purge(workspace: Workspace, recipe: Recipe, console: Console | None = None) -> Json:
+    """Remove every version but the newest, and all that only they needed: {"versions", "shards", "bytes", "tokenizer"}.
 
     Reports of runs go too, as they quote texts, and what killed processes left half-written. Runs and checkpoints stay;
     one that was trained on a version that is gone can still generate and be exported, but neither resumed nor traced.
+    tokenizer: whether the one that stays was trained on other records than those that stay.
     """
-    removed = {"versions": 0, "shards": 0, "bytes": 0}
+    removed: Json = {"versions": 0, "shards": 0, "bytes": 0}
     with workspace.locked(console or Silent()):  # what a prepare has just made is in no version yet
         workspace.create()
-        needed = {path.resolve() for path in versions.folders_of(CorpusVersion.open(workspace))}
+        head = CorpusVersion.open(workspace)
+        for name in workspace.versions():
+            with contextlib.suppress(SheafError):  # of a damaged one there is nothing to keep
+                Vocabulary.of(CorpusVersion.open(workspace, name.partition(".")[0])).keep()
+        own = tokenizer.trained(workspace, pipeline.wanted_tokenizer(_recipe_of(head, recipe)))
+        removed["tokenizer"] = own is not None and not head.holds(own["records"])
+        digests = _tokenizers_of_runs(workspace) | {head.manifest["tokenizer"]} | ({own["tokenizer"]} if own else set())
+        needed = {workspace.tokenizer(digest).resolve() for digest in digests}
+        needed |= {path.resolve() for path in versions.folders_of(head)}
         for folder in _all_folders(workspace):
             if folder.resolve() in needed:
                 continue
@@ -216,9 +228,20 @@ def purge(workspace: Workspace, console: Console | None = None) -> Json:
     return removed
 
 
+def _tokenizers_of_runs(workspace: Workspace) -> set[str]:
+    """Digests of those that runs need. Of a workspace in a store other machines have runs: all that are there."""
+    if is_mirror(workspace.root):
+        return {folder.name for folder in workspace.folders("tokenizers")}
+    found: set[str] = set()
+    for run in runs_of(workspace.root):
+        with contextlib.suppress(SheafError):  # of a version that nobody knows any more
+            found.add(Vocabulary.open(workspace, read_record(run)["corpus"]).tokenizer)
+    return found
+
+
 def _all_folders(workspace: Workspace) -> Iterator[Path]:
-    """Every folder that holds something made of texts: versions, shards, scores, tokens, caches."""
-    for name in ("corpora", "shards", "scores", "packs", "near", "exams"):
+    """Every folder that holds something made of texts: versions, shards, scores, tokenizers, tokens, caches."""
+    for name in ("corpora", "shards", "scores", "tokenizers", "packs", "near", "exams"):
         yield from workspace.folders(name)
     for tokens in workspace.folders("tokens"):
         yield from workspace.folders(f"tokens/{tokens.name}")

@@ -158,7 +158,7 @@ def classify(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[pa.Ar
     known = model()
     best, confidence = np.zeros(len(offsets) - 1, np.int32), np.zeros(len(offsets) - 1, np.float64)
     tables = (known.code_of, known.moves, known.states, known.weights_fc, known.priors)
-    _classify(data, offsets, SAMPLE, PIECES, _lowered(), *tables, best, confidence)
+    _classify(data, offsets, SAMPLE, PIECES, _lowered(), *tables, len(known.codes), best, confidence)
     said = pa.DictionaryArray.from_arrays(pa.array(best), pa.array(known.codes, pa.string()))
     return said.cast(pa.string()), np.round(confidence, 4)
 
@@ -188,14 +188,16 @@ def _classify(
     states: NDArray[np.int64],
     weights_fc: NDArray[np.int16],
     priors: NDArray[np.float32],
+    codes: int,
     best: NDArray[np.int32],
     confidence: NDArray[np.float64],
 ) -> None:
+    # Loops, not slices and methods of arrays: those take numba longer to compile than all the rest.
     part = np.empty(sample + pieces, np.uint8)
     times_f = np.zeros(len(weights_fc), np.int32)  # how often each feature was met; zero again after each text
     met = np.empty(len(part), np.int32)  # which
     score_c = np.empty(len(priors), np.float32)
-    share = np.empty(code_of.max() + 1, np.float64)
+    share = np.empty(codes, np.float64)
     for text in range(len(offsets) - 1):
         length = _sample(data, offsets[text], offsets[text + 1], sample, pieces, part)
         _lower(part[:length], lowered)
@@ -212,26 +214,35 @@ def _classify(
         if count == 0:
             best[text], confidence[text] = 0, 0.0
             continue
-        score_c[:] = priors
+        for c in range(len(score_c)):
+            score_c[c] = priors[c]
         for n in range(count):
             times = np.float32(np.log1p(np.float32(times_f[met[n]]))) / np.float32(FRACTION)
             weights = weights_fc[met[n]]
             for c in range(len(score_c)):
                 score_c[c] += times * np.float32(weights[c])
             times_f[met[n]] = 0
-        share[:] = 0
-        top = score_c.max()
+        top = score_c[0]
+        for c in range(1, len(score_c)):
+            top = max(top, score_c[c])
+        for code in range(codes):
+            share[code] = 0
         for c in range(len(score_c)):
             share[code_of[c]] += np.exp(np.float64(score_c[c] - top) / np.sqrt(length))
-        best[text] = share.argmax()
-        confidence[text] = share[best[text]] / share.sum()
+        most, whole = 0, 0.0
+        for code in range(codes):
+            whole += share[code]
+            if share[code] > share[most]:
+                most = code
+        best[text], confidence[text] = most, share[most] / whole
 
 
 @kernel
 def _sample(data: NDArray[np.uint8], start: int, stop: int, sample: int, pieces: int, part: NDArray[np.uint8]) -> int:
     """Copy what is read of a text, whole characters, a line feed between pieces. Returns its length."""
     if stop - start <= sample:
-        part[: stop - start] = data[start:stop]
+        for n in range(stop - start):
+            part[n] = data[start + n]
         return stop - start
     size, length = sample // pieces, 0
     for piece in range(pieces):
@@ -241,7 +252,8 @@ def _sample(data: NDArray[np.uint8], start: int, stop: int, sample: int, pieces:
             at += 1
         while end > at and end < stop and data[end] & 0xC0 == 0x80:
             end -= 1
-        part[length : length + end - at] = data[at:end]
+        for n in range(end - at):
+            part[length + n] = data[at + n]
         part[length + end - at] = 10
         length += end - at + 1
     return length

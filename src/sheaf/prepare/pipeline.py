@@ -27,7 +27,7 @@ from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.engine.base import Engine
 from sheaf.errors import CorruptStore, DataRefused, TryAgain
-from sheaf.files import checked, digest_json, read_done
+from sheaf.files import checked, digest_json
 from sheaf.formats import READER_VERSION
 from sheaf.formats.reasons import explain
 from sheaf.formats.schema import CHATS
@@ -84,7 +84,7 @@ def _select_key(workspace: Workspace, recipe: Recipe, asked: Asked, live: Sequen
     settings = recipe.prepare.model_dump(mode="json", by_alias=True)
     names = [s.name for s in recipe.sources]
     keys = sorted(x.key.hex() for x in listing.items)
-    made = [_tokenizer(recipe, "").key, *_template(recipe)]
+    made = [wanted_tokenizer(recipe, "").key, *_template(recipe)]
     gone = sorted(record.hex() for record in forgotten.read(workspace).records)
     return digest_json([_stages(asked), made, gone, names, settings, list(live), keys, refused])
 
@@ -100,7 +100,7 @@ def _unchanged(
     except CorruptStore:  # it is made again
         return None
     tokens = [workspace.tokens(corpus.rendering, shard) for shard in corpus.shard_names]
-    whole = all(read_done(folder) is not None for folder in tokens)
+    whole = all([encode.sound(folder) for folder in tokens])
     own_tokenizer = recipe.prepare.tokenizer.from_ is None  # a given file may have changed: look at it
     same = corpus.manifest["key"] == _select_key(workspace, recipe, asked, live, listing)
     return corpus if whole and own_tokenizer and same else None
@@ -174,7 +174,7 @@ def _tokenise(
     with console.stage("tokenizer", None, "tokens") as advance:
         chosen = tokenizer.ensure(
             workspace,
-            _tokenizer(recipe, template),
+            wanted_tokenizer(recipe, template),
             live,
             selection.decided,
             selection.content,
@@ -186,7 +186,7 @@ def _tokenise(
         advance(encoder.vocab_size)
     how = Rendering(chosen.digest, template, variables, asked.masked)
     rendering.check(how, encoder, console.note)
-    missing = [s for s in live if read_done(workspace.tokens(how.digest, s)) is None]
+    missing = [s for s in live if not encode.sound(workspace.tokens(how.digest, s))]
     stages.run_tasks(pool, console, "encode", [encode.task(workspace, how, s) for s in missing])
     return _Tokenised(chosen, encoder, how)
 
@@ -232,9 +232,9 @@ def _template(recipe: Recipe) -> tuple[str, dict[str, str]]:
     return find_template(recipe.prepare.template, recipe.prepare.tokenizer.from_)
 
 
-def _tokenizer(recipe: Recipe, template: str) -> tokenizer.Wanted:
+def wanted_tokenizer(recipe: Recipe, template: str = "") -> tokenizer.Wanted:
     names = [s.name for s in recipe.sources]
-    return tokenizer.Wanted(recipe.prepare.tokenizer, names, recipe.mixture, stages.masked(recipe), template)
+    return tokenizer.Wanted(recipe.prepare.tokenizer, names, recipe.heaviest, stages.masked(recipe), template)
 
 
 def _stages(asked: Asked) -> dict[str, Any]:

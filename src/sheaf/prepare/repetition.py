@@ -65,7 +65,7 @@ def repetition(
     covered = keys.view(np.int64)  # once places are numbered their keys are done with
     reach = np.empty(widest + 1, np.int64)
     weights = np.empty(lines, np.int64)
-    word = line = 0
+    word = line = np.int64(0)  # of a literal 0 numba makes a second version of what it is given to
     for row in range(len(ends)):
         words, last_line, count = ends[row, 0] - word, ends[row, 1], tally[row]
         if words == 0:

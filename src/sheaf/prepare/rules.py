@@ -73,11 +73,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A number in a rule that could be another. least: records below it are dropped; otherwise, those above it."""
+    """A number in a rule that could be another. sign: how the score of a kept record stands to it: ">=", "<", …"""
 
     signal: str  # the score that is compared; "" if it is not one alone
     value: float
-    least: bool
+    sign: str
     changed: Callable[[float], Rule]  # the rule with another number here; other variants change in proportion
     share: bool = False  # it cannot be above 1
 
@@ -238,7 +238,7 @@ def _size(reason: str, column: str, value: float, *, least: bool) -> Rule:
         numbers = scored.numbers(column)
         return scored.textual & ((numbers < value) if least else (numbers > value))
 
-    threshold = Threshold(column, value, least, lambda v: _size(reason, column, v, least=least))
+    threshold = Threshold(column, value, ">=" if least else "<=", lambda v: _size(reason, column, v, least=least))
     return Rule(reason, ("kind", column), drops, (threshold,))
 
 
@@ -256,7 +256,7 @@ def _expression_rule(text: str, expression: Expression, kinds: Mapping[str, Kind
         return lambda v: _expression_rule(text, parse(expression.changed(number, v), kinds), kinds)
 
     thresholds = tuple(
-        Threshold(t.score, t.value, t.least, turned(t.start), is_share(t.score)) for t in expression.thresholds
+        Threshold(t.score, t.value, t.sign, turned(t.start), is_share(t.score)) for t in expression.thresholds
     )
     return Rule(f"filter:{text}", ("kind", *expression.names), drops, thresholds)
 
@@ -286,11 +286,16 @@ def _signal_rule(rule_set: str, rule: SignalRule, side: str) -> Rule:
     threshold = Threshold(
         rule.signal,
         first,
-        side == "least",
+        _sign(rule, side),
         lambda value: _signal_rule(rule_set, _turned(rule, side, first, value), side),
         is_share(rule.signal),
     )
     return Rule(f"{rule_set}:{rule.signal}", ("kind", "language", "spaceless", rule.signal), drops, (threshold,))
+
+
+def _sign(rule: SignalRule, side: str) -> str:
+    strict = any(bound is not None and bound.strict for bound in rule.bounds)
+    return (">" if side == "least" else "<") + ("" if strict else "=")
 
 
 def _values(rule: SignalRule, side: str) -> list[float]:

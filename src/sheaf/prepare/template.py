@@ -12,8 +12,8 @@ the prompt for an answer and the answer ("<think>") is the assistant's too. (Ren
 templates that write old turns otherwise than the last one, such as Qwen3's.) Cost: one rendering, 20 to 100 µs, and
 where there are no markers one more, and another one for each of the assistant's messages.
 
-Templates come with downloaded checkpoints: they run in Jinja's sandbox, without files, imports, clock and randomness,
-and `limits.py` bounds processor time and memory; nothing is computed while they are read. Variables are those of
+Templates come with downloaded checkpoints: they run in a sandbox (`jinja_sandbox.py`), and `limits.py` bounds processor
+time and memory. Variables are those of
 transformers: messages, tools, the special tokens, add_generation_prompt, raise_exception; not strftime_now, for the
 same records must give the same tokens on any day (templates that use it have a date for when it is missing).
 """
@@ -26,15 +26,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_context
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from sheaf.errors import RecipeError
 from sheaf.prepare.controls import Controls, Span
 from sheaf.prepare.limits import TooDear, too_dear
 
@@ -91,14 +84,9 @@ class Template:
     def __init__(self, source: str, variables: Mapping[str, str], controls: Controls) -> None:
         self._source, self._variables, self._controls = source, dict(variables), controls
         self._marked = _GENERATION.search(source) is not None
-        try:
-            self._template = _environment().from_string(source, globals={"raise_exception": _raise})
-        except TemplateSyntaxError as error:
-            raise RecipeError(
-                "the chat template cannot be read", where=f"line {error.lineno} of the template", why=str(error)
-            ) from error
-        except (TemplateError, RecursionError, MemoryError, OverflowError) as error:
-            raise RecipeError("the chat template cannot be read", why=str(error) or type(error).__name__) from error
+        from sheaf.prepare import jinja_sandbox  # here: a corpus without conversations need not wait for Jinja
+
+        self._write = jinja_sandbox.compiled(source)
 
     def write(self, messages: Messages, tools: Sequence[Any] | None = None) -> Written:
         """Raises Refused, with the template's reason, for a conversation that it does not take."""
@@ -133,7 +121,7 @@ class Template:
     def _render(self, messages: list[Any], tools: list[Any] | None, marks: _Marks, *, prompt: bool) -> str:
         values = {"messages": messages, "tools": tools, "add_generation_prompt": prompt, "documents": None}
         try:
-            return self._template.render(**self._variables, **values, **{_OPEN: marks.open, _CLOSE: marks.close})
+            return self._write({**self._variables, **values}, marks.open, marks.close)
         except TooDear:
             raise
         except MemoryError as error:
@@ -212,58 +200,6 @@ _UNCLEAR_WEIGHT = (
     "one cannot tell which of its turns are of weight 0: the template should put each of the assistant's turns between "
     "{% generation %} and {% endgeneration %}"
 )
-_OPEN, _CLOSE = "_sheaf_open", "_sheaf_close"
-
-
-class _Generation(Extension):
-    """`{% generation %}` … `{% endgeneration %}`: what is inside goes out between two marks."""
-
-    tags = {"generation"}  # noqa: RUF012  (Jinja declares it so)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        opened, closed = (
-            nodes.Output([nodes.Name(name, "load", lineno=line)], lineno=line) for name in (_OPEN, _CLOSE)
-        )
-        return [opened, *body, closed]
-
-
-@lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    # Jinja computes constants ("a" * 10**10) while it reads a template, where nothing bounds them: not optimised, and
-    # with a `finalize` that needs the context, it does not.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_Generation, "jinja2.ext.loopcontrols"],
-        optimized=False,
-        finalize=_as_it_is,
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals.pop("lipsum", None)  # random words
-    environment.filters.pop("random", None)
-    return environment
-
-
-@pass_context
-def _as_it_is(_context: object, value: Any) -> Any:
-    return value
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """As in transformers: no escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
 
 
 def _opened(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,21 +78,33 @@ def ensure(
     spec = want.spec
     if spec.from_ is not None:
         return Chosen(_with_controls(workspace, _adopt(workspace, Path(spec.from_)), spec.add), {})
-    pointer = refreshed(workspace.root / "tokenizers" / f"{want.key}.json")
-    if pointer.exists() and not new:
-        kept: dict[str, Any] = orjson.loads(pointer.read_bytes())
-        if not kept["provisional"] and read_done(workspace.tokenizer(kept["tokenizer"])) is not None:
-            if kept["records"] != content:
-                note("the tokenizer stays the one trained on earlier records; --new-tokenizer trains it on these")
-            return Chosen(_with_controls(workspace, kept["tokenizer"], want.controls), kept["sample"])
+    kept = trained(workspace, want)
+    if kept is not None and _stays(workspace, kept) and not new:
+        if kept["records"] != content:
+            note("the tokenizer stays the one trained on earlier records; --new-tokenizer trains it on these")
+        return Chosen(_with_controls(workspace, kept["tokenizer"], want.controls), kept["sample"])
     plan = sample.plan(decided, want.names, want.mixture, spec.sample_mb << 20, want.masked)
     by_source = dict(zip(want.names, plan.bytes, strict=True))
     note(_told(by_source, spec.vocab_size))
     digest = _train(workspace, want, plan.texts(workspace, live_shards, decided))
     empty = not any(plan.bytes)
     said = {"tokenizer": digest, "records": content, "provisional": provisional or empty, "sample": by_source}
-    write_json(pointer, said)
+    write_json(_pointer(workspace, want), said)
     return Chosen(digest, by_source)
+
+
+def trained(workspace: Workspace, want: Wanted) -> dict[str, Any] | None:
+    """{"tokenizer": digest, "records": `content` it was trained on, "provisional", "sample"} of the one that stays."""
+    pointer = refreshed(_pointer(workspace, want))
+    return orjson.loads(pointer.read_bytes()) if pointer.exists() else None
+
+
+def _stays(workspace: Workspace, kept: Mapping[str, Any]) -> bool:
+    return not kept["provisional"] and read_done(workspace.tokenizer(kept["tokenizer"])) is not None
+
+
+def _pointer(workspace: Workspace, want: Wanted) -> Path:
+    return workspace.root / "tokenizers" / f"{want.key}.json"
 
 
 def _told(by_source: Mapping[str, int], vocab_size: int) -> str:

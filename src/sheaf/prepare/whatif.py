@@ -33,7 +33,7 @@ _LARGEST = 40  # a count's histogram ends at 2^40
 
 
 def what_if(corpus: CorpusVersion) -> Json:
-    """{"corpus", "rules": [{"reason", "signal", "threshold", "least", "drops": records that the rule drops, whether or
+    """{"corpus", "rules": [{"reason", "signal", "threshold", "sign", "drops": records that the rule drops, whether or
     not another does, "histogram": {"edges", "records", "drops"} or null, "alternatives": [{"threshold": number, or null
     for no rule, "sources": {NAME: {"records", "tokens"}}, "records", "tokens"}]}]}. Losses are negative.
 
@@ -138,7 +138,7 @@ class _Question:
             "reason": self.rule.reason,
             "signal": self.threshold.signal if self.threshold else "",
             "threshold": self.threshold.value if self.threshold else None,
-            "least": self.threshold.least if self.threshold else None,
+            "sign": self.threshold.sign if self.threshold else None,
             "drops": self.drops,
             "histogram": histogram,
             "alternatives": [_alternative(v, g, names) for v, g in zip(self.values, self.gains, strict=True)],

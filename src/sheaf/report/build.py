@@ -19,13 +19,13 @@ from sheaf.console import duration, size
 from sheaf.corpus.version import CorpusVersion
 from sheaf.files import write_file
 from sheaf.report.charts import Line, Part, histogram, legend, lines, short_number, stacked
-from sheaf.report.facts import CorpusFacts, RunFacts, corpus_facts, run_facts, versions
+from sheaf.report.facts import CorpusFacts, RunFacts, corpus_facts, run_facts, source_shares, versions
 from sheaf.report.rules import RuleFacts, bound
 from sheaf.train.run import Run
 
 ACCOUNT = (Part("kept", 3), Part("dropped", 2), Part("quarantined", 4))
 RECORDS = (Part("records", 3), Part("dropped by the rule", 2))
-_TIME_COLOURS = (1, 2, 3, 4, 5, 6)
+_COLOURS = (1, 2, 3, 4, 5, 6)
 
 
 def write_report(run: Path) -> Path:
@@ -101,7 +101,11 @@ def _figures(data: CorpusFacts, run: RunFacts | None) -> list[tuple[str, str]]:
             if "bits_per_byte" in run.evaluations[-1]:
                 found.append((f"{run.evaluations[-1]['bits_per_byte']:.3f}", "held-out bits per byte"))
         found.append((short_number(tokens), "tokens trained on"))
+        if replaced := sum(len(step.get("replaced", ())) for step in run.steps):
+            found.append((f"{replaced:,}", "samples replaced: the corpus is damaged"))
         found.append((short_number(tokens / seconds if seconds else 0.0), "tokens a second"))
+        if run.restarts:
+            found.append((f"{run.restarts:,}", f"restarts, which took {duration(run.lost_seconds)}"))
     return found
 
 
@@ -122,6 +126,13 @@ def _charts(run: RunFacts) -> list[tuple[str, Markup]]:
         ("Throughput", [Line("each step", steps, speed, 5, faint=True), Line("tokens/s", steps, _smooth(speed), 5)]),
         ("Gradient norm", [Line("norm", steps, column("grad_norm"), 2)]),
     ]
+    if run.steps and "source_tokens" in run.steps[0] and len(run.epochs) > 1:
+        largest = sorted(run.epochs, key=lambda e: -e.achieved)[: len(_COLOURS)]
+        shares = [
+            Line(e.name, steps, _smooth(source_shares(run.steps, e.name)), colour)
+            for e, colour in zip(largest, _COLOURS, strict=False)
+        ]
+        drawn.append(("Share of the tokens", shares))
     charts = [
         (name, lines(chart, title=name, x_name="step", y_name=name.lower(), from_zero=name != "Loss"))
         for name, chart in drawn
@@ -131,7 +142,7 @@ def _charts(run: RunFacts) -> list[tuple[str, Markup]]:
 
 def _histogram(rule: RuleFacts) -> tuple[RuleFacts, str, Markup]:
     """The rule, what it keeps, and where the records lie."""
-    keeps = f"{rule.signal} {bound(rule.threshold, rule.least)}"
+    keeps = f"{rule.signal} {bound(rule.threshold, rule.sign)}"
     chart = histogram(
         rule.edges, rule.records, rule.dropped, rule.threshold, title=f"{rule.reason}: {keeps}", x_name=rule.signal
     )
@@ -155,7 +166,7 @@ def _time(run: RunFacts) -> dict[str, Any] | None:
     if total <= 0:
         return None
     largest = sorted(run.seconds, key=lambda name: -run.seconds[name])
-    parts = [Part(name.replace("_", " "), _TIME_COLOURS[n % len(_TIME_COLOURS)]) for n, name in enumerate(largest)]
+    parts = [Part(name.replace("_", " "), _COLOURS[n % len(_COLOURS)]) for n, name in enumerate(largest)]
     values = [run.seconds[name] for name in largest]
     return {
         "bar": stacked([(f"{duration(total)} in all", values)], parts, title="Where the time went"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +21,7 @@ from sheaf.report.rules import RulesFacts, rules_facts
 from sheaf.train import journal
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
+from sheaf.train.supervise import summary
 
 EXAMPLES = 3  # regions shown of each reason
 EXCERPT = 160  # characters of a document that the report quotes
@@ -97,7 +99,8 @@ class CorpusFacts:
 
 @dataclass(frozen=True)
 class EpochFacts:
-    """What the mixture has drawn of a source so far."""
+    """What the mixture has drawn of a source so far. asked, achieved: shares of the tokens, by the weights that were in
+    force and by the journal."""
 
     name: str
     weight: float
@@ -105,22 +108,39 @@ class EpochFacts:
     drawn: int
     epochs: float
     most: float | None
+    asked: float = 0.0
+    achieved: float = 0.0
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """How full and how even the steps were, on average and at worst. packing: tokens over positions of the samples;
+    padding: of what was computed; balance: work of the dearest rank over the mean."""
+
+    name: str
+    mean: float
+    worst: float
 
 
 @dataclass(frozen=True)
 class RunFacts:
     """steps, evaluations: lines of the journals. seconds: where the time went, by name; their sum is the time of the
-    steps and of what stood between them."""
+    steps and of what stood between them. changes: first step and shares, where the weights of sources changed.
+    restarts, lost_seconds: how often ranks were started again, what that took."""
 
     name: str
     started: str
     ranks: int
+    restarts: int
+    lost_seconds: float
     settings: dict[str, Any]
     recipe: str
     steps: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     seconds: dict[str, float]
     epochs: list[EpochFacts]
+    batches: list[BatchFacts]
+    changes: list[tuple[int, dict[str, float]]]
     result: dict[str, Any]
     versions: dict[str, str]
 
@@ -156,12 +176,15 @@ def run_facts(run: Run, corpus: CorpusVersion) -> RunFacts:
         name=run.folder.name,
         started=run.record["started"],
         ranks=run.ranks,
+        **summary(run.folder),
         settings=run.record["settings"],
         recipe=recipe.read_text() if recipe.exists() else "",
         steps=steps,
         evaluations=evaluations,
         seconds=time_spent(steps, evaluations),
-        epochs=_epochs(run, corpus, len(steps)),
+        epochs=_epochs(run, corpus, steps),
+        batches=_batches(steps),
+        changes=[(step["step"], step["weights"]) for step in steps if step["step"] and "weights" in step],
         result=run.result or {},
         versions={**versions(), **run.record["versions"]},
     )
@@ -254,15 +277,36 @@ def _repeats(corpus: CorpusVersion) -> list[Repeat]:
     return found[:REPEATS]
 
 
-def _epochs(run: Run, corpus: CorpusVersion, steps: int) -> list[EpochFacts]:
+def source_shares(steps: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """Share of a source in the tokens of each of these steps."""
+    tokens: list[dict[str, int]] = [step.get("source_tokens", {}) for step in steps]
+    return [here.get(name, 0) / (sum(here.values()) or 1) for here in tokens]
+
+
+def _epochs(run: Run, corpus: CorpusVersion, steps: Sequence[dict[str, Any]]) -> list[EpochFacts]:
     """How often each source has been gone through after these steps."""
     order = order_of(run.recipe, corpus, "train")
-    drawn = order.mixture.counts(steps * order.batch)
+    slots = len(steps) * order.batch
+    drawn, asked = order.mixture.counts(slots), order.mixture.asked_tokens(slots)
+    tokens = Counter[str]()
+    for step in steps:
+        tokens.update(step.get("source_tokens", {}))
     result: list[EpochFacts] = []
     for number, name in enumerate(corpus.source_names):
         entry, samples = order.entries.get(name), int(order.pack.source_samples[number])
         weight = entry.weight if entry else 1.0
         most = entry.max_epochs if entry else None
         drawn_here = int(drawn[number])
-        result.append(EpochFacts(name, weight, samples, drawn_here, drawn_here / samples if samples else 0.0, most))
+        shares = float(asked[number] / (asked.sum() or 1.0)), tokens[name] / (tokens.total() or 1)
+        epochs = drawn_here / samples if samples else 0.0
+        result.append(EpochFacts(name, weight, samples, drawn_here, epochs, most, *shares))
     return result
+
+
+def _batches(steps: Sequence[dict[str, Any]]) -> list[BatchFacts]:
+    facts: list[BatchFacts] = []
+    for name, worst in (("packing", min), ("padding", max), ("balance", max)):
+        values = [float(step[name]) for step in steps if name in step]
+        if values:
+            facts.append(BatchFacts(name, sum(values) / len(values), worst(values)))
+    return facts

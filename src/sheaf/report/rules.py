@@ -18,6 +18,7 @@ REASONS = 8  # of which examples are shown: those that dropped most
 EXAMPLES = 2
 CLUSTERS = 5
 SAMPLES = 4  # records that are kept
+SIGNS = {">=": "≥", "<=": "≤", "==": "=", "!=": "≠"}
 EXCERPT = 300  # characters that are quoted of each
 
 
@@ -28,7 +29,7 @@ class RuleFacts:
     reason: str
     signal: str
     threshold: float
-    least: bool
+    sign: str
     drops: int
     edges: list[float]
     records: list[int]
@@ -74,21 +75,21 @@ def rules_facts(corpus: CorpusVersion) -> RulesFacts:
     )
 
 
-def bound(value: float | None, least: bool | None) -> str:
-    """≥ 50, ≤ 0.3; without a number, "no rule"."""
-    return "no rule" if value is None else f"{'≥' if least else '≤'} {value:,.6g}"
+def bound(value: float | None, sign: str) -> str:
+    """≥ 50, < 0.3; without a number, "no rule"."""
+    return "no rule" if value is None else f"{SIGNS.get(sign, sign)} {value:,.6g}"
 
 
 def _rule(rule: Json) -> RuleFacts:
     histogram = rule["histogram"]
-    same = {name: rule[name] for name in ("reason", "signal", "threshold", "least", "drops")}
+    same = {name: rule[name] for name in ("reason", "signal", "threshold", "sign", "drops")}
     return RuleFacts(**same, edges=histogram["edges"], records=histogram["records"], dropped=histogram["drops"])
 
 
 def _changes(rule: Json) -> list[Change]:
-    now = "" if rule["threshold"] is None else bound(rule["threshold"], rule["least"])
+    now = "" if rule["threshold"] is None else bound(rule["threshold"], rule["sign"])
     return [
-        Change(rule["reason"], now, bound(other["threshold"], rule["least"]), name, gain["records"], gain["tokens"])
+        Change(rule["reason"], now, bound(other["threshold"], rule["sign"]), name, gain["records"], gain["tokens"])
         for other in rule["alternatives"]
         for name, gain in other["sources"].items()
         if gain["records"]

@@ -1,20 +1,26 @@
-"""Checkpoints: everything a run needs to go on as if nothing had happened.
+"""Checkpoints: everything a run needs to go on as if nothing had happened, written by all its ranks together.
 
-    checkpoints/step-00000100/model.safetensors      fp32 weights, by published parameter name
-                              optimizer.safetensors  "<kind>.<parameter name>"
-                              manifest.json          step, order, schedule, lengths of the journals, digests of files
-                              COMMITTED              digest of the manifest, written last
+    checkpoints/step-00000100/model-0000.safetensors      fp32 weights, as "weight.<parameter>", of the rank with that
+                              optimizer-0000.safetensors  number; its optimiser state, as "<kind>.<parameter>"
+                              part-0000.json              which piece of which parameter each tensor is; digests
+                              manifest.json               step, order, schedule, lengths of the journals, all parts
+                              COMMITTED                   digest of the manifest, written last
 
-"step-00000100" means that steps 0 … 99 are in it. The training thread copies the tensors (a pause of a memory copy) and
-makes the journal durable; a background thread writes a folder with a temporary name, syncs it, and renames it. One
-save is under way at a time: the next waits, which bounds memory to one copy (12 bytes a weight with AdamW). Nothing
-here depends on ranks or layouts: any number of ranks can load it. Every digest is checked on load; a checkpoint that
-fails is passed over for the one before, and set aside as ".damaged-step-…" when the run goes on.
+"step-00000100" means that steps 0 … 99 are in it. Every rank writes the pieces that it is the first to hold. Its
+training thread copies the tensors (a pause of a memory copy); a background thread writes them into a folder with a
+temporary name, synced, and its part's description last. Rank 0's thread waits for all parts, writes the manifest, and
+renames the folder; no collective is needed, only a folder that all ranks see. One save is under way at a time: the next
+waits, which bounds memory to one copy (12 bytes a weight with AdamW).
+
+Nothing in it depends on a layout but how it is cut: a reader asks for any piece of a parameter and gets it from the
+files that overlap it, so a run goes on under another layout with the same bits. Digests are checked on load; a
+checkpoint that fails is passed over for the one before, and set aside as ".damaged-step-…" when the run goes on.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,16 +29,21 @@ from typing import Any
 
 import orjson
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from sheaf.errors import CorruptStore, UsageError
+from sheaf.errors import CorruptStore, EnvironmentProblem, UsageError
 from sheaf.files import digest_file, disk_errors, sync_folder, write_file, write_json
-from sheaf.model.adapters import Lora, attach, check_base, load_stored
-from sheaf.model.families import Model, config_from_hf, empty_model, load_folder, load_state
-from sheaf.train.tensors import read_tensors, write_tensors
+from sheaf.model.adapters import Lora, built, check_base
+from sheaf.model.families import AnyConfig, Model, config_from_hf, fill, folder_values
+from sheaf.model.pieces import Box, Piece, Values
+from sheaf.train.tensors import DTYPES, sha256_of, write_tensors
 
-FORMAT = 2
-MODEL, OPTIMIZER, MANIFEST, COMMITTED = "model.safetensors", "optimizer.safetensors", "manifest.json", "COMMITTED"
+FORMAT = 3
+MANIFEST, COMMITTED = "manifest.json", "COMMITTED"
+WEIGHT = "weight"
+OTHERS_SECONDS = 600.0  # the other ranks copy at the same moment, and write as much
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,26 +57,81 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.manifest["step"])
 
-    def model(self) -> dict[str, Tensor]:
-        return read_tensors(self.path / MODEL, self.manifest["files"][MODEL])
+    @property
+    def config(self) -> AnyConfig:
+        return config_from_hf(self.manifest["model"])
 
-    def optimizer(self) -> dict[str, Tensor]:
-        return read_tensors(self.path / OPTIMIZER, self.manifest["files"][OPTIMIZER])
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that the run trains beside its base."""
+        said = self.manifest["adapters"]
+        return None if said is None else Lora.from_json(said)
+
+    def names(self, kind: str) -> list[str]:
+        """The parameters of which there is a tensor of this kind."""
+        return [name.removeprefix(f"{kind}.") for name in self.manifest["tensors"] if name.startswith(f"{kind}.")]
+
+    def values(self, *, check: bool = True) -> Values:
+        """Any piece of the model's parameters: of a run with adapters, what they stand beside is read from their base.
+
+        check: the base's digest. Raises CorruptStore if that has changed.
+        """
+        lora, base = self.lora, None
+        if lora is not None:
+            if check:
+                check_base(lora)
+            base = folder_values(Path(lora.base), self.config.vocab_size)[1]
+
+        def value(name: str, piece: Piece) -> Tensor:
+            key = f"{WEIGHT}.{name}"
+            return self.read(key, piece) if base is None or key in self.manifest["tensors"] else base(name, piece)
+
+        return value
+
+    def read(self, key: str, piece: Piece) -> Tensor:
+        """A piece of a tensor, "<kind>.<parameter>", from the files that hold some of it.
+
+        Raises CorruptStore if there is no such tensor, or not all of the piece.
+        """
+        record = self.manifest["tensors"].get(key)
+        if record is None or tuple(record["shape"]) != piece.shape:
+            have = "no such tensor" if record is None else f"one of shape {record['shape']}"
+            raise CorruptStore(
+                f"the checkpoint does not fit the model: it should have {key} of shape {list(piece.shape)}",
+                where=str(self.path),
+                why=f"it has {have}",
+                fix="resume with the recipe that the run was started with",
+            )
+        result = torch.empty(piece.size, dtype=next(t for t, name in DTYPES.items() if name == record["dtype"]))
+        filled = 0
+        for file, boxes in record["pieces"]:
+            box: Box = tuple((start, end) for start, end in boxes)
+            both = piece.overlap(box)
+            if both is not None:
+                with safe_open(self.path / file, framework="pt") as stored:
+                    part = stored.get_slice(key)[Piece(piece.shape, box).inside(both)]
+                result[piece.inside(both)] = part
+                filled += part.numel()
+        if filled != result.numel():
+            raise _corrupt(self.path / MANIFEST)
+        return result
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one run behind the training thread's back, and keeps the newest `keep`."""
+    """Writes one rank's part of a run's checkpoints behind the training thread's back; rank 0's commits them and keeps
+    the newest `keep`."""
 
-    def __init__(self, run: Path, keep: int) -> None:
+    def __init__(self, run: Path, keep: int, rank: int = 0, world: int = 1) -> None:
         self.folder = run / "checkpoints"
-        self.keep = keep
+        self.keep, self.rank, self.world = keep, rank, world
         self.last: Path | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[Path] | None = None
-        with disk_errors(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            for left in self.folder.glob(".step-*"):  # of a process that was killed while writing
-                shutil.rmtree(left, ignore_errors=True)
+        if rank == 0:
+            with disk_errors(self.folder):
+                self.folder.mkdir(exist_ok=True)
+                for left in self.folder.glob(".step-*"):  # of processes that were killed while writing
+                    shutil.rmtree(left, ignore_errors=True)
 
     def go_on_from(self, checkpoint: Checkpoint | None) -> None:
         """Set aside every newer one, which was passed over: it must neither be taken for a newer state nor kept in
@@ -78,10 +144,11 @@ class CheckpointWriter:
                     shutil.rmtree(aside, ignore_errors=True)
                     path.rename(aside)
 
-    def save(self, manifest: dict[str, Any], model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Copy the tensors now, write them later. Raises what went wrong with the save before."""
+    def save(self, manifest: dict[str, Any], tensors: Mapping[str, tuple[Piece, Tensor]]) -> None:
+        """Copy the tensors now, write them later. manifest: what rank 0 says; its "step" counts on every rank. tensors:
+        of this rank alone, by "<kind>.<parameter>". Raises what went wrong with the save before."""
         self.wait()
-        copies = {MODEL: _copied(model), OPTIMIZER: _copied(optimizer)}
+        copies = {name: (piece, _copied(tensor)) for name, (piece, tensor) in tensors.items()}
         self._pending = self._pool.submit(self._write, manifest, copies)
 
     def check(self) -> None:
@@ -90,7 +157,7 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """Return when the save under way is committed; raise if it failed."""
+        """Return when the save under way is done, on rank 0 committed; raise if it failed."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self.last = pending.result()
@@ -99,26 +166,78 @@ class CheckpointWriter:
         """End the thread after the save under way. Says nothing of its outcome: call `wait` for that."""
         self._pool.shutdown(wait=True)
 
-    def _write(self, manifest: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> Path:
+    def _write(self, manifest: dict[str, Any], tensors: dict[str, tuple[Piece, Tensor]]) -> Path:
         final = self.folder / f"step-{manifest['step']:08d}"
         temporary = self.folder / f".{final.name}"
         with disk_errors(final):
             try:
-                temporary.mkdir()
-                files = {name: write_tensors(temporary / name, values) for name, values in tensors.items()}
-                write_json(temporary / MANIFEST, {"format": FORMAT, **manifest, "files": files})
-                write_file(temporary / COMMITTED, digest_file(temporary / MANIFEST).encode() + b"\n")
-                if final.exists():  # passed over as corrupt by the resume that now has come here again
-                    shutil.rmtree(final)
-                temporary.rename(final)
-                sync_folder(self.folder)
+                temporary.mkdir(exist_ok=True)
+                self._write_part(temporary, tensors)
+                if self.rank == 0:
+                    self._commit(temporary, final, manifest)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
+        return final
+
+    def _write_part(self, folder: Path, tensors: dict[str, tuple[Piece, Tensor]]) -> None:
+        """This rank's tensors, then their description: once it is there, all of the part is."""
+        of = {f"model-{self.rank:04d}": True, f"optimizer-{self.rank:04d}": False}
+        files: dict[str, str] = {}
+        for stem, is_model in of.items():
+            name = f"{stem}.safetensors"
+            some = {k: t for k, (_, t) in tensors.items() if k.startswith(f"{WEIGHT}.") == is_model}
+            if some:
+                files[name] = write_tensors(folder / name, some)
+        pieces = {
+            key: {
+                "file": next(
+                    f for f in files if f.startswith("model" if key.startswith(f"{WEIGHT}.") else "optimizer")
+                ),
+                "shape": piece.shape,
+                "box": piece.box,
+                "dtype": DTYPES[tensor.dtype],
+            }
+            for key, (piece, tensor) in tensors.items()
+        }
+        write_json(folder / _part(self.rank), {"files": files, "pieces": pieces})
+
+    def _commit(self, temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
+        parts = [_await(temporary / _part(rank)) for rank in range(self.world)]
+        tensors: dict[str, dict[str, Any]] = {}
+        for part in parts:
+            for key, piece in part["pieces"].items():
+                record = tensors.setdefault(key, {"shape": piece["shape"], "dtype": piece["dtype"], "pieces": []})
+                record["pieces"].append([piece["file"], piece["box"]])
+        files = {name: digest for part in parts for name, digest in part["files"].items()}
+        write_json(temporary / MANIFEST, {"format": FORMAT, **manifest, "files": files, "tensors": tensors})
+        write_file(temporary / COMMITTED, digest_file(temporary / MANIFEST).encode() + b"\n")
+        if final.exists():  # passed over as corrupt by the resume that now has come here again
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync_folder(self.folder)
         for old in list_checkpoints(self.folder.parent)[self.keep :]:
             if old != final:
                 remove(old)
-        return final
+
+
+def _part(rank: int) -> str:
+    return f"part-{rank:04d}.json"
+
+
+def _await(path: Path) -> dict[str, Any]:
+    """Another rank's part, when it is written."""
+    deadline = time.monotonic() + OTHERS_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise EnvironmentProblem(
+                "a rank has not written its part of a checkpoint",
+                where=str(path),
+                why=f"nothing came for {OTHERS_SECONDS:.0f} s",
+                fix="all ranks must see the run's folder; `sheaf resume` goes on from the checkpoint before",
+            )
+        time.sleep(POLL_SECONDS)
+    return orjson.loads(path.read_bytes())
 
 
 def remove(checkpoint: Path) -> None:
@@ -139,8 +258,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Raises CorruptStore if a file cannot be read, or differs from what was committed."""
+def open_checkpoint(path: Path, *, files: bool = True) -> Checkpoint:
+    """Raises CorruptStore if a file cannot be read, or differs from what was committed. files: False for ranks that
+    read some of it only, when another one has checked all."""
     try:
         expected = (path / COMMITTED).read_bytes().strip()
         if digest_file(path / MANIFEST).encode() != expected:
@@ -148,8 +268,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         manifest = orjson.loads((path / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
             raise CorruptStore("the checkpoint has a format that this version does not know", where=str(path))
-        for name, digest in manifest["files"].items():
-            if digest_file(path / name) != digest:
+        for name, digest in manifest["files"].items() if files else ():
+            if sha256_of(path / name) != digest:
                 raise _corrupt(path / name)
     except OSError as error:
         raise _corrupt(Path(error.filename or path)) from error
@@ -180,42 +300,34 @@ def newest_valid(
 def load_model(
     run: Path, step: int | None = None, compute_dtype: torch.dtype = torch.float32
 ) -> tuple[Model, dict[str, Any]]:
-    """The model of a run's newest valid checkpoint, or of the one after `step` steps, on CPU.
+    """The model of a run's newest valid checkpoint, or of the one after `step` steps, whole and on CPU.
 
     Returns it with {"run", "step", "checkpoint", "tokens"}. Raises UsageError if there is no such checkpoint.
     """
+    checkpoint, info = checkpoint_of(run, step)
+    model = built(checkpoint.config, compute_dtype, checkpoint.lora)
+    fill(model, checkpoint.values())
+    return model, info
+
+
+def checkpoint_of(run: Path, step: int | None = None) -> tuple[Checkpoint, dict[str, Any]]:
+    """As `load_model`, but read when asked for."""
     checkpoint = newest_valid(run) if step is None else find_checkpoint(run, step)
     if checkpoint is None:
         raise UsageError("the run has no checkpoint yet", where=str(run), fix=f"sheaf resume {run}")
     info = {"run": str(run), "step": checkpoint.step, "checkpoint": str(checkpoint.path)}
-    return saved_model(checkpoint, compute_dtype), {**info, "tokens": checkpoint.manifest["tokens"]}
+    return checkpoint, {**info, "tokens": checkpoint.manifest["tokens"]}
 
 
-def saved_model(checkpoint: Checkpoint, compute_dtype: torch.dtype) -> Model:
-    """The model of a checkpoint: fp32 weights that compute in `compute_dtype`, on CPU. Of a run with adapters, these
-    beside their base. Raises CorruptStore if that has changed."""
-    config, adapters = config_from_hf(checkpoint.manifest["model"]), checkpoint.manifest["adapters"]
-    if adapters is None:
-        model = empty_model(config, compute_dtype)
-        load_state(model, checkpoint.model())
-        return model
-    lora = Lora.from_json(adapters)
-    check_base(lora)
-    model = load_folder(Path(lora.base), compute_dtype, config.vocab_size)
-    attach(model, lora)
-    load_stored(model, checkpoint.model(), str(checkpoint.path))
-    return model
-
-
-def find_checkpoint(run: Path, step: int) -> Checkpoint:
-    """The checkpoint after `step` steps. Raises UsageError naming those that there are."""
+def find_checkpoint(run: Path, step: int, *, files: bool = True) -> Checkpoint:
+    """The checkpoint after `step` steps; files as in `open_checkpoint`. Raises UsageError naming those there are."""
     path = run / "checkpoints" / f"step-{step:08d}"
     if not (path / COMMITTED).exists():
         have = ", ".join(str(step_of(p)) for p in reversed(list_checkpoints(run)))
         raise UsageError(
             f"the run has no checkpoint of step {step}", where=str(run), fix=f"there are: {have or 'none'}"
         )
-    return open_checkpoint(path)
+    return open_checkpoint(path, files=files)
 
 
 def _corrupt(path: Path) -> CorruptStore:
@@ -224,8 +336,5 @@ def _corrupt(path: Path) -> CorruptStore:
     )
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

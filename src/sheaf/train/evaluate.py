@@ -10,40 +10,45 @@ Of a document that was evaluated in part, the same part of its bytes counts; of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused
-from sheaf.model.families import Model
 from sheaf.order import losses
-from sheaf.order.loader import Loader, micro
+from sheaf.order.gather import Tokens
+from sheaf.order.loader import Loader
 from sheaf.order.order import Order
-from sheaf.parallel.ranks import Ranks, alone, threads_for
-from sheaf.train.checkpoint import load_model
+from sheaf.order.replace import Replaced
+from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.parallelize import How, Spread
+from sheaf.parallel.pulse import pulse
+from sheaf.parallel.ranks import alone, threads_for
+from sheaf.recipe import Layout
+from sheaf.train.checkpoint import checkpoint_of
 from sheaf.train.learner import measured_loss_sum
 from sheaf.train.run import Run
 from sheaf.train.setup import DTYPES, exact, order_of
 
 
 def evaluate(
-    model: Model,
+    spread: Spread,
     corpus: CorpusVersion,
     order: Order,
-    token_files: Sequence[NDArray[np.unsignedinteger]],
+    token_files: Sequence[Tokens],
     *,
-    ranks: Ranks,
     micro_samples: int,
     tokens: int | None = None,
+    tell: Callable[[Replaced], None] | None = None,
 ) -> dict[str, Any]:
-    """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split.
+    """{"loss", "bits_per_byte", "tokens", "bytes", "documents"} of an order's held-out split; and "replaced", where
+    samples were measured in place of others, which lie in damaged blocks of the corpus.
 
     tokens: look at whole steps from the first on until that many (None: all). Called by every rank, each computes its
-    share. Raises DataRefused if nothing is held out that is to be predicted.
+    share. tell: as in Loader. Raises DataRefused if nothing is held out that is to be predicted.
     """
     steps = steps_within(order, tokens)
     if not predicts(order, tokens):
@@ -52,11 +57,14 @@ def evaluate(
             why=f"train.held_out is {order.held_out:g} of {len(order.documents):,} documents",
             fix="raise train.held_out",
         )
-    nats = 0.0
-    with Loader(order, token_files, rank=ranks.rank, world=ranks.world, stop=steps) as loader:
+    nats, replaced, mesh = 0.0, 0, spread.mesh
+    samples = mesh.samples
+    with Loader(order, token_files, rank=samples.rank, world=samples.size, stop=steps, tell=tell) as loader:
         for batch in loader:
-            nats += sum(measured_loss_sum(model, part) for part in micro(batch, micro_samples))
-    (nats,) = ranks.sum([nats])
+            replaced += len(batch.replaced) if mesh.is_first_of_its_samples else 0
+            nats += measured_loss_sum(spread, batch, micro_samples)
+            pulse.sign()
+    nats, replaced = mesh.ranks.sum([nats, float(replaced)])
     predicted, text_bytes, firsts, documents = _account(corpus, order, steps)
     total = nats + firsts * math.log(corpus.vocab_size)
     return {
@@ -65,6 +73,7 @@ def evaluate(
         "tokens": predicted,
         "bytes": round(text_bytes),
         "documents": documents,
+        **({"replaced": int(replaced)} if replaced else {}),
     }
 
 
@@ -74,10 +83,12 @@ def evaluate_run(run: Path, *, step: int | None = None) -> dict[str, Any]:
     recipe, corpus, ranks = opened.recipe, opened.corpus(), alone()
     order = order_of(recipe, corpus, "held_out")
     with exact(threads_for(1)):
-        model, info = load_model(run, step, DTYPES[recipe.train.precision])
-        model.to(ranks.device)
+        checkpoint, info = checkpoint_of(run, step)
         size = opened.settings.micro_samples(order.sequence_length, 1)
-        figures = evaluate(model, corpus, order, corpus.token_files(), ranks=ranks, micro_samples=size)
+        how = How(lora=checkpoint.lora)
+        config, dtype = checkpoint.config, DTYPES[recipe.train.precision]
+        spread = Spread(config, dtype, Mesh(ranks, Layout()), how, checkpoint.values())
+        figures = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=size)
     return {**info, **figures}
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import SheafError
 from sheaf.runs import runs_of
 from sheaf.train.checkpoint import list_checkpoints, step_of
+from sheaf.train.damage import uses_of
 from sheaf.train.journal import read as read_journal
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
@@ -20,10 +22,11 @@ Json = dict[str, Any]
 
 
 def runs_that_saw(workspace: Workspace, ids_in: Callable[[CorpusVersion], np.ndarray]) -> list[Json]:
-    """[{"run", "uses", "first_step", "last_step", "checkpoints"}] of each run that trained on one of the records.
+    """[{"run", "uses", "first_step", "last_step", "steps", "checkpoints"}] of each run that trained on one of them.
 
-    ids_in: S16, the ids meant, for the version that a run was trained on. A run whose version cannot be opened any
-    more has "why" instead: nobody can say what it saw. A checkpoint counts when it was written after the first use.
+    steps: those that did, as ranges with both ends, [[0, 4], [9, 9]]. ids_in: S16, the ids meant, for the version that
+    a run was trained on. A run whose version cannot be opened any more has "why" instead: nobody can say what it saw.
+    A checkpoint counts when it was written after the first use.
     """
     found: list[Json] = []
     for folder in runs_of(workspace.root):
@@ -40,15 +43,23 @@ def runs_that_saw(workspace: Workspace, ids_in: Callable[[CorpusVersion], np.nda
 def _saw(run: Run, corpus: CorpusVersion, ids_in: Callable[[CorpusVersion], np.ndarray]) -> Json | None:
     ids = np.ascontiguousarray(corpus.documents.id).view("S16").reshape(-1)
     numbers = np.flatnonzero(np.isin(ids, ids_in(corpus)))
-    done = len(read_journal(run.folder))
-    uses = order_of(run.recipe, corpus, "train").steps_of(numbers, done) if len(numbers) and done else []
+    lines = read_journal(run.folder)
+    uses = uses_of(order_of(run.recipe, corpus, "train"), numbers, lines) if len(numbers) and lines else []
     if not uses:
         return None
-    first = min(use.step for use in uses)
+    steps = _ranges(np.unique([use.step for use in uses]))
+    first = steps[0][0]
     return {
         "run": run.folder.name,
         "uses": len(uses),
         "first_step": first,
-        "last_step": max(use.step for use in uses),
+        "last_step": steps[-1][1],
+        "steps": steps,
         "checkpoints": sorted(c.name for c in list_checkpoints(run.folder) if step_of(c) > first),
     }
+
+
+def _ranges(steps: NDArray[np.int64]) -> list[list[int]]:
+    """Ascending numbers, none twice, as [first, last] of each stretch without a gap."""
+    stretches = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
+    return [[int(stretch[0]), int(stretch[-1])] for stretch in stretches]

@@ -1,137 +1,187 @@
-"""One step of training on one rank: a model, its gradients and its optimiser.
+"""One step of training on one rank: a model spread over ranks, and its optimiser.
 
-The loss of a step is Σ token losses of the global batch / valid tokens of the global batch, whatever the split into
-ranks and micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, `Gradients`
-sums the shares over ranks, and every rank makes the same update. Cost beyond forward and backward: one all-reduce of
-the gradients, one small message.
+The loss of a step is Σ token losses of the global batch / valid tokens of the global batch, whatever the layout and the
+split into micro-batches (a step that predicts nothing has loss 0): each backward adds its share of ∇l, the ranks'
+shares are summed (`parallel/sums.py`), and every rank updates the pieces that it holds. Cost beyond forward and
+backward: what the layout says, and one small message.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sheaf.errors import TrainingFailed
-from sheaf.model.adapters import trained
-from sheaf.model.families import Model
+from sheaf.model.pieces import Piece
 from sheaf.order.loader import Batch, micro
-from sheaf.parallel.data import Gradients
-from sheaf.parallel.ranks import Ranks
+from sheaf.parallel.collectives import agree
+from sheaf.parallel.matrices import Matrices
+from sheaf.parallel.parallelize import Spread
+from sheaf.parallel.pipeline import Inputs
+from sheaf.parallel.shard import local
+from sheaf.train.muon import Together
 from sheaf.train.optimizer import Optimizer, Update
 from sheaf.train.spikes import SpikeGuard
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Global figures of one step. positions: token positions that were computed, padding included."""
+    """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
+    that stood in for damaged ones. skipped: its update was not made."""
 
     loss: float
     gradient_norm: float
     positions: int
     stop: bool
+    replaced: int
     skipped: bool
 
 
+class NotFinite(TrainingFailed):
+    """The loss of a step or its gradient is not finite; `not_finite` finds out why.
+
+    share: this rank's of the loss. replaced: samples of the step that stood in for damaged ones.
+    """
+
+    def __init__(self, loss: float, norm: float, share: float, replaced: int) -> None:
+        what = "training has diverged: the loss or its gradient is not finite"
+        super().__init__(what, why=f"loss {loss}, gradient norm {norm}")
+        self.loss, self.norm, self.share, self.replaced = loss, norm, share, replaced
+
+
+class RanksDiffer(TrainingFailed):
+    """The ranks no longer hold the same weights. From a checkpoint they may well again: memory fails once."""
+
+
 class Learner:
-    """model: on this rank's device, its layers possibly compiled. micro_samples: samples of one forward pass."""
+    """spread: the model on this rank. micro_samples: samples of one forward pass. guard: judges spikes."""
 
     def __init__(
-        self,
-        model: Model,
-        update: Update,
-        clip: float,
-        micro_samples: int,
-        ranks: Ranks,
-        guard: SpikeGuard | None = None,
+        self, spread: Spread, update: Update, clip: float, micro_samples: int, guard: SpikeGuard | None = None
     ) -> None:
-        self.model = model
+        self.spread, self.ranks = spread, spread.mesh.ranks
         self.clip = clip
         self.micro_samples = micro_samples
-        self.ranks = ranks
         self.update = update
         self.guard = guard or SpikeGuard()
-        self.optimizer = Optimizer(trained(model).items(), update)
-        self.gradients = Gradients(trained(model).values(), ranks.world)
+        # Parameters that are sharded have handles which the optimiser does not need to know: it sees what lies here.
+        parameters = spread.trained()
+        self._sharded = {name: parameters[name] for name in spread.sums.sharded}
+        self._local = {
+            name: nn.Parameter(local(p.detach())) if name in self._sharded else p for name, p in parameters.items()
+        }
+        self.optimizer = self._optimizer()
 
-    def step(self, batch: Batch, rate: float, stop: bool = False) -> StepResult:
-        """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's.
+    def step(
+        self, batch: Batch, rate: float, stop: bool = False, watch: Callable[[], None] = lambda: None
+    ) -> StepResult:
+        """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's. watch:
+        called when the gradients are those of the global batch, before they are clipped.
 
-        Raises TrainingFailed, before the update, if the loss or the gradient is not finite. Called by every rank.
+        Raises, before the update, NotFinite if the loss or the gradient is not finite, and RollBack if it is a spike
+        before which the run is to go back. Called by every rank.
         """
-        parts = list(micro(batch, self.micro_samples))
+        parts = micro(batch, self.micro_samples)
         predictions = max(batch.valid_tokens, 1)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        for part in parts:
-            loss = self.loss_sum(part)
-            if part is parts[-1]:
-                self.gradients.expect()
-            (loss / predictions).backward()
-            loss_sum += loss.detach()
-        self.gradients.finish()
-        positions = sum(part.input_ids.size for part in parts)
-        total, positions, stops = self.ranks.sum([loss_sum.item(), float(positions), float(stop)])
-        loss, norm = total / predictions, self.gradients.norm().item()
+        loss_sum = self.spread.learn([tensors(part, self.ranks.device) for part in parts], predictions)
+        watch()
+        sums = self.spread.sums
+        positions, replaced = sum(part.input_ids.size for part in parts), len(batch.replaced)
+        if not self.spread.mesh.is_first_of_its_samples:
+            positions = replaced = 0
+        mine = [loss_sum.item(), float(positions), float(stop), float(replaced), sums.squares().item()]
+        total, positions, stops, replaced, squares = self.ranks.sum(mine)
+        loss, norm = total / predictions, math.sqrt(squares)
         made = self.guard.passes(batch.step, loss, norm, self.ranks)
         if made and not (math.isfinite(loss) and math.isfinite(norm)):
-            raise _not_finite(batch, loss, norm)
+            raise NotFinite(loss, norm, loss_sum.item(), int(replaced))
         if made:
             if norm > self.clip:
-                self.gradients.scale(self.clip / norm)
+                sums.scale(self.clip / norm)
+            self._take_gradients()
             self.optimizer.step(rate)
-        self.gradients.zero()
-        return StepResult(loss, norm, int(positions), stops > 0, not made)
-
-    def loss_sum(self, part: Batch) -> Tensor:
-        """fp32 sum of the token losses of one micro-batch."""
-        hidden = forward(self.model, part)
-        return self.model.next_token_loss(hidden, _tensor(part.labels, hidden.device))
+        sums.zero()
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), not made)
 
     def reset_optimizer(self) -> None:
         """Forget all momenta, and what a spike is measured by: the state before the first update."""
         self.guard.forget()
-        self.optimizer = Optimizer(trained(self.model).items(), self.update)
+        self._take_weights()
+        self.optimizer = self._optimizer()
+
+    @contextmanager
+    def as_evaluated(self) -> Generator[None]:
+        """Inside, the model has the weights that are evaluated, saved and exported: see `Optimizer.as_evaluated`."""
+        self._take_weights()
+        with self.optimizer.as_evaluated():
+            yield
 
     def check_ranks_agree(self) -> None:
-        """Raise TrainingFailed unless all ranks hold the same learned weights, bit for bit. Called by every rank."""
-        total = sum(int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in trained(self.model).values())
-        if not self.ranks.agree(float(total % 2**52)):
-            raise TrainingFailed(
+        """Raise RanksDiffer unless ranks that hold the same learned pieces hold the same bits. Called by every rank."""
+        mesh, pieces = self.spread.mesh, self.spread.pieces
+        held = {name: local(parameter.detach()) for name, parameter in self.spread.trained().items()}
+        alike = {name: tensor for name, tensor in held.items() if pieces[name].is_whole}
+        same = agree(_checksum(held), mesh.group("data", "context"), self.ranks.device)
+        same &= agree(_checksum(alike), mesh.group("tensor"), self.ranks.device)
+        if self.ranks.sum([not same])[0]:
+            raise RanksDiffer(
                 "the ranks no longer hold the same weights",
                 why="an update was computed differently on one of them: unequal machines, or faulty memory",
                 fix="resume from the last checkpoint; if it happens again, look for the machine that differs",
             )
 
+    # ---- what a checkpoint holds
 
-def measured_loss_sum(model: Model, part: Batch) -> float:
-    """Sum of the token losses of one micro-batch, in nats; nothing is learned.
+    def state(self) -> dict[str, tuple[Piece, Tensor]]:
+        """The weights and optimiser state that this rank writes: "weight.<parameter>" and "<kind>.<parameter>"."""
+        held = self.spread.held()
+        weights = {f"weight.{name}": tensor for name, tensor in held.items() if name in self.spread.stored}
+        found: dict[str, tuple[Piece, Tensor]] = {}
+        for key, tensor in (weights | self.optimizer.state()).items():
+            name = key.partition(".")[2]
+            if self.spread.writes(name) and tensor.numel():
+                found[key] = (self.spread.pieces[name], tensor)
+        return found
 
-    The forward runs with gradients on, as in training, so that compiled layers are not compiled a second time.
-    """
-    hidden = forward(model, part).detach()
-    return model.per_token_loss(hidden, _tensor(part.labels, hidden.device)).double().sum().item()
+    def _optimizer(self) -> Optimizer:
+        mesh, pieces = self.spread.mesh, self.spread.pieces
+
+        def together(held: Mapping[str, Piece]) -> Together:
+            return Matrices(held, mesh).apply
+
+        alone = self.ranks.world == 1
+        return Optimizer(self._local.items(), self.update, pieces, None if alone else together)
+
+    def _take_weights(self) -> None:
+        """Show the optimiser where the sharded parameters lie now."""
+        for name, parameter in self._sharded.items():
+            self._local[name].data = local(parameter.detach())
+
+    def _take_gradients(self) -> None:
+        self._take_weights()
+        for name, parameter in self._sharded.items():
+            if parameter.grad is None:
+                raise AssertionError("every parameter has a gradient after a step's passes")
+            self._local[name].grad = local(parameter.grad)
 
 
-def forward(model: Model, part: Batch) -> Tensor:
-    """Hidden states (n, T, hidden) of one micro-batch."""
-    device = model.head_weight.device
-    return model(
-        _tensor(part.input_ids, device), _tensor(part.position_ids, device), _tensor(part.document_ids, device)
-    )
+def tensors(part: Batch, device: torch.device) -> tuple[Inputs, Tensor]:
+    """A micro-batch as the model takes it: (ids, positions, documents), labels."""
+    arrays = (part.input_ids, part.position_ids, part.document_ids, part.labels)
+    ids, positions, documents, labels = (torch.from_numpy(x).to(device, non_blocking=True) for x in arrays)
+    return (ids, positions, documents), labels
 
 
-def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+def measured_loss_sum(spread: Spread, batch: Batch, micro_samples: int) -> float:
+    """This rank's share of the sum of the token losses of a batch, in nats; nothing is learned."""
+    parts = micro(batch, micro_samples)
+    return spread.measure([tensors(part, spread.mesh.ranks.device) for part in parts]).item()
 
 
-def _not_finite(batch: Batch, loss: float, norm: float) -> TrainingFailed:
-    return TrainingFailed(
-        "training has diverged: the loss or its gradient is not finite",
-        where=f"step {batch.step}, samples {batch.digest}",
-        why=f"loss {loss}, gradient norm {norm}",
-        fix="lower train.learning_rate; `sheaf trace --step` shows the step's texts; all checkpoints are older",
-    )
+def _checksum(held: Mapping[str, Tensor]) -> int:
+    return sum(int(tensor.view(torch.int32).sum(dtype=torch.int64)) for tensor in held.values()) % 2**52

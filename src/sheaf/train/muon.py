@@ -13,7 +13,7 @@ of the method) and in fp32 in an fp32 run, so that layouts stay comparable to 1e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,11 +22,13 @@ A, B, C = 3.4445, -4.7750, 2.0315  # steepest at zero; singular values end in ab
 ITERATIONS = 5
 MOMENTUM = 0.95
 
+Together = Callable[[Sequence[Tensor], Callable[[Tensor], Tensor]], list[Tensor]]
 
-def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """About UVᵀ of matrix = USVᵀ. matrix: (rows, columns). Returns the same shape in `dtype`."""
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """About UVᵀ of matrix = USVᵀ. matrix: (rows, columns). Computed and returned in its dtype."""
     wide = matrix.size(0) <= matrix.size(1)
-    x = (matrix if wide else matrix.T).to(dtype)
+    x = matrix if wide else matrix.T
     x = x / torch.linalg.vector_norm(x).clamp(min=1e-7)  # the spectral norm is at most the Frobenius norm
     for _ in range(ITERATIONS):
         gram = x @ x.T
@@ -41,13 +43,24 @@ def muon_step(
     gradients: Sequence[Tensor],
     momenta: Sequence[Tensor],
     *,
-    rate: float,
+    rates: Sequence[float],
     weight_decay: float,
     dtype: torch.dtype,
+    together: Together,
+    shapes: Sequence[tuple[int, ...]],
 ) -> None:
-    """Update weights and momenta in place. All are 2-D, fp32, and aligned by position."""
-    for weight, gradient, momentum in zip(weights, gradients, momenta, strict=True):
+    """Update weights and momenta in place. All are 2-D, fp32, and aligned by position: perhaps pieces of matrices of
+    the given shapes, of which `together` makes wholes (`parallel/matrices.py`)."""
+    directions: list[Tensor] = []
+    for gradient, momentum in zip(gradients, momenta, strict=True):
         momentum.lerp_(gradient, 1 - MOMENTUM)
-        update = orthogonalise(gradient.lerp(momentum, MOMENTUM), dtype)
+        directions.append(gradient.lerp(momentum, MOMENTUM).to(dtype))
+    updates = together(directions, orthogonalise)
+    for weight, update, rate, shape in zip(weights, updates, rates, shapes, strict=True):
         weight.mul_(1 - rate * weight_decay)
-        weight.add_(update, alpha=-rate * 0.2 * math.sqrt(max(weight.shape)))
+        weight.add_(update, alpha=-rate * 0.2 * math.sqrt(max(shape)))
+
+
+def each_alone(matrices: Sequence[Tensor], work: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """`together` where every matrix is whole here."""
+    return [work(matrix) for matrix in matrices]

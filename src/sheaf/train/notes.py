@@ -16,6 +16,7 @@ from sheaf.train.journal import steps_done
 
 NOTES = "notes.txt"
 POLL_SECONDS = 0.2
+END_SECONDS = 10.0
 
 
 class NotesFile:
@@ -44,13 +45,15 @@ class NotesFile:
 
 
 class Follower:
-    """Shows on a console what the ranks of a run write: new notes, and steps as progress. A thread that polls files."""
+    """Shows on a console what the ranks of a run write: new notes, and steps as progress. A thread that polls files,
+    and is left behind at the end if their disk does not answer."""
 
     def __init__(self, folder: Path, console: Console, steps: int | None) -> None:
         self._folder, self._console, self._steps = folder, console, steps
         self._end = threading.Event()
         self._shown = self._size(NOTES)
         self._done = 0
+        self._said: list[str] = []
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def __enter__(self) -> Follower:
@@ -59,7 +62,13 @@ class Follower:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end.set()
-        self._thread.join()
+        self._thread.join(END_SECONDS)
+
+    def say(self, text: str) -> None:
+        """A note of this process' own. It is shown before it is written: the disk may be the trouble."""
+        self._console.note(text)
+        self._said.append(text)
+        NotesFile(self._folder).note(text)
 
     def _follow(self) -> None:
         with self._console.stage("train", self._steps, "steps") as advance:
@@ -72,7 +81,10 @@ class Follower:
             with (self._folder / NOTES).open("rb") as file:
                 file.seek(self._shown)
                 for line in file.read(size - self._shown).decode(errors="replace").splitlines():
-                    self._console.note(line)
+                    if line in self._said:
+                        self._said.remove(line)
+                    else:
+                        self._console.note(line)
             self._shown = size
         done = steps_done(self._folder)
         if done > self._done:

@@ -10,7 +10,7 @@ Cost: AdamW and schedule-free 8 bytes a weight, Muon 4 bytes for each weight of 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sheaf.errors import CorruptStore
-from sheaf.train.muon import muon_step
-from sheaf.train.patterns import factors
+from sheaf.model.pieces import Piece
+from sheaf.train.muon import Together, each_alone, muon_step
+from sheaf.train.patterns import factor_of
 from sheaf.train.schedule_free import averaged, schedule_free_step
 
 # Rows are tokens, or rank 16: Muon's geometry does not hold (Jordan et al. 2024). By the names of many families.
@@ -53,18 +53,28 @@ class _Group:
 class Optimizer:
     """One of the three over named parameters, which are updated at `step` from their gradients."""
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], update: Update) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        update: Update,
+        pieces: Mapping[str, Piece] | None = None,
+        together: Callable[[Mapping[str, Piece]], Together] | None = None,
+    ) -> None:
+        """pieces: which parts of the parameters these are (None: all). together: from the pieces of the hidden
+        matrices, the function that makes wholes of them."""
         self.update = update
         self.updates = 0
         self.averaging = 0.0
         """Σγ² of the updates so far: what the mean of schedule-free weighs against a new iterate."""
         self._parameters = parameters = dict(named)
         by_matrix = {name: update.optimizer == "muon" and is_hidden_matrix(name, p) for name, p in parameters.items()}
-        muon = {name: p for name, p in parameters.items() if by_matrix[name]}
+        self._muon = muon = {name: p for name, p in parameters.items() if by_matrix[name]}
         self._rest = {name: p for name, p in parameters.items() if not by_matrix[name]}
-        factor = factors(list(parameters), update.rates)
-        self._muon = _grouped(muon, update.weight_decay, factor)
-        self._plain = _grouped(self._rest, update.weight_decay, factor)
+        self._factor = {name: factor_of(name, update.rates) for name in parameters}
+        self._plain = _grouped(self._rest, update.weight_decay, self._factor)
+        self._pieces = {n: pieces[n] if pieces else Piece.whole(tuple(p.shape)) for n, p in parameters.items()}
+        held = {name: self._pieces[name] for name in muon}
+        self._together = each_alone if together is None or not held else together(held)
         self._momenta = {name: torch.zeros_like(parameter) for name, parameter in muon.items()}
         self._free = update.optimizer == "schedule-free"
         self._z = {name: p.detach().clone() for name, p in self._rest.items()} if self._free else {}
@@ -74,14 +84,16 @@ class Optimizer:
 
     def step(self, rate: float) -> None:
         """One update of every parameter from its `.grad`."""
-        for group in self._muon:
+        if self._muon:
             muon_step(
-                [self._parameters[name] for name in group.names],
-                [_gradient(self._parameters[name]) for name in group.names],
-                [self._momenta[name] for name in group.names],
-                rate=rate * group.factor,
-                weight_decay=group.weight_decay,
+                list(self._muon.values()),
+                [_gradient(parameter) for parameter in self._muon.values()],
+                list(self._momenta.values()),
+                rates=[rate * self._factor[name] for name in self._muon],
+                weight_decay=self.update.weight_decay,
                 dtype=torch.bfloat16 if self.update.precision == "bf16" else torch.float32,
+                together=self._together,
+                shapes=[self._pieces[name].shape for name in self._muon],
             )
         if self._free:
             self._schedule_free(rate)
@@ -122,18 +134,11 @@ class Optimizer:
                 tensors[f"z.{name}"], tensors[f"exp_avg_sq.{name}"] = self._z[name], self._squares[name]
         return tensors
 
-    def load(self, tensors: Mapping[str, Tensor], updates: int, averaging: float = 0.0) -> None:
-        """Take over a saved state. Raises CorruptStore if it is not one of these parameters."""
-        expected = self.state()
-        if set(expected) != set(tensors):
-            raise CorruptStore(
-                "the saved optimiser state is of other parameters",
-                why=f"they differ in {sorted(set(expected) ^ set(tensors))[:3]}",
-                fix="resume with the recipe that the run was started with",
-            )
-        with torch.no_grad():
-            for name, tensor in expected.items():
-                tensor.copy_(tensors[name])
+    @torch.no_grad()
+    def load(self, read: Callable[[str, Piece], Tensor], updates: int, averaging: float = 0.0) -> None:
+        """Take over a saved state. read: of "<kind>.<parameter name>", a piece of it."""
+        for key, tensor in self.state().items():
+            tensor.copy_(read(key, self._pieces[key.partition(".")[2]]))
         self.updates, self.averaging = updates, averaging
         if self._adamw is not None:
             for parameter in self._rest.values():

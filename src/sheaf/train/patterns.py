@@ -30,14 +30,17 @@ def frozen(names: Sequence[str], patterns: Iterable[str]) -> set[str]:
     return found
 
 
-def factors(names: Sequence[str], rates: Mapping[str, float]) -> dict[str, float]:
-    """Name → factor on the learning rate, for the names that one of `train.rates` matches. Raises RecipeError for a
-    pattern that decides nothing."""
-    found: dict[str, float] = {}
-    for pattern, factor in rates.items():
-        left = [name for name in names if name not in found]
-        found |= dict.fromkeys(_matches("train.rates", pattern, left, names), factor)
-    return found
+def check_rates(names: Sequence[str], rates: Mapping[str, float]) -> None:
+    """Raise RecipeError for a pattern of `train.rates` that decides nothing. names: of all that learns."""
+    left = list(names)
+    for pattern in rates:
+        taken = _matches("train.rates", pattern, left, names)
+        left = [name for name in left if name not in taken]
+
+
+def factor_of(name: str, rates: Mapping[str, float]) -> float:
+    """The factor on a parameter's learning rate: of the first of `train.rates` that matches."""
+    return next((factor for pattern, factor in rates.items() if fnmatchcase(name, pattern)), 1.0)
 
 
 def _matches(key: str, pattern: str, left: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
     runs/<name>-001/  recipe.yaml        the recipe as resolved, for people
                       run.json           the recipe again, corpus, settings, ranks, versions; at the end the result
-                      journal.jsonl, evaluations.jsonl, notes.txt, checkpoints/
+                      journal.jsonl, evaluations.jsonl, restarts.jsonl, notes.txt, checkpoints/
                       .lock              held (flock) by the process that trains: two can't write one run
 
 The number is claimed by creating the folder, which is atomic; the lock goes with its process, however that dies.
@@ -26,7 +26,8 @@ import torch
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.files import disk_errors, write_json
-from sheaf.recipe import Recipe
+from sheaf.parallel.mesh import size_of
+from sheaf.recipe import Layout, Recipe
 from sheaf.runs import read_record
 from sheaf.train.settings import Settings
 
@@ -69,6 +70,11 @@ class Run:
         return int(self.record["ranks"])
 
     @property
+    def layout(self) -> Layout:
+        """How its ranks spread the model, since it was last started or resumed."""
+        return Layout.model_validate(self.record["layout"])
+
+    @property
     def result(self) -> dict[str, Any] | None:
         return self.record["result"]
 
@@ -89,24 +95,34 @@ class Run:
 
 
 def start_run(
-    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, ranks: int, order: dict[str, Any]
+    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, layout: Layout, order: dict[str, Any]
 ) -> Run:
     """Write run.json. order: the state of the order at step 0."""
     record = {
         "format": FORMAT,
         "name": folder.name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "recipe": orjson.loads(recipe.model_dump_json(by_alias=True)),
+        "recipe": _recorded(recipe),
         "corpus": corpus.digest,
         "fingerprint": corpus.fingerprint,
         "order": order,
         "settings": settings.to_json(),
-        "ranks": ranks,
+        "ranks": size_of(layout),
+        "layout": layout.model_dump(),
         "avoided": [],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "result": None,
     }
     return Run(folder.resolve(), {}).updated(**record)
+
+
+def _recorded(recipe: Recipe) -> dict[str, Any]:
+    """A recipe that leaves the degree of data parallel to the number of ranks still does when it is read again."""
+    record = orjson.loads(recipe.model_dump_json(by_alias=True))
+    layout = recipe.train.layout
+    if layout != "auto" and "data" not in layout.model_fields_set:
+        del record["train"]["layout"]["data"]
+    return record
 
 
 def claim_folder(runs: Path, name: str) -> Path:

@@ -83,7 +83,7 @@ def decide(
     """The settings of a new run, and a line of reason for each that the recipe left open. built_in: the model is our
     decoder; others are not compiled."""
     train = recipe.train
-    steps, reasons = _steps(train.budget, order)
+    steps, reasons = planned_steps(train.budget, order)
     batch = batch_samples(train)
     if batch * train.sequence_length != train.batch_tokens:
         reasons.append(
@@ -147,7 +147,8 @@ def with_steps(settings: Settings, steps: int, train: Train) -> Settings:
     )
 
 
-def _steps(budget: Budget, order: Order) -> tuple[int | None, list[str]]:
+def planned_steps(budget: Budget, order: Order) -> tuple[int | None, list[str]]:
+    """How many steps a budget is, and a line of reason; None for a budget in hours."""
     if budget.hours is not None:
         return None, []
     if budget.steps is not None:
@@ -198,6 +199,8 @@ def _compile(
 ) -> tuple[bool, str]:
     if train.compile == "off":
         return False, "the recipe says so"
+    if train.packing == "padded":
+        return False, "padded batches have a shape of their own in every step, and each would be compiled anew"
     problem = "" if gpu else compiler_problem()
     if train.compile == "on" and problem:
         raise EnvironmentProblem(

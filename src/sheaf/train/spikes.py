@@ -39,6 +39,10 @@ class RollBack(Exception):
         super().__init__(why)
         self.step, self.why = step, why
 
+    def without_frames(self) -> RollBack:
+        """Itself, to be kept for longer than the frames that it came through."""
+        return RollBack(self.step, self.why)
+
 
 class SpikeGuard:
     """Judges every step of a run, in order. avoided: steps whose updates are not made."""
@@ -113,6 +117,7 @@ def rolled_back(run: Run, spike: RollBack, ranks: Ranks) -> Run:
 
     Raises TrainingFailed if that has happened too often.
     """
+    run = Run.open(run.folder)  # what has been decided since it began is in it
     avoided = sorted({*run.avoided, *range(max(0, spike.step - LED_TO_IT), spike.step + 1)})
     if len(avoided) > ROLLBACKS * (LED_TO_IT + 1):
         raise TrainingFailed(

@@ -22,12 +22,15 @@ from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
 from sheaf.formats.schema import CHATS
-from sheaf.order.order import Order
+from sheaf.order.order import Order, Runs
+from sheaf.order.replace import Replaced
 from sheaf.order.trace import TracedRun, TracedSample, trace_step
 from sheaf.prepare.encoder import Encoder
 from sheaf.privacy import Masked, masked_text
 from sheaf.train.checkpoint import list_checkpoints
+from sheaf.train.damage import replaced_in, uses_of
 from sheaf.train.journal import read as read_journal
+from sheaf.train.journal import read_step, steps_done
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
 
@@ -54,16 +57,18 @@ def trace_run(
     one position of the sample; its document alone is there, with "tokens" and "text" of this token, and "predicts":
     the token that is learned there, null if none is. tokens: the document's tokens whose prediction was trained on or
     from, [from, to). verify: read every origin again; each gets "verified": true, or the reason why not. Raises
-    UsageError if the run has not made this step or the step has no such rank, sample or token.
+    UsageError if the run has not made this step or the step has no such rank, sample or token. A sample that stood in
+    for one in a damaged block is shown as it was trained, and has "instead_of": {"index", "predicted", "file",
+    "block"}.
     """
     opened = Run.open(run)
     corpus = opened.corpus()
     order = order_of(opened.recipe, corpus, "train")
     line = _journalled(opened, step)
-    places = _places(order, step, line["ranks"])
+    places = _places(order, step, line["sample_ranks"])
     if token is not None and sample is None:
         raise UsageError("a token is one of a sample", fix=f"name the sample too: --sample 0 --token {token}")
-    samples = _samples(order, step, sample, rank, places)
+    samples = _samples(order, line, sample, rank, places)
     encoder = _encoder(corpus.tokenizer_path)
     with ExitStack() as stack:
         again = stack.enter_context(lineage.Rereader(corpus)) if verify else None
@@ -83,6 +88,7 @@ def trace_run(
                 "source": s.source,
                 "epoch": s.epoch,
                 "documents": documents,
+                **({} if s.replaced is None else {"instead_of": _instead(s.replaced)}),
             }
             for s, documents in zip(samples, shown, strict=True)
         ],
@@ -98,8 +104,9 @@ def trace_item(run: Path, pattern: str) -> Json:
     by_id = _with_id(corpus, pattern)
     numbers = by_id if len(by_id) else lineage.documents_of(corpus, pattern)
     order = order_of(opened.recipe, corpus, "train")
-    ranks = [line["ranks"] for line in read_journal(opened.folder)]
-    uses = order.steps_of(numbers, len(ranks)) if len(numbers) and ranks else []
+    lines = read_journal(opened.folder)
+    ranks = [line["sample_ranks"] for line in lines]
+    uses = uses_of(order, numbers, lines) if len(numbers) and ranks else []
     without_text = 0 if len(by_id) else lineage.without_text(corpus, pattern)
     first = min((u.step for u in uses), default=None)
     checkpoints = sorted(p.name for p in list_checkpoints(opened.folder))
@@ -134,15 +141,16 @@ def _with_id(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
 
 
 def _journalled(run: Run, step: int) -> Json:
-    lines = read_journal(run.folder)
-    if not 0 <= step < len(lines):
-        raise UsageError(
-            f"the run has not made step {step}",
-            where=str(run.folder),
-            why=f"its journal has steps 0 to {len(lines) - 1}" if lines else "its journal is empty",
-            fix="name a step of the journal",
-        )
-    return lines[step]
+    line = read_step(run.folder, step)
+    if line is not None:
+        return line
+    steps = steps_done(run.folder)
+    raise UsageError(
+        f"the run has not made step {step}",
+        where=str(run.folder),
+        why=f"its journal has steps 0 to {steps - 1}" if steps else "its journal is empty",
+        fix="name a step of the journal",
+    )
 
 
 def _places(order: Order, step: int, world: int) -> dict[int, tuple[int, int]]:
@@ -152,12 +160,12 @@ def _places(order: Order, step: int, world: int) -> dict[int, tuple[int, int]]:
 
 
 def _samples(
-    order: Order, step: int, sample: int | None, rank: int | None, places: dict[int, tuple[int, int]]
+    order: Order, line: Json, sample: int | None, rank: int | None, places: dict[int, tuple[int, int]]
 ) -> list[TracedSample]:
-    world = 1 + max(r for r, _ in places.values())
+    step, world = line["step"], 1 + max(r for r, _ in places.values())
     if rank is not None and not 0 <= rank < world:
         raise UsageError(f"step {step} was made by ranks 0 to {world - 1}, not {rank}")
-    here = [s for s in trace_step(order, step) if rank is None or places[s.slot][0] == rank]
+    here = [s for s in trace_step(order, step, replaced_in(line)) if rank is None or places[s.slot][0] == rank]
     if sample is None:
         return here
     if not 0 <= sample < len(here):
@@ -176,20 +184,37 @@ def _token(
 ) -> Json:
     """The document in which the sample's position lies, cut down to the token there."""
     end = max(run.position + run.end - run.start for run in sample.runs)
-    if not 0 <= position < end:
-        padding = f"; {end} to {order.sequence_length - 1} are padding" if end < order.sequence_length else ""
+    held = [run for run in sample.runs if run.position <= position < run.position + run.end - run.start]
+    if not held:
+        padding = f"{end} to {order.sequence_length - 1} are padding" if end < order.sequence_length else ""
         raise UsageError(
-            f"sample {sample.slot} of step {sample.step} has tokens 0 to {end - 1}, not {position}", why=padding[2:]
+            f"sample {sample.slot} of step {sample.step} has tokens 0 to {end - 1}, not {position}",
+            why=f"{position} is padding behind a shorter row" if 0 <= position < end else padding,
         )
-    run = max((run for run in sample.runs if run.position <= position), key=lambda run: run.position)
+    (run,) = held
     at = run.start + position - run.position
     here, following = (int(i) for i in _ids(corpus, run.document)[at : at + 2])
     documents = corpus.documents
     loss = order.losses[int(documents.shard[run.document])] if order.losses else None
     learned = loss is None or bool(loss[int(documents.offset[run.document]) + at + 1])
+    if learned and sample.replaced is not None:
+        learned = _predictions(order, sample, position) < sample.replaced.predicted
     shown = _document(corpus, encoder, replace(run, position=position), (at, at + 1), again)
     learns = {"id": following, "text": encoder.decode([following])} if learned else None
     return {**shown, "id": here, "text": encoder.decode([here]), "predicts": learns}
+
+
+def _predictions(order: Order, sample: TracedSample, position: int) -> int:
+    """How many tokens the sample predicts before this position."""
+    before = [(r.document, r.start, min(r.end - r.start, position - r.position)) for r in sample.runs]
+    document, start, length = np.array([run for run in before if run[2] > 0], np.int64).reshape(-1, 3).T
+    return int(order.predictions(Runs(np.zeros(len(document), np.int64), document, start, length)).sum())
+
+
+def _instead(replaced: Replaced) -> Json:
+    damage = replaced.damage
+    said = {"index": replaced.index, "predicted": replaced.predicted}
+    return {**said, "file": damage.file, "block": damage.block, "why": damage.why}
 
 
 def _span(corpus: CorpusVersion, run: TracedRun) -> tuple[int, int]:

@@ -21,24 +21,38 @@ from typing import Any
 
 from sheaf.console import Console
 from sheaf.errors import Interrupted, UsageError
-from sheaf.model.adapters import stored, trained
-from sheaf.model.compile import compile_decoder
-from sheaf.model.families import load_state
-from sheaf.model.other import OtherModel
+from sheaf.model.pieces import Values
+from sheaf.order.figures import step_figures
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
+from sheaf.order.replace import digest
+from sheaf.parallel.collectives import traffic
+from sheaf.parallel.layout import layout_on
+from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.parallelize import How, Spread
+from sheaf.parallel.pulse import Phase, pulse, watch_compiling
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
-from sheaf.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, saved_model, step_of
+from sheaf.train.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    find_checkpoint,
+    list_checkpoints,
+    newest_valid,
+    step_of,
+)
+from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.journal import Journal
-from sheaf.train.learner import Learner
+from sheaf.train.learner import Learner, NotFinite
+from sheaf.train.not_finite import explained
 from sheaf.train.optimizer import Update
+from sheaf.train.plan import ModelPlan, new_values, planned
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
-from sheaf.train.setup import DTYPES, hold_still, new_model, order_of
+from sheaf.train.setup import DTYPES, order_of
 from sheaf.train.spikes import RollBack, SpikeGuard, knows, rolled_back
 
 NOTES_A_RUN = 20
@@ -52,23 +66,29 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
     EnvironmentProblem if the disk is full. Whatever is raised, the run can be resumed.
     """
     while True:
-        trainer = Trainer(run, ranks, console)
         try:
-            with StopSignals(patient=ranks.world > 1) as signals, trainer.writing() as files:
-                trainer.fit(files, signals)
-            return trainer.run
-        except RollBack as spike:
-            console.note(f"step {spike.step:,} is a spike: {spike.why}; going back before it")
-            run = rolled_back(trainer.run, spike, ranks)
+            return _train_on(run, ranks, console)
+        except RollBack as error:
+            spike = error.without_frames()  # which would keep the old model beside the new one
+        console.note(f"step {spike.step:,} is a spike: {spike.why}; going back before it")
+        with pulse.phase(Phase.STARTING):
+            run = rolled_back(run, spike, ranks)
+
+
+def _train_on(run: Run, ranks: Ranks, console: Console) -> Run:
+    trainer = Trainer(run, ranks, console)
+    with StopSignals(patient=ranks.world > 1) as signals, trainer.writing() as files:
+        trainer.fit(files, signals)
+    return trainer.run
 
 
 @dataclass
 class Files:
-    """What rank 0 writes while training."""
+    """What a rank writes while training: its part of the checkpoints, and rank 0 the journals."""
 
-    steps: Journal
-    evaluations: Journal
     checkpoints: CheckpointWriter
+    steps: Journal | None = None
+    evaluations: Journal | None = None
 
 
 class Trainer:
@@ -82,24 +102,28 @@ class Trainer:
         self.token_files = self.corpus.token_files()
         self.order = order_of(self.recipe, self.corpus, "train")
         self.held_out = order_of(self.recipe, self.corpus, "held_out")
-        self.micro_samples = self.settings.micro_samples(self.train.sequence_length, ranks.world)
-        note = console.note if ranks.rank == 0 else lambda _: None
-        self.checkpoint = newest_valid(run.folder, note, lambda manifest: knows(manifest, run))
-        self.learner = self._learner(self.checkpoint)
+        self.mesh = Mesh(ranks, layout_on(run.layout, ranks.world))
+        self.micro_samples = self.settings.micro_samples(self.train.sequence_length, self.mesh.samples.size)
+        self.checkpoint = self._newest_valid()
+        self.plan, values = self._model(self.checkpoint)
+        self.learner = self._learner(self.plan, values)
+        del values  # it may hold a whole model
         self.done, self.tokens = 0, 0
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
         self.evaluation: dict[str, Any] | None = None
+        self.damage = Damages(self.corpus, ranks, console)
 
     # ---- the loop
 
-    def fit(self, files: Files | None, signals: StopSignals) -> None:
-        """All remaining steps. files: on rank 0."""
+    def fit(self, files: Files, signals: StopSignals) -> None:
+        """All remaining steps."""
         self.learner.check_ranks_agree()
         if self.settings.steps is None:
             self._set_steps(self._steps_for_hours(self.train.budget.hours or 0.0))
         steps = self.settings.steps or 0
         stage = self.console.stage("train", steps - self.done, "steps")
+        pulse.begin(self.done)
         with stage as advance, self._loader(self.done, steps) as loader:
             for batch, data_seconds in _timed(iter(loader)):
                 line = self._step(batch, data_seconds, signals)
@@ -109,54 +133,68 @@ class Trainer:
                 if stop and self.done < steps:
                     self._stop(files, signals)
         if self.evaluation is None:  # killed between the last checkpoint and the result
-            self._evaluate(files)
+            with pulse.phase(Phase.EVALUATING):
+                self._evaluate(files)
+        pulse.end()
         (memory,) = self.ranks.sum([peak_memory_bytes()])
-        if files is not None:
-            files.checkpoints.wait()
+        files.checkpoints.wait()
+        if self.ranks.rank == 0:
             self.run = self.run.updated(result={**self._result(files), "peak_memory_bytes": int(memory)})
 
     def _step(self, batch: Batch, data_seconds: float, signals: StopSignals) -> dict[str, Any]:
         """One step and its journal line (plus "stop")."""
         start = time.perf_counter()
         rate = learning_rate(batch.step, self.settings.steps or 0, self.settings.learning_rate, self.train.schedule)
-        waited = self.learner.gradients.waited_seconds
-        result = self.learner.step(batch, rate, stop=signals.received is not None)
+        sent, waited = traffic.bytes, traffic.seconds
+        try:
+            result = self.learner.step(batch, rate, stop=signals.received is not None)
+        except NotFinite as error:
+            replaced = self.damage.of_step(batch, error.replaced)
+            raise explained(error, self.learner, batch, replaced, self.corpus, self.run.folder) from error
         seconds = time.perf_counter() - start + data_seconds
         self.done = batch.step + 1
         self.tokens += batch.valid_tokens
+        pulse.stepped(self.done, seconds)
+        replaced = self.damage.of_step(batch, result.replaced)
+        figures = step_figures(self.order, batch.step, self.mesh.samples.size) if self.ranks.rank == 0 else None
         return {
             "step": batch.step,
             "loss": result.loss,
             "tokens": self.tokens,
-            "samples": batch.digest if self.ranks.rank == 0 else "",
+            "samples": digest(self.order, batch.step, replaced) if self.ranks.rank == 0 else "",
             "lr": rate,
             "grad_norm": result.gradient_norm,
             "skipped": result.skipped,
             "tokens_per_second": batch.inputs / seconds,
             "seconds": seconds,
-            "bytes_sent": self.learner.gradients.bytes_sent,
+            "bytes_sent": traffic.bytes - sent,
             "ranks": self.ranks.world,
+            "sample_ranks": self.mesh.samples.size,  # over which the samples of a step are divided
             "valid_tokens": batch.valid_tokens,
             "padding": 1.0 - batch.inputs / result.positions,
+            **({} if figures is None else figures.to_json()),
             "data_seconds": data_seconds,
-            "communication_seconds": self.learner.gradients.waited_seconds - waited,
+            "communication_seconds": traffic.seconds - waited,
+            **({"replaced": [one.to_json() for one in replaced]} if replaced else {}),
             "stop": result.stop,
         }
 
-    def _after_step(self, files: Files | None, line: dict[str, Any], stop: bool) -> None:
+    def _after_step(self, files: Files, line: dict[str, Any], stop: bool) -> None:
         last = self.done == self.settings.steps
-        if files is not None:
+        if files.steps is not None:
             files.steps.append(line)
-            files.checkpoints.check()
+        files.checkpoints.check()
         self._note_progress(line)
         if self.done % self.settings.evaluate_every == 0 or last:
-            self._evaluate(files)
+            with pulse.phase(Phase.EVALUATING):
+                self._evaluate(files)
         if self.done % self.settings.checkpoint_every == 0 or last or stop:
-            self._save(files)
+            with pulse.phase(Phase.SAVING):
+                self._save(files)
 
-    def _stop(self, files: Files | None, signals: StopSignals) -> None:
-        if files is not None:
-            files.checkpoints.wait()
+    def _stop(self, files: Files, signals: StopSignals) -> None:
+        pulse.end()
+        files.checkpoints.wait()
         number = signals.received or signal.SIGTERM
         raise interrupted(self.run.folder, number)
 
@@ -172,22 +210,22 @@ class Trainer:
 
     # ---- evaluation
 
-    def _evaluate(self, files: Files | None) -> None:
+    def _evaluate(self, files: Files) -> None:
         if not predicts(self.held_out, self.train.evaluate_tokens):
             return
         start = time.perf_counter()
-        with self.learner.optimizer.as_evaluated():
+        with self.learner.as_evaluated():
             figures = evaluate(
-                self.learner.model,
+                self.learner.spread,
                 self.corpus,
                 self.held_out,
                 self.token_files,
-                ranks=self.ranks,
                 micro_samples=self.micro_samples,
                 tokens=self.train.evaluate_tokens,
+                tell=self.damage.tell,
             )
         self.evaluation = {"step": self.done, **figures}
-        if files is not None:
+        if files.evaluations is not None:
             files.evaluations.append({**self.evaluation, "seconds": time.perf_counter() - start})
         bits = figures["bits_per_byte"]  # none where no byte is said, but the ends of turns
         said = "" if bits is None else f", {bits:.4f} bits per byte"
@@ -196,55 +234,62 @@ class Trainer:
     # ---- checkpoints
 
     @contextmanager
-    def writing(self) -> Generator[Files | None]:
-        """The files of rank 0, open and cut back to the checkpoint; None on other ranks."""
-        if self.ranks.rank != 0:
-            yield None
-            return
+    def writing(self) -> Generator[Files]:
+        """What this rank writes, open and on rank 0 cut back to the checkpoint."""
+        folder, ranks = self.run.folder, self.ranks
         lengths = {"steps_bytes": 0, "evaluations_bytes": 0} if self.checkpoint is None else self.checkpoint.manifest
-        folder = self.run.folder
         with ExitStack() as stack:
-            files = Files(
-                stack.enter_context(closing(Journal(folder / journal.STEPS, lengths["steps_bytes"]))),
-                stack.enter_context(closing(Journal(folder / journal.EVALUATIONS, lengths["evaluations_bytes"]))),
-                stack.enter_context(closing(CheckpointWriter(folder, self.train.keep))),
-            )
-            files.checkpoints.go_on_from(self.checkpoint)
-            if self.checkpoint is not None:
-                self.evaluation = self._evaluation_of_now()
+            writer = CheckpointWriter(folder, self.train.keep, ranks.rank, ranks.world)
+            files = Files(stack.enter_context(closing(writer)))
+            if ranks.rank == 0:
+                files.steps = stack.enter_context(closing(Journal(folder / journal.STEPS, lengths["steps_bytes"])))
+                path = folder / journal.EVALUATIONS
+                files.evaluations = stack.enter_context(closing(Journal(path, lengths["evaluations_bytes"])))
+                writer.go_on_from(self.checkpoint)
+                if self.checkpoint is not None:
+                    self.evaluation = self._evaluation_of_now()
             yield files
 
     def _evaluation_of_now(self) -> dict[str, Any] | None:
         """The evaluation that was made at the very step of the checkpoint, if there was one."""
         return next((e for e in journal.read_evaluations(self.run.folder) if e["step"] == self.done), None)
 
-    def _save(self, files: Files | None) -> None:
+    def _save(self, files: Files) -> None:
         self.learner.check_ranks_agree()
-        if files is None:
-            return
         learner, settings = self.learner, self.settings
-        manifest = {
-            "step": self.done,
-            "tokens": self.tokens,
-            "updates": learner.optimizer.updates,
-            "order": self.order.state(self.done),
-            "schedule": {
-                **self.train.schedule.model_dump(),
-                "peak": settings.learning_rate,
-                "steps": settings.steps,
-            },
-            "random": {"seed": settings.seed},  # nothing random happens after initialisation
-            "steps_bytes": files.steps.sync(),
-            "evaluations_bytes": files.evaluations.sync(),
-            "model": learner.model.config.to_hf(),
-            "adapters": learner.model.lora and learner.model.lora.to_json(),
-            "precision": self.train.precision,
-            "optimizer": settings.optimizer,
-            "averaging": learner.optimizer.averaging,
-            "spikes": learner.guard.state(),
-        }
-        with learner.optimizer.as_evaluated():
-            files.checkpoints.save(manifest, stored(learner.model), learner.optimizer.state())
+        manifest = {"step": self.done}
+        if files.steps is not None and files.evaluations is not None:
+            manifest |= {
+                "tokens": self.tokens,
+                "updates": learner.optimizer.updates,
+                "order": self.order.state(self.done),
+                "schedule": {
+                    **self.train.schedule.model_dump(),
+                    "peak": settings.learning_rate,
+                    "steps": settings.steps,
+                },
+                "random": {"seed": settings.seed},  # nothing random happens after initialisation
+                "steps_bytes": files.steps.sync(),
+                "evaluations_bytes": files.evaluations.sync(),
+                "model": learner.spread.config.to_hf(),
+                "adapters": learner.spread.lora and learner.spread.lora.to_json(),
+                "precision": self.train.precision,
+                "optimizer": settings.optimizer,
+                "averaging": learner.optimizer.averaging,
+                "spikes": learner.guard.state(),
+                "layout": self.mesh.layout.model_dump(),
+            }
+        with learner.as_evaluated():
+            files.checkpoints.save(manifest, learner.state())
+
+    def _newest_valid(self) -> Checkpoint | None:
+        """Checked by rank 0, which tells the others which one it is; they read some of it."""
+        if self.ranks.rank == 0:
+            found = newest_valid(self.run.folder, self.console.note, lambda manifest: knows(manifest, self.run))
+            self.ranks.from_first([-1 if found is None else found.step])
+            return found
+        (step,) = self.ranks.from_first([0])
+        return None if step < 0 else find_checkpoint(self.run.folder, int(step), files=False)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest
@@ -252,29 +297,43 @@ class Trainer:
         self.tokens = manifest["tokens"]
         if manifest["optimizer"] != self.settings.optimizer:
             raise UsageError("the checkpoint is of another optimizer", where=str(checkpoint.path))
-        self.learner.optimizer.load(checkpoint.optimizer(), manifest["updates"], manifest["averaging"])
+        self.learner.optimizer.load(checkpoint.read, manifest["updates"], manifest["averaging"])
         self.learner.guard.load(manifest["spikes"])
         self.console.note(f"going on after step {self.done:,}, from {checkpoint.path.name}")
 
     # ---- beginnings and ends
 
-    def _learner(self, checkpoint: Checkpoint | None) -> Learner:
+    def _model(self, checkpoint: Checkpoint | None) -> tuple[ModelPlan, Values]:
         if checkpoint is None:
-            model = new_model(self.recipe, self.corpus, self.ranks.device)
-        else:
-            model = saved_model(checkpoint, DTYPES[self.train.precision]).to(self.ranks.device)
-        hold_still(model, self.train.freeze)
-        if isinstance(model, OtherModel):
-            self.console.note(f"the model is transformers' {model.config.model_type}; {model.isolation_in_words}")
-        compile_decoder(model, "on" if self.settings.compile else "off")
+            return new_values(self.recipe, self.corpus)
+        plan = planned(self.recipe, checkpoint.config, checkpoint.lora)
+        return plan, checkpoint.values(check=self.ranks.rank == 0)
+
+    def _learner(self, plan: ModelPlan, values: Values) -> Learner:
+        if self.settings.compile:
+            watch_compiling()
         train = self.train
+        how = How(
+            compile=self.settings.compile,
+            recompute=train.activation_checkpointing,
+            lora=plan.lora,
+            frozen=plan.frozen,
+        )
+        spread = Spread(plan.config, DTYPES[train.precision], self.mesh, how, values)
+        if spread.isolation:
+            self.console.note(f"the model is of transformers' code; {spread.isolation}")
         update = Update(self.settings.optimizer, train.weight_decay, train.betas, train.precision, train.rates)
-        guard = SpikeGuard(train.spikes, self.run.avoided)
-        return Learner(model, update, train.clip, self.micro_samples, self.ranks, guard)
+        return Learner(spread, update, train.clip, self.micro_samples, SpikeGuard(train.spikes, self.run.avoided))
 
     def _loader(self, start: int, stop: int) -> Loader:
         return Loader(
-            self.order, self.token_files, rank=self.ranks.rank, world=self.ranks.world, start=start, stop=stop
+            self.order,
+            self.token_files,
+            rank=self.mesh.samples.rank,
+            world=self.mesh.samples.size,
+            start=start,
+            stop=stop,
+            tell=self.damage.tell,
         )
 
     def _steps_for_hours(self, hours: float) -> int:
@@ -283,7 +342,7 @@ class Trainer:
         Measured before step 0 and then written down, so that schedule and end are known from the first step on. The
         lower quartile counts: what else runs on the machine now may be gone in a minute.
         """
-        before = {name: parameter.detach().clone() for name, parameter in self.learner.model.named_parameters()}
+        before = {name: tensor.clone() for name, tensor in self.learner.spread.held().items()}
         seconds: list[float] = []
         with self._loader(0, min(PROBE_STEPS, self.order.steps or PROBE_STEPS)) as loader:
             for batch in loader:
@@ -292,7 +351,7 @@ class Trainer:
                 seconds.append(time.perf_counter() - start)
                 if self.ranks.from_first([len(seconds) > 4 and sum(seconds[1:]) > PROBE_SECONDS])[0]:
                     break
-        load_state(self.learner.model, before)
+        self.learner.spread.fill(lambda name, _: before[name])
         self.learner.reset_optimizer()
         step_seconds = sorted(seconds[1:] or seconds)[(len(seconds) - 1) // 4]
         evaluations = 10 * steps_within(self.held_out, self.train.evaluate_tokens) * step_seconds / 3
@@ -310,8 +369,7 @@ class Trainer:
     def _result(self, files: Files) -> dict[str, Any]:
         lines = journal.read(self.run.folder)
         speed = statistics.median(line["tokens_per_second"] for line in lines)
-        model, span = self.learner.model, attention_span(self.order)
-        learned = sum(p.numel() for p in trained(model).values()) / sum(p.numel() for p in model.parameters())
+        flops = self.learner.spread.config.flops_per_token(attention_span(self.order), self.plan.learned)
         return {
             "run": str(self.run.folder),
             "steps": self.done,
@@ -319,13 +377,14 @@ class Trainer:
             "validation_loss": self.evaluation["loss"] if self.evaluation else None,
             "bits_per_byte": self.evaluation["bits_per_byte"] if self.evaluation else None,
             "tokens": self.tokens,
+            "replaced": sum(len(line.get("replaced", ())) for line in lines),
             "tokens_per_second": speed,
-            "model_flops_per_second": speed * model.config.flops_per_token(span, learned),
+            "model_flops_per_second": speed * flops,
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
             "skipped_steps": sum(line["skipped"] for line in lines),
             "ranks": self.ranks.world,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": self.plan.total,
             "checkpoint": str(files.checkpoints.last),
         }
 

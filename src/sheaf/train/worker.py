@@ -1,8 +1,10 @@
 """One rank of a run: `python -m sheaf.train.worker RUN_FOLDER`, started by `launch`, or by torchrun for many machines.
 
-Says nothing on its own: rank 0 writes notes into the run's folder and the parent shows them. A named error is left as
-failure-<rank>.json, so that the parent can raise it again; the exit code is the error's. Nothing that takes time is
-imported before this process is bound to its parent's life: an orphan would write into a run that is being resumed.
+Says nothing on its own: rank 0 writes notes into the run's folder and the parent shows them. Why it fails is told to
+the parent in shared memory (`pulse`), so that it can raise the error again, or on stderr where torchrun is the parent;
+the exit code is the error's. Nothing that takes time is imported before this process is bound to its parent's life: an
+orphan would write into a run that is being resumed. (`forker`, which is a rank's parent on one machine, has imported
+it all before.)
 """
 
 from __future__ import annotations
@@ -21,33 +23,45 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until training notes it: a Ctrl-C is the launcher's to pass on
     launcher = os.environ.get("SHEAF_LAUNCHER")
     die_with_parent(int(launcher) if launcher else os.getppid())
-    return _train(folder, alone=launcher is None)
-
-
-def _train(folder: Path, *, alone: bool) -> int:
-    """alone: no launcher of ours holds the run, so rank 0 does."""
     from sheaf.errors import SheafError
-    from sheaf.files import write_json
+    from sheaf.parallel.pulse import pulse
+
+    if launcher is not None:
+        pulse.connect(int(os.environ["RANK"]))
+    try:
+        _train(folder, alone=launcher is None)
+    except SheafError as error:
+        words = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+        pulse.last_words({"kind": type(error).__name__, "code": error.exit_code, **words})
+        if launcher is None:
+            print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        pulse.last_words({"kind": "", "code": 1, "what": said, "where": "", "why": "", "fix": ""})
+        raise
+    finally:
+        pulse.stop_alarm()
+    return 0
+
+
+def _train(folder: Path, *, alone: bool) -> None:
+    """alone: no launcher of ours holds the run and looks at its ranks, so rank 0 does, and each looks at itself."""
     from sheaf.model.memory import keep_memory
-    from sheaf.parallel.ranks import PeerLost, join, threads_for
+    from sheaf.parallel.pulse import Patience, pulse
+    from sheaf.parallel.ranks import join, threads_for
     from sheaf.train.notes import NotesFile
     from sheaf.train.run import Run, locked
     from sheaf.train.setup import exact
     from sheaf.train.trainer import train_run
 
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
     keep_memory()
-    try:
-        with locked(folder) if alone and rank == 0 else nullcontext(), exact(threads_for(world)), join() as ranks:
-            train_run(Run.open(folder), ranks, NotesFile(folder if rank == 0 else None))
-    except PeerLost as error:
-        return error.exit_code  # the launcher knows which rank was the cause
-    except SheafError as error:
-        words = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
-        content = {"kind": type(error).__name__, "code": error.exit_code, **words}
-        write_json(folder / f"failure-{rank}.json", content)
-        return error.exit_code
-    return 0
+    run = Run.open(folder)
+    if alone:
+        pulse.set_alarm(Patience(run.recipe.train.restarts.stuck_after))
+    with locked(folder) if alone and rank == 0 else nullcontext(), exact(threads_for(here)), join() as ranks:
+        train_run(run, ranks, NotesFile(folder if rank == 0 else None))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def _over_slots(
     member = _scratch(scratch, np.int64, len(found.bucket))
     filled = _scratch(scratch, np.int32, len(found.room) - 1)
     shared = _scratch(scratch, np.int16, len(found.rank))
-    seen = np.empty(int(np.diff(found.first).max()) * MEMBERS, np.int64)
+    # Unsigned like shingles: numba then compiles one sort for both, which takes it a second.
+    seen = np.empty(int(np.diff(found.first).max()) * MEMBERS, np.uint64)
     with found.runs.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
         runs = np.frombuffer(mapping, np.uint64)
         try:
@@ -170,7 +171,7 @@ def _greedy(
     member: NDArray[np.int64],
     filled: NDArray[np.int32],
     shared: NDArray[np.int16],
-    seen: NDArray[np.int64],
+    seen: NDArray[np.uint64],
     of: NDArray[np.int64],
     similarity: NDArray[np.float32],
     told: NDArray[np.int64],
@@ -198,15 +199,15 @@ def _greedy(
                     n += 1
                 shared[other] += 1
         for i in range(n):
-            other = seen[i]
-            seen[i] = (np.int64(0x7FFF - shared[other]) << _SLOT_BITS) | other
+            other = np.int64(seen[i])
+            seen[i] = np.uint64((np.int64(0x7FFF - shared[other]) << _SLOT_BITS) | other)
             shared[other] = 0
         if n > 1:
             seen[:n].sort()
         size, start = run_length[slot], run_first[slot]
         compared, kept = 0, True
         for i in range(n):
-            other = seen[i] & ((1 << _SLOT_BITS) - 1)
+            other = np.int64(seen[i]) & ((1 << _SLOT_BITS) - 1)
             need = _needed(size, run_length[other], threshold)
             if need > min(size, run_length[other]):
                 continue
