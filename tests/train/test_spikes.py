@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from published import rewound
 from saved_tensors import saved_tensors
+from spiking_rank import plant
 from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
 from sheaf.errors import TrainingFailed
-from sheaf.order.loader import Batch
 from sheaf.parallel.parallelize import Spread
 from sheaf.parallel.ranks import Ranks, alone
 from sheaf.train import journal, spikes
 from sheaf.train.launch import resume, train
-from sheaf.train.learner import Learner, StepResult
+from sheaf.train.learner import Learner
 from sheaf.train.run import Run
 from sheaf.train.spikes import RollBack, SpikeGuard
 
@@ -84,18 +83,9 @@ def test_off_is_off() -> None:
 def spiking(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """step → factor on its loss: a planted spike. The history that is needed is made short."""
     planted: dict[int, float] = {}
-    plain_step, plain_loss, now = Learner.step, Spread._loss, [0]
-
-    def step(self: Learner, batch: Batch, *rest: Any, **named: Any) -> StepResult:
-        now[0] = batch.step
-        return plain_step(self, batch, *rest, **named)
-
-    def loss(self: Spread, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return plain_loss(self, hidden, labels) * planted.get(now[0], 1.0)
-
-    monkeypatch.setattr(Learner, "step", step)
-    monkeypatch.setattr(Spread, "_loss", loss)
-    monkeypatch.setattr(spikes, "LEAST", 8)
+    for owner, name in ((Learner, "step"), (Spread, "_loss"), (spikes, "LEAST")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back
+    plant(planted)
     return planted
 
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -158,9 +158,13 @@ class OtherModel(nn.Module):
         return [(names[i], name) for name, i in every if names[i] != name]
 
     def blocks(self) -> list[nn.Module]:
-        """The layers, as transformers says which modules are not to be divided."""
-        names = self.net._no_split_modules or ()
-        return [module for module in self.modules() if type(module).__name__ in names]
+        """The layers: the outermost of those modules that are not to be divided, as transformers says."""
+        kinds = self.net._no_split_modules or ()
+        found: dict[str, nn.Module] = {}
+        for name, module in self.named_modules():
+            if type(module).__name__ in kinds and not name.startswith(tuple(f"{outer}." for outer in found)):
+                found[name] = module
+        return list(found.values())
 
     @property
     def net(self) -> Any:
@@ -316,14 +320,15 @@ def load_other(folder: Path, config: OtherConfig, vocabulary: int = 0) -> OtherM
     whole."""
     transformers = _transformers()
     try:
-        net, info = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _without_bars(transformers):
+            net, info = transformers.AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError("transformers cannot load this model", where=str(folder), why=_first_line(error)) from error
     if lacking := sorted(info["missing_keys"]):
@@ -380,6 +385,19 @@ def _transformers() -> Any:
     except ImportError as error:
         raise MissingExtra("transformers", "a model of another family than llama, mistral, qwen2 or qwen3") from error
     return transformers
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Generator[None]:
+    """Every rank would draw one."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

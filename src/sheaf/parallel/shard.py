@@ -13,6 +13,8 @@ scattered, per rank. Memory: weights, gradients and optimiser state 1/N each, an
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,6 +36,8 @@ def shard_matrices(model: Model, pieces: dict[str, Piece], mesh: Mesh) -> None:
     dtype = model.compute_dtype if isinstance(model, Decoder) else torch.float32
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     grid = _device_mesh(mesh)
+    # Nobody changes hidden states in place, and models of other families may end in a view.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for module in (*model.blocks(), model):
         sharded = fully_shard(module, mesh=grid, mp_policy=policy, ignored_params=vectors)
         # The loss is already divided by the global batch: sums, no means.

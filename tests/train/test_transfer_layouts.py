@@ -1,0 +1,123 @@
+"""What learns in part, slowly, beside a base, or by averages, under layouts: as one process has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from spiking_rank import FACTOR
+from test_layouts import four_layers
+from training_corpus import VOCABULARY, make_corpus, make_recipe
+
+from sheaf.console import Silent
+from sheaf.errors import EnvironmentProblem, UsageError
+from sheaf.model.config import preset
+from sheaf.model.decoder import Decoder
+from sheaf.model.init import initialise
+from sheaf.model.pretrained import _write_model
+from sheaf.parallel.launch import Ended, forker, run_once
+from sheaf.recipe import Layout, ModelSpec, Recipe
+from sheaf.train import journal
+from sheaf.train.launch import train
+from sheaf.train.run import Run
+from sheaf.train.verify import verify
+
+AXES = [Layout.model_validate({axis: 2}) for axis in ("data", "shard", "context", "tensor", "pipeline")]
+SCHEDULES = [Layout(pipeline=2, schedule=kind) for kind in ("interleaved", "zero-bubble")]
+MOE = transformers.MixtralConfig(
+    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=1, max_position_embeddings=64,
+)  # fmt: skip
+STATE_SPACE = transformers.MambaConfig(
+    vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, state_size=4, bos_token_id=0, eos_token_id=0
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def not_held(recipe: Recipe, root: Path, layouts: list[Layout], steps: int = 2) -> list[dict[str, Any]]:
+    found = verify(recipe, make_corpus(root), layouts, steps=steps, console=Silent())
+    return [one.to_json() for one in found if not one.holds]
+
+
+def from_folder(recipe: Recipe, root: Path, **more: Any) -> Recipe:
+    model = ModelSpec.model_validate({"from": str(root / "base"), **more})
+    return recipe.model_copy(update={"model": model})
+
+
+def base(root: Path) -> Path:
+    """A Qwen3 of four layers."""
+    shape: Mapping[str, Any] = {"hidden_size": 64, "layers": 4, "heads": 4, "kv_heads": 4, "intermediate_size": 96}
+    model = Decoder(preset("tiny", vocab_size=VOCABULARY, max_positions=64, end_of_text=0, **shape))
+    initialise(model, 1)
+    (root / "base").mkdir()
+    _write_model(model, root / "base", 0, torch.float32, ())
+    return root
+
+
+def of_others(root: Path, config: Any) -> Path:
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(root / "base")
+    return root
+
+
+def test_parts_frozen_and_slow_and_averages_are_the_same_under_every_axis_and_schedule(tmp_path: Path) -> None:
+    """Of four interleaved stages the first is frozen as a whole."""
+    settings = {"freeze": ["model.embed_tokens*", "model.layers.0.*", "*.q_proj.*"], "rates": {"model.layers.3.*": 0.5}}
+    recipe = four_layers(tmp_path, optimizer="schedule-free", **settings)
+    assert not_held(recipe, tmp_path, [*AXES, *SCHEDULES]) == []
+
+
+def test_muon_has_its_rates_where_no_rank_holds_a_matrix(tmp_path: Path) -> None:
+    recipe = four_layers(tmp_path, optimizer="muon", rates={"*.down_proj.*": 0.1}, freeze=["*.up_proj.*"])
+    assert not_held(recipe, tmp_path, [Layout(shard=2), Layout(tensor=2)]) == []
+
+
+def test_adapters_are_the_same_under_every_layout_that_knows_them(tmp_path: Path) -> None:
+    lora = {"rank": 4, "targets": ["q_proj", "down_proj"], "full": ["embed_tokens", "v_proj"]}
+    recipe = from_folder(make_recipe(tmp_path), base(tmp_path), lora=lora)
+    layouts = [one for one in (*AXES, *SCHEDULES) if one.tensor == 1]
+    assert not_held(recipe, tmp_path, layouts) == []
+    with pytest.raises(UsageError, match="spread in this way") as raised:
+        not_held(recipe, tmp_path, [Layout(tensor=2)])
+    assert "does not know adapters" in raised.value.why and "layout of 2 ranks: {" in raised.value.fix
+
+
+def test_models_of_other_families_are_sharded_though_a_rank_uses_no_expert(tmp_path: Path) -> None:
+    recipe = from_folder(make_recipe(tmp_path), of_others(tmp_path, MOE))
+    assert not_held(recipe, tmp_path, [Layout(data=2), Layout(shard=2)], steps=1) == []
+    with pytest.raises(UsageError, match="spread in this way") as raised:
+        not_held(recipe, tmp_path, [Layout(pipeline=2)])
+    assert "by data and shard only" in raised.value.why
+
+
+@pytest.mark.soak
+def test_rows_of_their_own_are_not_sharded(tmp_path: Path) -> None:
+    recipe = from_folder(make_recipe(tmp_path), of_others(tmp_path, STATE_SPACE))
+    with pytest.raises(EnvironmentProblem) as raised:
+        not_held(recipe, tmp_path, [Layout(shard=2)], steps=1)
+    assert "cannot be sharded" in raised.value.why and "{data: 2}" in raised.value.why
+
+
+def test_all_ranks_go_back_before_a_spike_together(tmp_path: Path) -> None:
+    corpus, recipe = make_corpus(tmp_path), four_layers(tmp_path, budget={"steps": 18}, checkpoint_every=4)
+    told: dict[str, list[float]] = {}
+    for name, layout in (("one", Layout()), ("sharded", Layout(shard=2))):
+        changed = recipe.train.model_copy(update={"layout": layout, "spikes": "rollback"})
+        started = train(recipe.model_copy(update={"train": changed}), corpus, start_only=True, console=Silent())
+        run, ranks = Path(started["run"]), layout.shard
+        with forker("spiking_rank", ["sheaf.train.trainer"], ranks) as starts:
+            assert run_once(starts, [str(run), "14"], ranks, tmp_path) == Ended()
+        lines = journal.read(run)
+        assert [line["step"] for line in lines] == list(range(18))
+        assert [line["step"] for line in lines if line["skipped"]] == Run.open(run).avoided == list(range(6, 15))
+        told[name] = [line["loss"] for line in lines]
+    assert told["one"][14] > FACTOR
+    assert told["sharded"] == pytest.approx(told["one"], rel=1e-4)
