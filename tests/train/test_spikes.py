@@ -10,13 +10,15 @@ import pytest
 import torch
 from published import rewound
 from saved_tensors import saved_tensors
-from spiking_rank import plant
+from spiking_rank import FACTOR, plant
 from training_corpus import make_corpus, make_recipe
 
 from sheaf.console import Silent
 from sheaf.errors import TrainingFailed
+from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.parallel.parallelize import Spread
 from sheaf.parallel.ranks import Ranks, alone
+from sheaf.recipe import Layout
 from sheaf.train import journal, spikes
 from sheaf.train.launch import resume, train
 from sheaf.train.learner import Learner
@@ -124,6 +126,20 @@ def test_going_back_arrives_where_the_updates_were_never_made(tmp_path: Path, sp
         resume(again, console=Silent())
         assert Run.open(again).avoided == list(range(10, 19))
         assert all(torch.equal(first[name], tensor) for name, tensor in saved_tensors(again).items())
+
+
+def test_all_ranks_of_a_layout_go_back_before_a_spike_together(tmp_path: Path, spiking: dict[int, float]) -> None:
+    corpus, spiking[12] = make_corpus(tmp_path), FACTOR
+    recipe = make_recipe(tmp_path, spikes="rollback", budget={"steps": 14}, checkpoint_every=4, layout={"shard": 2})
+    started = train(recipe, corpus, start_only=True, console=Silent())
+    run = Path(started["run"])
+    with forker("spiking_rank", ["sheaf.train.trainer"], 2) as starts:
+        assert run_once(starts, [str(run), "12"], 2, tmp_path) == Ended()
+    alone = recipe.model_copy(update={"train": recipe.train.model_copy(update={"layout": Layout()})})
+    lines, theirs = (journal.read(r) for r in (run, Path(train(alone, corpus, console=Silent())["run"])))
+    assert [line["step"] for line in lines if line["skipped"]] == Run.open(run).avoided == list(range(4, 13))
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in theirs], rel=1e-4)
+    assert len(lines) == 14 and lines[12]["loss"] > FACTOR
 
 
 def test_spikes_without_end_stop_the_run(tmp_path: Path) -> None:

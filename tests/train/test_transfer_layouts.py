@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from spiking_rank import FACTOR
 from test_layouts import four_layers
 from training_corpus import VOCABULARY, make_corpus, make_recipe
 
@@ -19,11 +18,7 @@ from sheaf.model.config import preset
 from sheaf.model.decoder import Decoder
 from sheaf.model.init import initialise
 from sheaf.model.pretrained import _write_model
-from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.recipe import Layout, ModelSpec, Recipe
-from sheaf.train import journal
-from sheaf.train.launch import train
-from sheaf.train.run import Run
 from sheaf.train.verify import verify
 
 AXES = [Layout.model_validate({axis: 2}) for axis in ("data", "shard", "context", "tensor", "pipeline")]
@@ -104,20 +99,3 @@ def test_rows_of_their_own_are_not_sharded(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem) as raised:
         not_held(recipe, tmp_path, [Layout(shard=2)], steps=1)
     assert "cannot be sharded" in raised.value.why and "{data: 2}" in raised.value.why
-
-
-def test_all_ranks_go_back_before_a_spike_together(tmp_path: Path) -> None:
-    corpus, recipe = make_corpus(tmp_path), four_layers(tmp_path, budget={"steps": 18}, checkpoint_every=4)
-    told: dict[str, list[float]] = {}
-    for name, layout in (("one", Layout()), ("sharded", Layout(shard=2))):
-        changed = recipe.train.model_copy(update={"layout": layout, "spikes": "rollback"})
-        started = train(recipe.model_copy(update={"train": changed}), corpus, start_only=True, console=Silent())
-        run, ranks = Path(started["run"]), layout.shard
-        with forker("spiking_rank", ["sheaf.train.trainer"], ranks) as starts:
-            assert run_once(starts, [str(run), "14"], ranks, tmp_path) == Ended()
-        lines = journal.read(run)
-        assert [line["step"] for line in lines] == list(range(18))
-        assert [line["step"] for line in lines if line["skipped"]] == Run.open(run).avoided == list(range(6, 15))
-        told[name] = [line["loss"] for line in lines]
-    assert told["one"][14] > FACTOR
-    assert told["sharded"] == pytest.approx(told["one"], rel=1e-4)
