@@ -538,6 +538,12 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _an_optimizer_that_adapters_take(self) -> Recipe:
+        if self.model.lora is not None and self.train.optimizer == "muon":
+            raise ValueError("muon is for whole matrices, of which adapters are thin factors: set train.optimizer: auto")
+        return self
+
+    @model_validator(mode="after")
     def _shares_of_the_run_are_known(self) -> Recipe:
         if self.train.budget.hours is not None and any(isinstance(change.at, str) for change in self.curriculum):
             raise ValueError(

@@ -148,6 +148,8 @@ def test_what_makes_no_sense_is_refused(place: Path) -> None:
         recipe_file.loads(RECIPE.replace("from: ./base, ", ""), place)
     with pytest.raises(RecipeError, match="its own rank"):
         recipe_file.loads(RECIPE.replace("rank: 4", "from: ./x, rank: 4"), place)
+    with pytest.raises(RecipeError, match="adapters are thin factors"):
+        recipe_file.loads(RECIPE.replace("compile", "optimizer: muon, compile"), place)
     assert main(["export", str(run_of(place)), "--step", "3", "--quiet"]) == 2  # no such checkpoint
 
 
