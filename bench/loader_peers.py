@@ -4,8 +4,8 @@ Every loader has a process of its own on the same core; they work in turns, some
 rounds counts. Three rates: of processor time, for the quarter of the pieces of 16 batches that were least disturbed;
 of processor time; by the clock. On a busy machine read the first. All are shuffled
 but the plain copy (np.memmap to torch, in order: the ceiling). Sheaf alone packs, mixes three sources, keeps documents
-apart and can say where a token is from; its batch has inputs, labels, positions and document numbers, those of the
-peers inputs alone.
+apart and can say where a token is from; its batch has inputs, labels and offsets of documents ("all": positions and
+document numbers too), those of the peers inputs alone.
 
 litdata (fixed blocks, TokensLoader) and mosaicml-streaming (samples cut before) run in a Python of their own, as they
 pin other things: make one with torch==2.13.0 torchvision==0.28.0 litdata==0.2.76 mosaicml-streaming==0.13.0. Where
@@ -28,13 +28,14 @@ import tempfile
 import time
 import types
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 T, BATCH, TOGETHER = 2048, 8, 16
-OURS = ("plain copy", "random crops", "sheaf", "sheaf, thread")
+OURS = ("plain copy", "random crops", "sheaf", "sheaf, thread", "sheaf, all")
 PEERS = ("litdata", "mosaicml-streaming")
 
 
@@ -51,6 +52,7 @@ def lit_item(span: tuple[int, int], path: str) -> Any:
 class StandIn(types.ModuleType):
     def __init__(self, name: str) -> None:
         super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
         self.__path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -108,10 +110,12 @@ def ours(kind: str, folder: Path) -> Iterator[Any]:
     import torch
 
     from loader import copy, crops, sheaf_loader
+    from sheaf.order.torch_batches import ALL
 
     if kind in ("plain copy", "random crops"):
         return map(torch.from_numpy, (copy if kind == "plain copy" else crops)(folder))
-    return iter(sheaf_loader(folder, 2 if kind == "sheaf, thread" else 0).torch())
+    names = ALL if kind == "sheaf, all" else ("input_ids", "labels", "cu_seqlens")
+    return iter(sheaf_loader(folder, 2 if kind == "sheaf, thread" else 0).torch(names))
 
 
 def child(kind: str, folder: Path) -> None:

@@ -540,7 +540,9 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _an_optimizer_that_adapters_take(self) -> Recipe:
         if self.model.lora is not None and self.train.optimizer == "muon":
-            raise ValueError("muon is for whole matrices, of which adapters are thin factors: set train.optimizer: auto")
+            raise ValueError(
+                "muon is for whole matrices, and adapters are thin factors of one: set train.optimizer: auto"
+            )
         return self
 
     @model_validator(mode="after")

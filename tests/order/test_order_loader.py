@@ -307,7 +307,18 @@ def test_pytorch_s_own_data_loader_serves_the_same_batches() -> None:
         assert theirs["valid_tokens"] == mine.valid_tokens
 
 
-def test_memory_is_used_again_only_when_nothing_of_the_batch_is_left() -> None:
+def test_batches_of_torch_have_the_tensors_that_are_asked_for() -> None:
+    made = corpus([[9] * 80])
+    (mine,) = batches(made.order(), made, stop=1)
+    (theirs,) = Loader(made.order(), made.token_files, stop=1).torch(["labels", "cu_seqlens"])
+    assert set(theirs) == {"labels", "cu_seqlens", "step", "valid_tokens", "replaced"}
+    assert theirs["cu_seqlens"].tolist() == mine.cu_seqlens.tolist() and theirs["replaced"] == 0
+    with pytest.raises(UsageError, match="no tensors"):
+        Loader(made.order(), made.token_files).torch(["attention_mask"])
+
+
+def test_memory_is_used_again_only_when_nothing_of_the_batch_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sheaf.order.loader.GATHERED_TOKENS", 1)  # a piece of memory for every batch
     made = corpus([[9] * 400])
     loader = Loader(made.order(), made.token_files, prefetch=0)
     kept, copies, places = [], [], set[int]()

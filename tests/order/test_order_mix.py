@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sheaf.errors import DataRefused, RecipeError
@@ -51,6 +51,7 @@ def merged(mixture: Mixture, slots: int) -> list[tuple[int, int]]:
 
 @settings(max_examples=200, deadline=None)
 @given(mixture=mixtures(), slots=st.integers(0, 300))
+@example(mixture=Mixture(np.array([1.0, 1e-300, 1e300]), *[np.ones(3, np.int64)] * 3), slots=3)
 def test_the_draws_are_those_of_a_plain_merge_by_due_time(mixture: Mixture, slots: int) -> None:
     end = slots if mixture.total is None else min(slots, mixture.total)
     source, draw = mixture.draws(0, end)

@@ -1,4 +1,4 @@
-"""Run by every rank of a verification before it begins: one fault for each of three layouts, and none for others."""
+"""Run by every rank of a verification before it begins: one fault for each of four layouts, and none for others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 from sheaf.model.pieces import Piece
 from sheaf.parallel import sums
 from sheaf.parallel.data import Gradients
+from sheaf.parallel.matrices import Matrices, Whole
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import Spread
 
-sent, learned, make = Gradients._send, Spread.learn, Mesh.__init__
+sent, learned, make, wholes = Gradients._send, Spread.learn, Mesh.__init__, Matrices.apply
 layout: dict[str, int] = {}
 
 
@@ -39,8 +40,14 @@ def shifted(self: Piece) -> tuple[slice, ...]:
     return (slice(start - shift, end - shift), *(slice(a, b) for a, b in others))
 
 
+def each_piece_alone(self: Matrices, updates: Sequence[Tensor], work: Whole) -> list[Tensor]:
+    """As if orthogonal halves made an orthogonal whole: the gradients are right, the update is not."""
+    return [work(update) for update in updates] if layout["shard"] == 2 else wholes(self, updates, work)
+
+
 Mesh.__init__ = note_layout  # type: ignore[method-assign]
 Gradients._send = forget_one_bucket  # type: ignore[method-assign]
 Spread.learn = scale_wrongly  # type: ignore[method-assign]
+Matrices.apply = each_piece_alone  # type: ignore[method-assign]
 Piece.slices = property(shifted)  # type: ignore[assignment]
 assert sums.GradientSums  # the module that would have summed

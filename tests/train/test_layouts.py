@@ -41,6 +41,12 @@ def test_every_axis_and_schedule_alone_equals_one_process(tmp_path: Path) -> Non
     assert max(one.gradient.error for one in found) < TOLERANCE["fp32"]["gradient"]
 
 
+def test_every_axis_alone_equals_one_process_in_bf16(tmp_path: Path) -> None:
+    axes = [Layout.model_validate({axis: 2}) for axis in ("data", "shard", "context", "tensor", "pipeline")]
+    found = verdicts(tmp_path, *axes, precision="bf16", steps=2)
+    assert [one.to_json() for one in found if not one.holds] == []
+
+
 def test_the_three_way_product_and_others_on_eight_ranks_equal_one_process(tmp_path: Path) -> None:
     layouts = [Layout(data=2, tensor=2, pipeline=2), Layout(shard=2, context=2, tensor=2)]
     assert all(one.holds for one in verdicts(tmp_path, *layouts, tied=False))
@@ -60,14 +66,15 @@ def test_all_layouts_of_two_four_and_eight_ranks_equal_one_process(
     assert [one.to_json() for one in found if not one.holds] == []
 
 
-def test_a_lost_bucket_a_wrong_scale_and_a_shifted_slice_are_each_found(tmp_path: Path) -> None:
-    layouts = [Layout(data=2), Layout(context=2), Layout(tensor=2), Layout(pipeline=2)]
+def test_a_lost_bucket_a_wrong_scale_a_shifted_slice_and_a_wrong_update_are_each_found(tmp_path: Path) -> None:
+    layouts = [Layout(data=2), Layout(context=2), Layout(tensor=2), Layout(shard=2), Layout(pipeline=2)]
     corpus, recipe = make_corpus(tmp_path), four_layers(tmp_path)
     found = verify(recipe, corpus, layouts, steps=2, console=Silent(), fault=FAULTS)
-    assert [one.holds for one in found] == [False, False, False, True]
-    lost, scaled, shifted, _ = found
+    assert [one.holds for one in found] == [False, False, False, False, True]
+    lost, scaled, shifted, updated, _ = found
     assert lost.gradient.error > 0.1 and shifted.gradient.error > 0.1
     assert scaled.gradient.error == pytest.approx(0.5, rel=1e-3)
+    assert updated.change.error > 0.1 and updated.gradient.error < TOLERANCE["fp32"]["gradient"]
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,23 @@
 """Copy the tokens of some samples out of the memory-mapped token files: one pass, straight into the batch's arrays.
 
 The kernel reads all files through their base addresses, so that a batch is one call however many files there are.
-Every run is checked against its file's size first: a damaged index is an error, never a wrong token or a crash. Cost:
-it writes 28 bytes a token and reads two to five, scattered by document; bench/loader.py prints the rate.
+Every run is checked against its file's size first: a damaged index is an error, never a wrong token or a crash.
+
+Samples lie scattered, and waiting for memory is what costs: the look-ups of all runs are made first, side by side, and
+the lines of later runs are asked for while one is copied. Cost: 16 bytes written a token and two to five read;
+bench/loader.py prints the rate.
 """
 
 from __future__ import annotations
 
 import time
-import weakref
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -24,22 +26,25 @@ from sheaf.corpus.blocks import BLOCK_BYTES
 from sheaf.corpus.tokens import TRIES, Damage, TokenFile, contested
 from sheaf.errors import CorruptStore
 from sheaf.kernel import kernel, load_numba
+from sheaf.order.bounds import Bounds
 from sheaf.order.losses import Loss
+from sheaf.order.memory import Memory
 from sheaf.order.order import Order
 
 load_numba()
 
-PADDING_TOKEN, PADDING_LABEL, PADDING_DOCUMENT = 0, -100, -1
+PADDING_TOKEN, PADDING_LABEL = 0, -100
 
 _carray: Any = numba.carray  # typed wrongly for addresses in numba's stubs
 
 MOST = 4096  # blocks looked at together
 AT_ONCE = 3  # times that blocks are brought for some rows at once, before a small cache gets them row by row
-KEPT = 8  # pieces of memory for later batches: more than are read ahead
-TOGETHER = 16  # samples that the kernel's passes go through: their tokens stay in the core's own cache meanwhile
+TOGETHER = 16  # samples whose runs are looked up before they are copied
+AHEAD = 16  # runs: with 0, 4, 8, 16 and 32 a core copied 730, 910, 1,070, 1,200 and 1,300 million tokens a second
+LINE_BYTES = 64  # of a processor's cache
 
 Tokens = NDArray[Any] | TokenFile
-Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
+Arrays = tuple[NDArray[np.int64], NDArray[np.int64]]  # input_ids, labels
 
 
 class Gatherer:
@@ -80,23 +85,27 @@ class Gatherer:
         pack, documents = order.pack, order.documents
         columns = pack.sample_first_run, pack.run_document, pack.run_start, pack.run_length
         self._columns = tuple(map(_read_only, (*columns, documents.shard, documents.offset)))
-        self._memory = _Memory()
+        self._memory, self._memory_of_bounds = Memory(), Memory()
         self._nothing = self._empty(0)
 
     def gather(self, rows: NDArray[np.int64], width: int | None = None) -> tuple[Arrays, dict[int, Damage]]:
-        """input_ids, labels, position_ids (int64) and document_ids (int32), each (rows, width); and which of the rows
-        cannot be had, as a block of theirs is damaged. What stands in those rows is no sample. width: no less than the
-        longest of the samples; None: the sequence length."""
-        out = a, b, c, d = self._empty(len(rows), width)
+        """input_ids and labels, int64 (rows, width); and which of the rows cannot be had, as a block of theirs is
+        damaged. What stands in those rows is no sample. width: no less than the longest of the samples; None: the
+        sequence length."""
+        out = a, b = self._empty(len(rows), width)
         if not (self._read(rows, out) and self._certain(rows)):
             damaged: dict[int, Damage] = {}
             for i in range(len(rows)):
                 one = slice(i, i + 1)
-                damage = self._one(rows[one], (a[one], b[one], c[one], d[one]))
+                damage = self._one(rows[one], (a[one], b[one]))
                 if damage is not None:
                     damaged[i] = damage
             return out, damaged
         return out, {}
+
+    def bounds(self, rows: NDArray[np.int64], width: int) -> Bounds:
+        """Where documents begin and end in these rows."""
+        return Bounds(rows, (self._columns[0], self._columns[3]), width, self._memory_of_bounds)
 
     def ahead(self, rows: NDArray[np.int64]) -> tuple[int, list[Future[None]]]:
         """Begin to fetch what these rows need and is not here. Returns how many bytes of blocks they touch that were
@@ -169,44 +178,9 @@ class Gatherer:
         )
 
     def _empty(self, rows: int, width: int | None = None) -> Arrays:
-        shape = (rows, self._order.sequence_length if width is None else width)
-        size = shape[0] * shape[1]
-        memory = self._memory.take(7 * size)
-        inputs, labels, positions = memory[: 6 * size].view(np.int64).reshape(3, *shape)
-        return inputs, labels, positions, memory[6 * size :].reshape(shape)
-
-
-class _Memory:
-    """Arrays for batches, in memory that is used again once no array, view or tensor of it is left.
-
-    Fresh memory costs a page fault for each 4 KB, and that is more than filling it. No locks: a fork at any moment is
-    harmless.
-    """
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._free: deque[memoryview] = deque(maxlen=KEPT)
-        self._out: dict[int, weakref.ref[NDArray[np.int32]]] = {}  # by identity: arrays have no hash
-
-    def take(self, size: int) -> NDArray[np.int32]:
-        """int32 (size,), with anything in it."""
-        if size > self._size:
-            self._size = size
-            self._free.clear()
-        try:
-            memory = self._free.pop()  # what was filled last is still in the cache
-        except IndexError:
-            memory = np.empty(self._size, np.int32).data
-        # Over a memoryview, so that all views lead to this one array: numpy would have them lead to the owner else.
-        whole = np.frombuffer(memory, np.int32)
-        reference = weakref.ref(whole, lambda reference: self._take_back(reference, memory))
-        self._out[id(reference)] = reference
-        return whole[:size]
-
-    def _take_back(self, reference: weakref.ref[NDArray[np.int32]], memory: memoryview) -> None:
-        del self._out[id(reference)]
-        if len(memory) == self._size:
-            self._free.append(memory)
+        shape = (2, rows, self._order.sequence_length if width is None else width)
+        inputs, labels = self._memory.take(2 * shape[0] * shape[1] * shape[2]).view(np.int64).reshape(shape)
+        return inputs, labels
 
 
 def _address(array: NDArray[Any] | None) -> int:
@@ -220,21 +194,10 @@ def _read_only(x: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def padded(arrays: Arrays, rows: int) -> Arrays:
+def padded(array: NDArray[np.int64], rows: int, padding: int) -> NDArray[np.int64]:
     """The same with empty samples added at the end, up to `rows`."""
-    n, length = arrays[0].shape
-    if n == rows:
-        return arrays
-    shape = (rows - n, length)
-    empty = (
-        np.full(shape, PADDING_TOKEN, np.int64),
-        np.full(shape, PADDING_LABEL, np.int64),
-        np.broadcast_to(np.arange(length), shape),
-        np.full(shape, PADDING_DOCUMENT, np.int32),
-    )
-    a, b, c, d = arrays
-    e, f, g, h = empty
-    return np.concatenate((a, e)), np.concatenate((b, f)), np.concatenate((c, g)), np.concatenate((d, h))
+    lacking = rows - len(array)
+    return array if lacking <= 0 else np.pad(array, ((0, lacking), (0, 0)), constant_values=padding)
 
 
 def _to_pointer(typing_context: Any, address: Any) -> Any:
@@ -245,6 +208,21 @@ def _to_pointer(typing_context: Any, address: Any) -> Any:
 
 
 _pointer: Any = intrinsic(_to_pointer)  # (address) → void pointer, inside kernels
+
+
+def _to_prefetch(typing_context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(prefetch, [pointer, number(0), number(2), number(1)])  # to read, into the second-level cache, data
+        return context.get_dummy_value()
+
+    return numba.types.none(address), generate
+
+
+_prefetch: Any = intrinsic(_to_prefetch)  # (address) → nothing: the line of memory there is asked for
 
 
 @kernel
@@ -265,18 +243,16 @@ def _gather(
     copy: bool,
     input_ids: NDArray[np.int64],
     labels: NDArray[np.int64],
-    position_ids: NDArray[np.int64],
-    document_ids: NDArray[np.int32],
 ) -> int:
-    """Fill the four arrays, if all blocks that the rows touch are as they were seen; returns 0 then.
+    """Fill the two arrays, if all blocks that the rows touch are as they were seen; returns 0 then.
 
     Else how many blocks of `found` (files, blocks; some perhaps twice) are not; a run that lies outside its file gives
     -1 - run. address: (2 files, 4), of data, state, seen and used of the token files, then of what is predicted of
     them; 0: all is predicted, is not checked, is not marked with the time.
 
-    In passes over some rows at a time: where the runs lie, what is known of their blocks, a look at every cache line of
-    theirs, the copy. The memory then fetches many lines at once; in one pass it would fetch a run's index, wait, then
-    its first lines, and wait.
+    In passes over some rows at a time: where the runs lie, what is known of their blocks, the copy, for which later
+    runs' lines are asked for meanwhile. The memory then fetches many lines at once; in one pass it would fetch a run's
+    index, wait, then its first lines, and wait.
     """
     count = 0
     for top in range(0, len(rows), TOGETHER):
@@ -298,10 +274,8 @@ def _gather(
                     return -1 - (sample_first_run[some[i]] + at - first[i])
         count = _compare(where, file_size, address, like.itemsize, block_bytes, now, found, count)
         if count == 0 and copy:
-            found[0, 0] = _look(where, file_size, address, like)  # kept, or the compiler would leave it out
             end = top + len(some)
             _copy(first, where, file_size, address, like, input_ids[top:end], labels[top:end])
-            _number(first, where, position_ids[top:end], document_ids[top:end])
     return count
 
 
@@ -337,16 +311,11 @@ def _compare(
 
 
 @kernel
-def _look(
-    where: NDArray[np.int64], file_size: NDArray[np.int64], address: NDArray[np.uint64], like: NDArray[Any]
-) -> int:
-    """Have the runs' tokens in the cache; some number that depends on all of them."""
-    looked, line = 0, max(1, 64 // like.itemsize)
-    for file, begin, length in where.T:
-        tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)
-        for i in range(begin, begin + length, line):
-            looked += int(tokens[i])
-    return looked
+def _ask_for(run: NDArray[np.int64], address: NDArray[np.uint64], item_bytes: int) -> None:
+    file, begin, length = run
+    begins = address[file, 0] + np.uint64(begin * item_bytes)
+    for line in range(0, (length + 1) * item_bytes, LINE_BYTES):
+        _prefetch(begins + np.uint64(line))
 
 
 @kernel
@@ -359,10 +328,14 @@ def _copy(
     input_ids: NDArray[np.int64],
     labels: NDArray[np.int64],
 ) -> None:
-    files = len(file_size)
+    files, runs = len(file_size), where.shape[1]
+    for at in range(min(AHEAD, runs)):
+        _ask_for(where[:, at], address, like.itemsize)
     for i in range(len(first) - 1):
         place = 0
         for at in range(first[i], first[i + 1]):
+            if at + AHEAD < runs:
+                _ask_for(where[:, at + AHEAD], address, like.itemsize)
             file, begin, length = where[:, at]
             # Loops over slices that begin at 0: numba then needs no test for negative indices, and LLVM vectorises.
             tokens = _carray(_pointer(address[file, 0]), (file_size[file],), like.dtype)[begin : begin + length + 1]
@@ -380,25 +353,3 @@ def _copy(
             place += length
         input_ids[i, place:] = PADDING_TOKEN
         labels[i, place:] = PADDING_LABEL
-
-
-@kernel
-def _number(
-    first: NDArray[np.int64],
-    where: NDArray[np.int64],
-    position_ids: NDArray[np.int64],
-    document_ids: NDArray[np.int32],
-) -> None:
-    """Positions restart with every run; documents are numbered in each sample."""
-    for i in range(len(first) - 1):
-        place = 0
-        for at in range(first[i], first[i + 1]):
-            length = where[2, at]
-            positions, numbers = position_ids[i, place : place + length], document_ids[i, place : place + length]
-            for j in range(length):
-                positions[j] = j
-            for j in range(length):
-                numbers[j] = at - first[i]
-            place += length
-        position_ids[i, place:] = np.arange(position_ids.shape[1] - place)
-        document_ids[i, place:] = PADDING_DOCUMENT

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sheaf.corpus.tokens import Damage
-from sheaf.errors import UsageError
+from sheaf.errors import CorruptStore, UsageError
 from sheaf.order import replace as replace_samples
 from sheaf.order import sending
 from sheaf.order.ahead import Plan, Split, read_ahead
 from sheaf.order.balance import check_ranks, check_speeds, most_samples, passes_of_buckets, passes_of_samples
-from sheaf.order.gather import Arrays, Gatherer, Tokens, padded
+from sheaf.order.bounds import Bounds
+from sheaf.order.gather import PADDING_LABEL, PADDING_TOKEN, Arrays, Gatherer, Tokens, padded
 from sheaf.order.order import Order
 from sheaf.order.prefetch import Prefetch, grouped
 from sheaf.order.replace import Replaced
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sheaf.order.torch_batches import TorchBatches
 
 PLANNED_SAMPLES = 1024  # planned at once: amortises the vectorised calls, yet is done in well under a millisecond
+GATHERED_TOKENS = 2**15  # small batches are read together: a call costs some ten microseconds
 HANDED_TOKENS = 2**16  # small batches go from thread to thread together: a hand-over costs tens of microseconds
 
 
@@ -58,8 +60,7 @@ class Batch:
     step: int
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
-    position_ids: NDArray[np.int64]
-    document_ids: NDArray[np.int32]
+    bounds: Bounds = field(repr=False)
     samples: NDArray[np.int64]
     valid_tokens: int
     inputs: int
@@ -67,18 +68,24 @@ class Batch:
     order: Order = field(repr=False)
     replaced: tuple[Replaced, ...] = ()
 
+    @property
+    def position_ids(self) -> NDArray[np.int64]:
+        return self.bounds.numbers[0]
+
+    @property
+    def document_ids(self) -> NDArray[np.int32]:
+        return self.bounds.numbers[1]
+
     @cached_property
     def digest(self) -> str:
         """The digest of the global step's sample set as this rank knows it; computed when asked for."""
         return replace_samples.digest(self.order, self.step, self.replaced)
 
-    @cached_property
+    @property
     def cu_seqlens(self) -> NDArray[np.int32]:
         """Where each document begins in the rows laid one after another, and their end: int32 (documents + 1,), as
         flash-attention's functions for sequences of unequal length take it. A row's padding is one more document."""
-        begins = np.ones(self.document_ids.shape, np.bool_)
-        np.not_equal(self.document_ids[:, 1:], self.document_ids[:, :-1], out=begins[:, 1:])
-        return np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
+        return self.bounds.cu_seqlens
 
     @cached_property
     def max_seqlen(self) -> int:
@@ -122,9 +129,11 @@ def _part(batch: Batch, which: NDArray[np.int64], rows: int, width: int) -> Batc
     """These rows of a batch, cut to a width, with empty ones behind them if they are fewer than `rows`."""
     every = len(which) == len(batch.samples)  # they rise: no copy where it is all of them
     at: Any = slice(None) if every else which
-    cut = [array[at, :width] for array in (batch.input_ids, batch.labels, batch.position_ids)]
-    a, b, c, d = padded((cut[0], cut[1], cut[2], batch.document_ids[at, :width]), max(rows, len(which)))
-    return replace(batch, input_ids=a, labels=b, position_ids=c, document_ids=d, samples=batch.samples[at])
+    filled = max(rows, len(which))
+    ids = padded(batch.input_ids[at, :width], filled, PADDING_TOKEN)
+    labels = padded(batch.labels[at, :width], filled, PADDING_LABEL)
+    bounds = batch.bounds.some(at, filled, width)
+    return replace(batch, input_ids=ids, labels=labels, bounds=bounds, samples=batch.samples[at])
 
 
 class _Place(NamedTuple):
@@ -247,12 +256,13 @@ class Loader:
         self._here()
         yield from map(self._reported, self._batches(self.step, turn, turns))
 
-    def torch(self) -> TorchBatches:
+    def torch(self, names: Sequence[str] = ()) -> TorchBatches:
         """The same as dicts of torch tensors: an IterableDataset, for plain loops, Lightning and
-        DataLoader(batch_size=None)."""
-        from sheaf.order.torch_batches import TorchBatches
+        DataLoader(batch_size=None). names: which of input_ids, labels, position_ids, document_ids, cu_seqlens; none:
+        all but the last. What isn't asked for isn't written. `replaced` counts samples that stand in for others."""
+        from sheaf.order.torch_batches import TENSORS, TorchBatches
 
-        return TorchBatches(self)
+        return TorchBatches(self, names or TENSORS)
 
     def _iterate(self) -> Generator[Batch]:
         self._here()
@@ -288,8 +298,10 @@ class Loader:
 
     def _batches(self, step: int, turn: int = 0, turns: int = 1) -> Generator[Batch]:
         planned = islice(self._planned(step), turn, None, turns)
-        for plan in planned if self._gatherer.lasting else read_ahead(planned, self._gatherer):
-            yield self._batch(plan)
+        ready = planned if self._gatherer.lasting else read_ahead(planned, self._gatherer)
+        here = -(-self.order.batch // self._place().world) * self.order.sequence_length
+        for plans in grouped(ready, 1 if self._padded else max(1, GATHERED_TOKENS // here)):
+            yield from self._together(plans)
 
     def _planned(self, step: int) -> Generator[Plan]:
         place, order = self._place(), self.order
@@ -315,12 +327,32 @@ class Loader:
             slots, mine, width = np.repeat(slots, count), order.runs_of_rows(mine)[1], int(width_n.max(initial=1))
         return Plan(step, mine, slots, valid_tokens, inputs, width, split)
 
+    def _together(self, plans: list[Plan]) -> Generator[Batch]:
+        """The batches of plans of one width: read in one go, if nothing is wrong with any of them."""
+        if len(plans) > 1:
+            with suppress(CorruptStore):  # it comes again, after the batches before it
+                both, damaged = self._gatherer.gather(np.concatenate([plan.rows for plan in plans]), plans[0].width)
+                if not damaged:
+                    begin = 0
+                    for plan in plans:
+                        end = begin + len(plan.rows)
+                        arrays = both[0][begin:end], both[1][begin:end]
+                        yield self._made(plan, arrays, self._gatherer.bounds(plan.rows, plan.width))
+                        begin = end
+                    return
+        yield from map(self._batch, plans)
+
     def _batch(self, plan: Plan) -> Batch:
         arrays, damaged = self._gatherer.gather(plan.rows, plan.width)
-        replaced = tuple(self._stand_in(plan, i, damage, arrays) for i, damage in damaged.items())
-        return Batch(plan.step, *arrays, plan.slots, plan.valid_tokens, plan.inputs, plan.split, self.order, replaced)
+        bounds = self._gatherer.bounds(plan.rows, plan.width)
+        replaced = tuple(self._stand_in(plan, i, damage, arrays, bounds) for i, damage in damaged.items())
+        return self._made(plan, arrays, bounds, replaced)
 
-    def _stand_in(self, plan: Plan, i: int, damage: Damage, arrays: Arrays) -> Replaced:
+    def _made(self, plan: Plan, arrays: Arrays, bounds: Bounds, replaced: tuple[Replaced, ...] = ()) -> Batch:
+        about = plan.slots, plan.valid_tokens, plan.inputs, plan.split, self.order
+        return Batch(plan.step, *arrays, bounds, *about, replaced)
+
+    def _stand_in(self, plan: Plan, i: int, damage: Damage, arrays: Arrays, bounds: Bounds) -> Replaced:
         """Fill row i with another sample than the planned one."""
         if self.strict or self._padded:  # a bucket of another shape would not fit into the passes that all have planned
             raise damage.error()
@@ -334,6 +366,7 @@ class Loader:
             if not also_damaged:
                 for array, row in zip(arrays, found, strict=True):
                     array[i] = row[0]
+                bounds.replace(i, begin + other)
                 replace_samples.keep_predictions(arrays[1][i], predicted)
                 return Replaced(plan.step, slot, source, epoch, index, other, predicted, damage)
         raise replace_samples.nothing_left(order, damage, source)

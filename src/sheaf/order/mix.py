@@ -122,11 +122,17 @@ class Mixture:
 
     @cached_property
     def _asked(self) -> list[NDArray[np.float64]]:
-        """By part: the shares, scaled so that their sum is finite; of sources without samples 0."""
+        """By part: the shares, scaled so that their sum is finite, and none that has a weight is 0; of sources without
+        samples 0."""
         shares = [self.share_s, *(share_s for _, share_s in self.changes)]
         on_s = self.samples_s > 0
-        scaled = (np.where(on_s & (share_s > 0), share_s, 0.0) for share_s in shares)
-        return [share_s / max(share_s.max(initial=0.0), np.finfo(np.float64).tiny) for share_s in scaled]
+        least = np.finfo(np.float64).tiny
+        kept = (np.where(on_s & (share_s > 0), share_s, 0.0) for share_s in shares)
+        scaled = (share_s / max(share_s.max(initial=0.0), least) for share_s in kept)
+        return [
+            np.where(on_s & (given_s > 0), np.maximum(share_s, least), 0.0)
+            for given_s, share_s in zip(shares, scaled, strict=True)
+        ]
 
     @cached_property
     def _first_slots(self) -> list[int]:

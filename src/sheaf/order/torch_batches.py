@@ -6,7 +6,7 @@ of n makes every n-th step from the k-th on; the DataLoader takes from them in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
     from sheaf.order.loader import Batch, Loader
 
 TENSORS = ("input_ids", "labels", "position_ids", "document_ids")
+ALL = (*TENSORS, "cu_seqlens")
 MOST_WORKERS = 1024
 
 
 class TorchBatches(IterableDataset[dict[str, Any]]):
-    """Dicts of the four tensors, `step` and `valid_tokens`; made by `Loader.torch()`.
+    """Dicts of the tensors asked for, `step`, `valid_tokens` and `replaced`; made by `Loader.torch()`.
 
     With torch.utils.data.DataLoader: batch_size=None, as batches are made already, and best num_workers=0, as the
     loader reads ahead by itself. With workers the position is known to them only, each ahead of what was handed out: so
     state_dict, and iterating again without seek or load_state_dict, raise UsageError rather than go on elsewhere.
     """
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self, loader: Loader, names: Sequence[str] = TENSORS) -> None:
+        if not set(names) <= set(ALL):
+            raise UsageError(f"a batch has no tensors {sorted(set(names) - set(ALL))}", fix=f"some of {', '.join(ALL)}")
+        self.loader, self.names = loader, tuple(names)
         self._first_step = loader.step
         self._seeks = 1
         self._workers = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # after which seek each has begun
@@ -48,14 +51,14 @@ class TorchBatches(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         if worker is None:
-            return map(_tensors, self.loader)
+            return map(self._tensors, self.loader)
         if worker.num_workers > MOST_WORKERS or self._workers[worker.id] == self._seeks:
             raise UsageError(
                 "the position is not known, as worker processes have read ahead of what was trained",
                 fix="seek(batch['step'] + 1) before iterating again; or num_workers=0: the loader reads ahead",
             )
         self._workers[worker.id] = self._seeks
-        return map(_tensors, self.loader.take_turns(worker.id, worker.num_workers))
+        return map(self._tensors, self.loader.take_turns(worker.id, worker.num_workers))
 
     def seek(self, step: int) -> None:
         """Go to any step; costs nothing."""
@@ -76,7 +79,6 @@ class TorchBatches(IterableDataset[dict[str, Any]]):
         self.loader.load_state_dict(state)
         self._seeks += 1
 
-
-def _tensors(batch: Batch) -> dict[str, Any]:
-    tensors: dict[str, Any] = {name: torch.from_numpy(getattr(batch, name)) for name in TENSORS}
-    return {**tensors, "step": batch.step, "valid_tokens": batch.valid_tokens}
+    def _tensors(self, batch: Batch) -> dict[str, Any]:
+        tensors: dict[str, Any] = {name: torch.from_numpy(getattr(batch, name)) for name in self.names}
+        return {**tensors, "step": batch.step, "valid_tokens": batch.valid_tokens, "replaced": len(batch.replaced)}

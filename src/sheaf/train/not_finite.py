@@ -26,7 +26,7 @@ from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import SheafError, TrainingFailed
 from sheaf.files import write_json
-from sheaf.order.gather import padded
+from sheaf.order.gather import PADDING_LABEL, PADDING_TOKEN, padded
 from sheaf.order.loader import Batch, micro
 from sheaf.order.replace import Replaced, digest
 from sheaf.order.trace import TracedRun, TracedSample, trace_step
@@ -133,10 +133,9 @@ def _gradient_is_finite(learner: Learner, part: Batch) -> bool:
 
 def _alone(part: Batch, row: int) -> Batch:
     """One row of a micro-batch, filled up to the same shape: compiled layers know no other."""
-    one = slice(row, row + 1)
-    arrays = (part.input_ids[one], part.labels[one], part.position_ids[one], part.document_ids[one])
-    ids, labels, positions, documents = padded(arrays, len(part.input_ids))
-    return replace(part, input_ids=ids, labels=labels, position_ids=positions, document_ids=documents)
+    one, rows = slice(row, row + 1), len(part.input_ids)
+    ids, labels = padded(part.input_ids[one], rows, PADDING_TOKEN), padded(part.labels[one], rows, PADDING_LABEL)
+    return replace(part, input_ids=ids, labels=labels, bounds=part.bounds.some(one, rows))
 
 
 def _shared(mine: list[Found], slots: int, ranks: Ranks) -> list[Found]:

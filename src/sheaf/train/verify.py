@@ -2,9 +2,10 @@
 
 `verify` runs a few steps on one process and under every layout asked for, on ranks of this machine, over the same
 global batches, and compares in every step the loss, the gradient of each parameter, and its change by the update. Each
-step begins with the weights of the one process: so an error is that of this step, and not what an optimiser made of
-the rounding of those before (Muon lifts the smallest directions of a matrix to the size of the largest). The reference
-is the definition (DESIGN: ∇w = (1/n) Σ ∇l_i(w) over the global batch; every rank computes its slice of it exactly), run
+step begins with the weights of the one process, and its update with the gradients of the one process: so an error is
+that of this step, or of this update, and not what an optimiser made of rounding before it (Muon lifts the smallest
+directions of a matrix to the size of the largest, AdamW every weight's gradient, however small). The reference is the
+definition (DESIGN: ∇w = (1/n) Σ ∇l_i(w) over the global batch; every rank computes its slice of it exactly), run
 by the same single-device code with no layout at all.
 
 What differs between two right computations is the order of sums: relative errors of about 1e-6 in fp32 and 1e-2 in
@@ -41,8 +42,8 @@ from sheaf.train.plan import plan_of
 Precision = Literal["fp32", "bf16"]
 # Relative, by precision: of a loss, of a parameter's gradient and of its change (norm of the difference over norm).
 TOLERANCE: dict[Precision, dict[str, float]] = {
-    "fp32": {"loss": 1e-5, "gradient": 1e-5, "change": 1e-3},
-    "bf16": {"loss": 2e-3, "gradient": 5e-2, "change": 1e-1},
+    "fp32": {"loss": 1e-5, "gradient": 1e-5, "change": 1e-4},
+    "bf16": {"loss": 2e-3, "gradient": 5e-2, "change": 5e-2},
 }
 IMPORTS = ("sheaf.train.learner", "sheaf.train.setup", "torch._inductor")  # what its ranks need
 STEPS = 3
@@ -192,13 +193,13 @@ class _Found:
         return whole
 
 
-def weights_before(folder: Path, step: int) -> Values:
-    """The weights with which the one process began a step."""
+def of_one_process(folder: Path, kind: str, step: int) -> Values:
+    """What the one process had in a step: the weights "before" it, or its "gradient"."""
     where = folder / folder_name(Layout()) / "pieces-0.safetensors"
 
     def value(name: str, piece: Piece) -> Tensor:
         with safe_open(where, framework="pt") as stored:
-            return stored.get_slice(f"before:{step}:{name}")[piece.slices]
+            return stored.get_slice(f"{kind}:{step}:{name}")[piece.slices]
 
     return value
 

@@ -37,7 +37,7 @@ from sheaf.train.plan import new_values
 from sheaf.train.settings import start_of
 from sheaf.train.setup import DTYPES, exact, order_of
 from sheaf.train.tensors import write_tensors
-from sheaf.train.verify import folder_name, weights_before
+from sheaf.train.verify import folder_name, of_one_process
 
 
 def main(spec_file: Path, folder: Path) -> int:
@@ -80,9 +80,9 @@ def _one(spec: dict[str, Any], layout: Layout, ranks: Ranks, folder: Path) -> No
     with Loader(order, corpus.token_files(), rank=samples.rank, world=samples.size, stop=spec["steps"]) as loader:
         for batch in loader:
             if layout != Layout():
-                spread.fill(weights_before(folder, batch.step))
+                spread.fill(of_one_process(folder, "before", batch.step))
             before = {name: tensor.clone() for name, tensor in spread.held().items()}
-            watch = partial(found.keep_gradients, batch.step)
+            watch = partial(_compare_gradients, found, batch.step, None if layout == Layout() else folder)
             losses.append(learner.step(batch, _rate(recipe, learner), watch=watch).loss)
             found.keep(f"change:{batch.step}", {n: tensor - before[n] for n, tensor in spread.held().items()})
             if layout == Layout():
@@ -90,6 +90,17 @@ def _one(spec: dict[str, Any], layout: Layout, ranks: Ranks, folder: Path) -> No
     found.write(where / f"pieces-{ranks.rank}")
     if ranks.rank == 0:
         write_json(where / "losses.json", losses)
+
+
+def _compare_gradients(found: _Kept, step: int, folder: Path | None) -> None:
+    """Keep the gradients of a step; then, of a layout, go on with those of the one process, which lie in folder."""
+    spread = found.spread
+    gradients = {name: local(p.grad) for name, p in spread.parameters().items() if p.grad is not None}
+    found.keep(f"gradient:{step}", gradients)
+    if folder is not None:
+        value = of_one_process(folder, "gradient", step)
+        for name, gradient in gradients.items():
+            gradient.copy_(value(name, spread.pieces[name]))
 
 
 class _Kept:
@@ -105,10 +116,6 @@ class _Kept:
             if self.spread.writes(name) and tensor.numel():
                 self.tensors[f"{kind}:{name}"] = tensor.detach().float().cpu().clone()
                 self.pieces[f"{kind}:{name}"] = self.spread.pieces[name]
-
-    def keep_gradients(self, step: int) -> None:
-        parameters = self.spread.parameters().items()
-        self.keep(f"gradient:{step}", {name: local(p.grad) for name, p in parameters if p.grad is not None})
 
     def write(self, stem: Path) -> None:
         write_tensors(stem.with_suffix(".safetensors"), self.tensors)
