@@ -16,7 +16,8 @@ from sheaf.errors import UsageError
 from sheaf.model.adapters import Lora, attach
 from sheaf.model.families import load_folder, read_config
 from sheaf.model.generate import generate
-from sheaf.model.other import OtherConfig, OtherModel
+from sheaf.model.other import OtherModel
+from sheaf.model.other_config import OtherConfig
 
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,

@@ -25,7 +25,7 @@ ARCHITECTURES: dict[Family, str] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Field names are those of config.json; sizes in elements. Made by `preset`, `from_spec` or `from_hf`."""
+    """Field names are those of config.json; sizes in elements. Made by `preset`, `of_preset` or `from_hf`."""
 
     model_type: Family
     vocab_size: int

@@ -18,7 +18,8 @@ from torch import Tensor
 from sheaf.errors import MissingExtra, UsageError
 from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
-from sheaf.model.other import OtherConfig, OtherModel, load_other
+from sheaf.model.other import OtherModel, load_other
+from sheaf.model.other_config import OtherConfig
 from sheaf.model.pieces import Piece, Values
 from sheaf.model.weight_files import opened, weight_files
 

@@ -1,7 +1,6 @@
 """Causal models of other families, by their code in transformers, in the decoder's place: hidden states in, loss out.
 
-What is taken from transformers is its own model code and safetensors; no code from a folder and no pickle, ever. The
-model computes in evaluation mode, in training too: its dropout is off, so that nothing random happens in a step.
+The model computes in evaluation mode, in training too: its dropout is off, so that nothing random happens in a step.
 Weights are fp32, products run by autocast.
 
 Documents that share a row must not see each other. transformers masks them apart by positions that begin anew, in the
@@ -19,21 +18,19 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from sheaf.errors import MissingExtra, UsageError
+from sheaf.errors import UsageError
 from sheaf.model.loss import CHUNK_TOKENS, IGNORE
+from sheaf.model.other_config import OtherConfig, network, network_from
 
 if TYPE_CHECKING:
     from sheaf.model.adapters import Lora
@@ -44,56 +41,6 @@ TOLERANCE = 1e-4
 Isolation = Literal["packed", "rows"]
 
 
-@dataclass(frozen=True)
-class OtherConfig:
-    """content: of config.json, as transformers writes it."""
-
-    content: Mapping[str, Any] = field(repr=False)
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    max_position_embeddings: int
-
-    @staticmethod
-    def from_hf(content: Mapping[str, Any]) -> OtherConfig:
-        """Raises UsageError if transformers knows no such causal model, MissingExtra without transformers."""
-        config = _configuration(content)
-        if config.get_text_config() is not config or config.is_encoder_decoder:
-            raise _unsupported(content, "it is not a decoder of text alone")
-        if content.get("quantization_config") is not None:
-            raise _unsupported(content, "it is quantised", "use the unquantised checkpoint")
-        sizes = [getattr(config, key, None) for key in ("vocab_size", "hidden_size", "num_hidden_layers")]
-        if not all(isinstance(size, int) for size in sizes):
-            raise _unsupported(content, "its configuration does not say vocab_size, hidden_size and num_hidden_layers")
-        longest = getattr(config, "max_position_embeddings", None) or 1 << 20  # positions without an end
-        said = json.loads(json.dumps(config.to_dict()))  # keys as text, as in a file
-        return OtherConfig(said, config.model_type, *cast(tuple[int, int, int], tuple(sizes)), longest)
-
-    def to_hf(self) -> dict[str, Any]:
-        return dict(self.content)
-
-    def parameters(self) -> int:
-        return self._counts[0]
-
-    def hidden_parameters(self) -> int:
-        """Weights outside embedding and head."""
-        return self._counts[1]
-
-    def flops_per_token(self, attention_span: float, learned: float = 1.0) -> float:
-        """As of the decoder: 6 a weight that multiplies, and scores and values over the keys that a token sees."""
-        attention = 12 * self.hidden_size * attention_span * self.num_hidden_layers
-        return (4 + 2 * learned) * (self.hidden_parameters() + self.vocab_size * self.hidden_size) + attention
-
-    @cached_property
-    def _counts(self) -> tuple[int, int]:
-        with torch.device("meta"):
-            net = _network(self.content)
-        ends = {id(p) for part in (net.get_input_embeddings(), net.get_output_embeddings()) for p in part.parameters()}
-        sizes = [(id(p), p.numel()) for p in net.parameters()]
-        return sum(n for _, n in sizes), sum(n for i, n in sizes if i not in ends)
-
-
 class OtherModel(nn.Module):
     """A network of transformers, whose parts and parameters keep their names. `isolation` wants filled weights."""
 
@@ -102,7 +49,7 @@ class OtherModel(nn.Module):
         self.config = config
         self.compute_dtype = compute_dtype
         self.lora: Lora | None = None
-        net = (_network(config.content) if net is None else net).eval()
+        net = (network(config.content) if net is None else net).eval()
         self._modules, self._parameters, self._buffers = net._modules, net._parameters, net._buffers
         self._whole = (net, *_head_alone(net))  # in a tuple: what is in them is a part of this module already
         self._isolation: Isolation | None = None
@@ -318,25 +265,7 @@ class _Output:
 def load_other(folder: Path, config: OtherConfig, vocabulary: int = 0) -> OtherModel:
     """With the weights of a folder, and rows of zeros for tokens up to `vocabulary`. Raises UsageError if they are not
     whole."""
-    transformers = _transformers()
-    try:
-        with _without_bars(transformers):
-            net, info = transformers.AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError("transformers cannot load this model", where=str(folder), why=_first_line(error)) from error
-    if lacking := sorted(info["missing_keys"]):
-        raise UsageError(
-            f"the checkpoint lacks {len(lacking)} tensors, {lacking[0]} among them",
-            where=str(folder),
-            fix="use a checkpoint of the whole model with its language-model head",
-        )
+    net = network_from(folder)
     if vocabulary > (known := config.vocab_size):
         net.resize_token_embeddings(vocabulary, mean_resizing=False)
         config = OtherConfig.from_hf(net.config.to_dict())
@@ -354,60 +283,3 @@ def _head_alone(net: Any) -> tuple[Any, _Given]:
     head = copy.copy(net)
     head._modules = {**net._modules, prefix: given}
     return head, given
-
-
-def _network(content: Mapping[str, Any]) -> Any:
-    transformers = _transformers()
-    try:
-        net = transformers.AutoModelForCausalLM.from_config(
-            _configuration(content), trust_remote_code=False, dtype=torch.float32
-        )
-    except (ValueError, KeyError) as error:
-        raise _unsupported(content, _first_line(error)) from error
-    if kept := sorted(set(net.state_dict()) - {name for name, _ in net.named_parameters(remove_duplicate=False)}):
-        raise _unsupported(content, f"it keeps state that is no weight: {kept[0]}")
-    return net
-
-
-def _configuration(content: Mapping[str, Any]) -> Any:
-    transformers = _transformers()
-    apart = ("model_type", "auto_map", "transformers_version")
-    said = {key: value for key, value in content.items() if key not in apart}
-    try:
-        return transformers.AutoConfig.for_model(str(content.get("model_type")), **said)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unsupported(content, _first_line(error)) from error
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtra("transformers", "a model of another family than llama, mistral, qwen2 or qwen3") from error
-    return transformers
-
-
-@contextmanager
-def _without_bars(transformers: Any) -> Generator[None]:
-    """Every rank would draw one."""
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _unsupported(content: Mapping[str, Any], why: str, fix: str = "choose a causal language model") -> UsageError:
-    return UsageError(
-        f"this model cannot be trained here: model_type is {content.get('model_type')}",
-        where="config.json",
-        why=why,
-        fix=fix,
-    )

@@ -20,7 +20,8 @@ from sheaf.model.compile import compile_decoder
 from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
 from sheaf.model.families import AnyConfig, Model
-from sheaf.model.other import OtherConfig, OtherModel
+from sheaf.model.other import OtherModel
+from sheaf.model.other_config import OtherConfig
 from sheaf.model.pieces import Piece, Values
 from sheaf.model.recompute import Recompute, recompute_blocks
 from sheaf.parallel.context import split_attention
@@ -47,7 +48,8 @@ class How:
 class Spread:
     """What one rank holds of a model, and the passes that it takes part in. All methods are called by every rank.
 
-    Raises UsageError for a model of another family that cannot be trained in this layout."""
+    Raises UsageError for a model of another family that cannot be trained in this layout.
+    """
 
     def __init__(self, config: AnyConfig, compute_dtype: torch.dtype, mesh: Mesh, how: How, values: Values) -> None:
         self.config, self.mesh, self.how = config, mesh, how

@@ -79,10 +79,8 @@ class GradientSums:
         for name, parameter in self.sharded.items():
             copies = size_of(self.mesh.layout, ("data", "context")) * (2 if self._is_tied(name) else 1)
             parts.append(torch.linalg.vector_norm(local(_gradient(parameter))).double().square() / copies)
-        nothing = torch.zeros(
-            (), dtype=torch.float64, device=self.mesh.ranks.device
-        )  # a stage may be frozen as a whole
-        return sum(parts, nothing)
+        # None, where all that a rank holds is frozen.
+        return sum(parts, torch.zeros((), dtype=torch.float64, device=self.mesh.ranks.device))
 
     def scale(self, factor: Tensor | float) -> None:
         for bucket, _ in self.buckets:

@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on as if nothing had happened, written by all its ranks together.
 
     checkpoints/step-00000100/model-0000.safetensors      fp32 weights, as "weight.<parameter>", of the rank with that
-                              optimizer-0000.safetensors  number; its optimiser state, as "<kind>.<parameter>"
+                                                          number; of a run with adapters, what lies not in their base
+                              optimizer-0000.safetensors  its optimiser state, as "<kind>.<parameter>"
                               part-0000.json              which piece of which parameter each tensor is; digests
                               manifest.json               step, order, schedule, lengths of the journals, all parts
                               COMMITTED                   digest of the manifest, written last
@@ -281,7 +282,7 @@ def open_checkpoint(path: Path, *, files: bool = True) -> Checkpoint:
 def newest_valid(
     run: Path,
     note: Callable[[str], None] = lambda _: None,
-    fits: Callable[[dict[str, Any]], bool] = lambda _: True,
+    fits: Callable[[Mapping[str, Any]], bool] = lambda _: True,
 ) -> Checkpoint | None:
     """The newest checkpoint whose digests hold; a note for each that is passed over. None if there is none.
 

@@ -113,7 +113,7 @@ def resume(
 
 def _with_weights(run: Run, weights: Mapping[str, float], console: Console) -> Run:
     """The run with other weights from its next step on, written down."""
-    checkpoint = newest_valid(run.folder, console.note)
+    checkpoint = newest_valid(run.folder, console.note, run.wrote)
     step = 0 if checkpoint is None else checkpoint.step
     changes = changed(run.record, run.recipe, step, weights)
     other = Run(run.folder, {**run.record, **changes})

@@ -15,7 +15,7 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,12 @@ class Run:
     def avoided(self) -> list[int]:
         """Steps whose updates are left out (`train.spikes: rollback`)."""
         return self.record["avoided"]
+
+    def wrote(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is of the run as it is now: without the updates that it leaves out."""
+        step = manifest["step"]
+        left_out = [{n for n in steps if n < step} for steps in (self.avoided, manifest["spikes"]["avoided"])]
+        return left_out[0] == left_out[1]
 
     def corpus(self) -> CorpusVersion:
         """The version of the corpus that the run was started on."""

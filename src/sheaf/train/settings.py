@@ -2,7 +2,7 @@
 
 A resumed run reads these numbers instead of deciding again: another machine, load or number of cores must not change
 the update rule. Everything here is a function of recipe, corpus and machine kind; nothing is timed, so the same recipe
-on the same machine decides the same (only a budget in hours is measured, see `trainer.steps_for_hours`).
+on the same machine decides the same (only a budget in hours is measured, see `hours.py`).
 """
 
 from __future__ import annotations

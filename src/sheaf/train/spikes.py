@@ -130,10 +130,3 @@ def rolled_back(run: Run, spike: RollBack, ranks: Ranks) -> Run:
         run.updated(avoided=avoided)
     ranks.sum([0.0])  # nobody reads run.json before it is written, or looks for checkpoints while one is
     return Run.open(run.folder)
-
-
-def knows(manifest: dict[str, Any], run: Run) -> bool:
-    """Whether a checkpoint was written by the run as it is now: without the updates that it leaves out."""
-    step = manifest["step"]
-    made = {avoided for avoided in run.avoided if avoided < step}
-    return made == {avoided for avoided in manifest["spikes"]["avoided"] if avoided < step}

@@ -44,6 +44,7 @@ from sheaf.train.checkpoint import (
 )
 from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
+from sheaf.train.hours import PROBE_STEPS, steps_for_hours
 from sheaf.train.journal import Journal
 from sheaf.train.learner import Learner, NotFinite
 from sheaf.train.not_finite import explained
@@ -53,10 +54,9 @@ from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
 from sheaf.train.setup import DTYPES, order_of
-from sheaf.train.spikes import RollBack, SpikeGuard, knows, rolled_back
+from sheaf.train.spikes import RollBack, SpikeGuard, rolled_back
 
 NOTES_A_RUN = 20
-PROBE_STEPS, PROBE_SECONDS = 17, 10.0  # the first one compiles and does not count
 
 
 def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
@@ -71,8 +71,7 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
         except RollBack as error:
             spike = error.without_frames()  # which would keep the old model beside the new one
         console.note(f"step {spike.step:,} is a spike: {spike.why}; going back before it")
-        with pulse.phase(Phase.STARTING):
-            run = rolled_back(run, spike, ranks)
+        run = rolled_back(run, spike, ranks)
 
 
 def _train_on(run: Run, ranks: Ranks, console: Console) -> Run:
@@ -148,6 +147,9 @@ class Trainer:
         sent, waited = traffic.bytes, traffic.seconds
         try:
             result = self.learner.step(batch, rate, stop=signals.received is not None)
+        except RollBack:
+            pulse.start_again()
+            raise
         except NotFinite as error:
             replaced = self.damage.of_step(batch, error.replaced)
             raise explained(error, self.learner, batch, replaced, self.corpus, self.run.folder) from error
@@ -285,7 +287,7 @@ class Trainer:
     def _newest_valid(self) -> Checkpoint | None:
         """Checked by rank 0, which tells the others which one it is; they read some of it."""
         if self.ranks.rank == 0:
-            found = newest_valid(self.run.folder, self.console.note, lambda manifest: knows(manifest, self.run))
+            found = newest_valid(self.run.folder, self.console.note, self.run.wrote)
             self.ranks.from_first([-1 if found is None else found.step])
             return found
         (step,) = self.ranks.from_first([0])
@@ -337,29 +339,11 @@ class Trainer:
         )
 
     def _steps_for_hours(self, hours: float) -> int:
-        """Steps that fit into a budget of hours, from some steps at rate 0 whose traces are wiped out afterwards.
-
-        Measured before step 0 and then written down, so that schedule and end are known from the first step on. The
-        lower quartile counts: what else runs on the machine now may be gone in a minute.
-        """
-        before = {name: tensor.clone() for name, tensor in self.learner.spread.held().items()}
-        seconds: list[float] = []
+        evaluation = steps_within(self.held_out, self.train.evaluate_tokens)
         with self._loader(0, min(PROBE_STEPS, self.order.steps or PROBE_STEPS)) as loader:
-            for batch in loader:
-                start = time.perf_counter()
-                self.learner.step(batch, rate=0.0)
-                seconds.append(time.perf_counter() - start)
-                if self.ranks.from_first([len(seconds) > 4 and sum(seconds[1:]) > PROBE_SECONDS])[0]:
-                    break
-        self.learner.spread.fill(lambda name, _: before[name])
-        self.learner.reset_optimizer()
-        step_seconds = sorted(seconds[1:] or seconds)[(len(seconds) - 1) // 4]
-        evaluations = 10 * steps_within(self.held_out, self.train.evaluate_tokens) * step_seconds / 3
-        (steps,) = self.ranks.from_first([max(1, (3600 * hours - sum(seconds) - evaluations) // step_seconds)])
-        self.console.note(
-            f"{int(steps):,} steps: {hours:g} hours at the {step_seconds:.2f} s a step that were measured"
-        )
-        return min(int(steps), self.order.steps or LARGEST_DRAW // self.order.batch)
+            steps, seconds = steps_for_hours(hours, self.learner, loader, evaluation)
+        self.console.note(f"{steps:,} steps: {hours:g} hours at the {seconds:.2f} s a step that were measured")
+        return min(steps, self.order.steps or LARGEST_DRAW // self.order.batch)
 
     def _set_steps(self, steps: int) -> None:
         self.settings = with_steps(self.settings, steps, self.train)

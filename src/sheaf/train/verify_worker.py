@@ -84,7 +84,8 @@ def _one(spec: dict[str, Any], layout: Layout, ranks: Ranks, folder: Path) -> No
             before = {name: tensor.clone() for name, tensor in spread.held().items()}
             watch = partial(_compare_gradients, found, batch.step, None if layout == Layout() else folder)
             losses.append(learner.step(batch, _rate(recipe, learner), watch=watch).loss)
-            found.keep(f"change:{batch.step}", {n: tensor - before[n] for n, tensor in spread.held().items()})
+            after = spread.held()
+            found.keep(f"change:{batch.step}", {name: after[name] - before[name] for name in spread.trained()})
             if layout == Layout():
                 found.keep(f"before:{batch.step}", before)
     found.write(where / f"pieces-{ranks.rank}")
