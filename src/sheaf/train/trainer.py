@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sheaf.console import Console
+from sheaf.console import Console, duration
 from sheaf.errors import Interrupted, UsageError
 from sheaf.model.pieces import Values
 from sheaf.order.figures import step_figures
@@ -207,7 +207,7 @@ class Trainer:
         left = (steps - self.done) * line["seconds"]
         self.console.note(
             f"step {self.done:,}/{steps:,}  loss {line['loss']:.4f}  {line['tokens_per_second']:,.0f} tokens/s"
-            + (f"  about {_duration(left)} left" if 1 < self.done < steps else "")
+            + (f"  about {duration(left)} left" if 1 < self.done < steps else "")
         )
 
     # ---- evaluation
@@ -315,12 +315,7 @@ class Trainer:
         if self.settings.compile:
             watch_compiling()
         train = self.train
-        how = How(
-            compile=self.settings.compile,
-            recompute=train.activation_checkpointing,
-            lora=plan.lora,
-            frozen=plan.frozen,
-        )
+        how = How(self.settings.compile, train.activation_checkpointing, plan.lora, plan.frozen)
         spread = Spread(plan.config, DTYPES[train.precision], self.mesh, how, values)
         if spread.isolation:
             self.console.note(f"the model is of transformers' code; {spread.isolation}")
@@ -400,9 +395,3 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         if batch is None:
             return
         yield batch, time.perf_counter() - start
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
