@@ -40,6 +40,7 @@ LEFT_TO_RIGHT = [
 ]
 TOP = {
     "api",
+    "api_objects",
     "cli",
     "cli_corpus",
     "cli_words",
