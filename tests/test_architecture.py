@@ -15,6 +15,7 @@ BESIDE = {
     "files",
     "kernel",
     "recipe",
+    "recipe_data",
     "recipe_file",
     "recipe_yaml",
     "recipe_errors",
