@@ -27,6 +27,10 @@ MOE = transformers.MixtralConfig(
     vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=1, max_position_embeddings=64,
 )  # fmt: skip
+IDLE = transformers.GPT2Config(
+    vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0,
+    add_cross_attention=True,
+)  # fmt: skip
 STATE_SPACE = transformers.MambaConfig(
     vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, state_size=4, bos_token_id=0, eos_token_id=0
 )
@@ -85,8 +89,9 @@ def test_adapters_are_the_same_under_every_layout_that_knows_them(tmp_path: Path
     assert "does not know adapters" in raised.value.why and "layout of 2 ranks: {" in raised.value.fix
 
 
-def test_models_of_other_families_are_sharded_though_a_rank_uses_no_expert(tmp_path: Path) -> None:
-    recipe = from_folder(make_recipe(tmp_path), of_others(tmp_path, MOE))
+@pytest.mark.parametrize("config", [IDLE, pytest.param(MOE, marks=pytest.mark.soak)], ids=lambda c: c.model_type)
+def test_models_of_other_families_are_sharded_though_weights_lie_idle(config: Any, tmp_path: Path) -> None:
+    recipe = from_folder(make_recipe(tmp_path), of_others(tmp_path, config))
     assert not_held(recipe, tmp_path, [Layout(data=2), Layout(shard=2)], steps=1) == []
     with pytest.raises(UsageError, match="spread in this way") as raised:
         not_held(recipe, tmp_path, [Layout(pipeline=2)])

@@ -43,7 +43,7 @@ def shard_matrices(model: Model, pieces: dict[str, Piece], mesh: Mesh) -> None:
         # The loss is already divided by the global batch: sums, no means.
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
-        # An expert that no token of a rank went to has a gradient on others.
+        # An expert that no token of a rank went to has a gradient on others; attention to an encoder has none anywhere.
         sharded.set_reduce_scatter_unused_params(isinstance(model, OtherModel))
     shards, mine = mesh.layout.shard, mesh.at["shard"]
     for name, parameter in model.named_parameters():
