@@ -9,8 +9,7 @@ backward: what the layout says, and one small message.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -111,15 +110,7 @@ class Learner:
     def reset_optimizer(self) -> None:
         """Forget all momenta, and what a spike is measured by: the state before the first update."""
         self.guard.forget()
-        self._take_weights()
         self.optimizer = self._optimizer()
-
-    @contextmanager
-    def as_evaluated(self) -> Generator[None]:
-        """Inside, the model has the weights that are evaluated, saved and exported: see `Optimizer.as_evaluated`."""
-        self._take_weights()
-        with self.optimizer.as_evaluated():
-            yield
 
     def check_ranks_agree(self) -> None:
         """Raise RanksDiffer unless ranks that hold the same learned pieces hold the same bits. Called by every rank."""
@@ -157,16 +148,12 @@ class Learner:
         alone = self.ranks.world == 1
         return Optimizer(self._local.items(), self.update, pieces, None if alone else together)
 
-    def _take_weights(self) -> None:
-        """Show the optimiser where the sharded parameters lie now."""
-        for name, parameter in self._sharded.items():
-            self._local[name].data = local(parameter.detach())
-
     def _take_gradients(self) -> None:
-        self._take_weights()
+        """Show the optimiser what lies here now of the sharded parameters and their gradients."""
         for name, parameter in self._sharded.items():
             if parameter.grad is None:
                 raise AssertionError("every parameter has a gradient after a step's passes")
+            self._local[name].data = local(parameter.detach())
             self._local[name].grad = local(parameter.grad)
 
 

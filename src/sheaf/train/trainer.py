@@ -216,7 +216,7 @@ class Trainer:
         if not predicts(self.held_out, self.train.evaluate_tokens):
             return
         start = time.perf_counter()
-        with self.learner.as_evaluated():
+        with self.learner.optimizer.as_evaluated():
             figures = evaluate(
                 self.learner.spread,
                 self.corpus,
@@ -281,7 +281,7 @@ class Trainer:
                 "spikes": learner.guard.state(),
                 "layout": self.mesh.layout.model_dump(),
             }
-        with learner.as_evaluated():
+        with learner.optimizer.as_evaluated():
             files.checkpoints.save(manifest, learner.state())
 
     def _newest_valid(self) -> Checkpoint | None:
