@@ -141,7 +141,7 @@ def train(
     recipe = load(recipe)
     corpus = prepare(recipe, workers=workers, engine=engine, console=console)
     refuse_deferred(prepared(corpus, read_now=0, seconds=0.0))
-    result = launch(recipe, corpus, nproc=nproc, start_only=start_only, console=console or Silent())
+    result = launch(recipe, corpus, nproc=nproc, start_only=start_only, engine=engine, console=console or Silent())
     return Run(Path(result["run"]), None if start_only else result)
 
 
@@ -151,6 +151,7 @@ def resume(
     nproc: int | None = None,
     layout: Layout | str | None = None,
     weights: Mapping[str, float] | None = None,
+    engine: str = "local",
     console: Console | None = None,
 ) -> Run:
     """Go on from the newest checkpoint of a run (default: the newest run here), on any number of processes.
@@ -163,7 +164,8 @@ def resume(
 
     path = open_run(run).path
     chosen = _layout(layout) if isinstance(layout, str) else layout
-    return Run(path, launch(path, nproc=nproc, layout=chosen, weights=weights, console=console or Silent()))
+    told = console or Silent()
+    return Run(path, launch(path, nproc=nproc, layout=chosen, weights=weights, engine=engine, console=told))
 
 
 def verify(

@@ -146,7 +146,7 @@ def train(
     from sheaf.train.launch import train as launch
 
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
-    trained = launch(loaded, corpus, nproc=nproc, start_only=start_only, console=console)
+    trained = launch(loaded, corpus, nproc=nproc, start_only=start_only, engine=engine, console=console)
     if start_only:
         following = command_line("torchrun …", *trained["worker"])
         return Outcome({**trained, "prepare": prepared}, show.started, following, strictly(strict, prepared))
@@ -162,6 +162,7 @@ def resume(
     *weights: Weights,
     nproc: SameProcesses = None,
     layout: NewLayout = None,
+    engine: Engine = "local",
     common: Common = DEFAULT,
 ) -> Outcome:
     """Go on with a run from its newest checkpoint, on any number of processes, in any layout."""
@@ -170,7 +171,8 @@ def resume(
 
     if run is not None and "=" in run and not Path(run).exists():
         run, weights = None, (run, *weights)
-    done = api.resume(run, nproc=nproc, layout=layout, weights=weights_of(weights), console=common.console())
+    changes = weights_of(weights)
+    done = api.resume(run, nproc=nproc, layout=layout, weights=changes, engine=engine, console=common.console())
     return Outcome(done.result or {}, show.trained, command_line("sheaf generate", done.path))
 
 

@@ -32,7 +32,7 @@ Weights = Annotated[str, Parameter(help="New weights from here on, as in `mixtur
 AtLeastOne = validators.Number(gte=1)
 Workers = Annotated[int | None, Parameter(validator=AtLeastOne, help="Processes that prepare; default: one a core.")]
 Engine = Annotated[
-    str, Parameter(help="Where tasks run: local (this machine's processes), or ray (RAY_ADDRESS, or one started here).")
+    str, Parameter(help="Where it runs: local (this machine's processes), or ray (RAY_ADDRESS, or one started here).")
 ]
 Processes = Annotated[
     int | None,

@@ -9,7 +9,7 @@ import pytest
 from training_corpus import make_corpus, make_recipe
 from unequal_rank import STEPS, train
 
-from sheaf.parallel.launch import Ended, run_ranks
+from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.parallel.ranks import alone
 
 HERE = Path(__file__).parent
@@ -25,7 +25,8 @@ def test_unequal_shares_and_empty_ranks_change_no_loss_and_no_gradient(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     words = [str(tmp_path / "recipe.json"), str(tmp_path)]
-    assert run_ranks("unequal_rank", words, 3, tmp_path) == Ended()
+    with forker("unequal_rank", ["torch"], 3) as starts:
+        assert run_once(starts, words, 3, tmp_path) == Ended()
     ranks = [json.loads((tmp_path / f"{rank}.json").read_bytes()) for rank in range(3)]
     one = train(recipe, alone(), None)
     assert ranks[2]["samples"] == [0] * STEPS

@@ -51,7 +51,7 @@ class RayEngine:
             raise UsageError(f"an engine needs at least one worker, not {workers}", fix="give a number from 1 up")
         self._workers = workers
         self._prefixes = tuple(prefixes)
-        self._cluster: _Cluster | None = None
+        self._cluster: Cluster | None = None
 
     @property
     def workers(self) -> int:
@@ -77,13 +77,13 @@ class RayEngine:
             self._cluster.leave()
             self._cluster = None
 
-    def _joined(self) -> _Cluster:
+    def _joined(self) -> Cluster:
         if self._cluster is None:
-            self._cluster = _Cluster.join(self._workers)
+            self._cluster = Cluster.join(self._workers)
         return self._cluster
 
 
-class _Cluster:
+class Cluster:
     """Our place in a cluster. ray: the module, which is imported when first needed."""
 
     def __init__(self, ray: Any, *, ours: bool, temporary: Path | None = None) -> None:
@@ -94,7 +94,7 @@ class _Cluster:
             raise EnvironmentProblem("the Ray cluster has no CPU to run tasks on", fix="start nodes: `ray start`")
 
     @staticmethod
-    def join(workers: int | None) -> _Cluster:
+    def join(workers: int | None) -> Cluster:
         address = os.environ.get("RAY_ADDRESS", "")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not address:
@@ -104,17 +104,17 @@ class _Cluster:
         except ImportError as error:
             raise MissingExtra("ray", "the engine 'ray'") from error
         if ray.is_initialized():  # by a program that uses us
-            return _Cluster(ray, ours=False)
+            return Cluster(ray, ours=False)
         _keep_off_stdout(ray)
         with _sigterm_kept(), _told(address or HERE):
             if address:
                 _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level="error")
-                return _Cluster(ray, ours=True)
-            return _Cluster.start(ray, workers or len(os.sched_getaffinity(0)))
+                return Cluster(ray, ours=True)
+            return Cluster.start(ray, workers or len(os.sched_getaffinity(0)))
 
     @staticmethod
-    def start(ray: Any, cpus: int) -> _Cluster:
+    def start(ray: Any, cpus: int) -> Cluster:
         """One of our own, on this machine."""
         temporary = _temporary_folder()
         try:
@@ -131,7 +131,7 @@ class _Cluster:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        return _Cluster(ray, ours=True, temporary=temporary)
+        return Cluster(ray, ours=True, temporary=temporary)
 
     def leave(self) -> None:
         if self._ours:

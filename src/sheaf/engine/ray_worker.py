@@ -16,17 +16,20 @@ from sheaf.engine.worker import answer, encode
 def serve(request: bytes) -> bytes:
     """Run one task. request: {"function", "arguments", "prefixes", "version"}; the answer as of worker.answer."""
     asked = json.loads(request)
-    here = importlib.metadata.version("sheaf")
-    if asked["version"] != here:
-        return encode(_other_version(asked["version"], here))
+    wrong = other_version(asked["version"])
+    if wrong is not None:
+        return encode({"sheaf": ["EnvironmentProblem"], "words": wrong, "traceback": ""})
     return encode(answer(asked["function"], asked["arguments"], asked["prefixes"]))
 
 
-def _other_version(wanted: str, here: str) -> dict[str, object]:
-    words = [
+def other_version(wanted: str) -> list[str] | None:
+    """What, where, why and fix of the error, if this node has another version of Sheaf than the one that asks."""
+    here = importlib.metadata.version("sheaf")
+    if wanted == here:
+        return None
+    return [
         "a node of the Ray cluster has another version of sheaf",
         platform.node(),
         f"it is {here} there and {wanted} here",
         "install the same version on every node",
     ]
-    return {"sheaf": ["EnvironmentProblem"], "words": words, "traceback": ""}

@@ -153,7 +153,7 @@ def _watch(
     if signals.received:
         return Ended(signal=signals.received)
     words = {rank: board.last_words(rank) for rank in codes}
-    rank = stuck[0].rank if stuck else _blamed(codes, words)
+    rank = stuck[0].rank if stuck else blamed(codes, words)
     failed = Failed(
         rank,
         codes[rank] or 0,
@@ -166,7 +166,7 @@ def _watch(
     return Ended(failed=failed)
 
 
-def _blamed(codes: Mapping[int, int | None], words: Mapping[int, dict[str, Any] | None]) -> int:
+def blamed(codes: Mapping[int, int | None], words: Mapping[int, dict[str, Any] | None]) -> int:
     """The rank that was the cause. Its peers fail too: with PeerLost, or by whatever a broken collective raises; and
     those that a stop reached end in order."""
 

@@ -1,10 +1,8 @@
 """Which layout a run gets: the recipe's, if it can be, or the one that the model and the machine suggest.
 
 A layout that cannot be is refused with every reason there is, and the nearest one that can be on as many ranks: the one
-whose degrees differ from those asked for by the fewest doublings. `auto` takes data parallel while weights, gradients
-and optimiser state fit on every rank, since it says least; then sharding, in the smallest groups that fit, since it
-cuts all three; then tensor parallel inside a host for what is left. Cost: the layouts of N ranks are few (hundreds for
-N = 1,024), each is looked at in microseconds.
+whose degrees differ from those asked for by the fewest doublings. Cost: the layouts of N ranks are few (hundreds for
+N = 1,024), each is looked at in microseconds. `auto` is `parallel/choose.py`.
 """
 
 from __future__ import annotations
@@ -19,15 +17,13 @@ from sheaf.model.families import AnyConfig
 from sheaf.parallel.mesh import AXES, size_of
 from sheaf.recipe import Layout
 
-WEIGHT_BYTES, LEARNING_BYTES = 4, 12  # a weight; if it learns, its gradient and AdamW's two moments besides: all fp32
-ROOM = 0.6  # share of a rank's memory that these may take; activations and the rest want theirs
-
 
 @dataclass(frozen=True)
 class Facts:
     """What a layout depends on. batch: samples of a global step. micro_tokens: of one forward pass of a rank.
-    memory_bytes: of a rank. host_ranks: on one host. learned: share of the weights that learn. adapters: whether these
-    are low-rank factors beside frozen ones."""
+    memory_bytes: of a rank. compute_bytes: of a number that it computes with. update_bytes: of one weight's update, if
+    replicas share the work of computing it. learned: share of the weights that learn. adapters: whether these are
+    low-rank factors beside frozen ones."""
 
     config: AnyConfig
     sequence_length: int
@@ -36,7 +32,8 @@ class Facts:
     compile: bool
     packing: str
     memory_bytes: float
-    host_ranks: int
+    compute_bytes: int = 2
+    update_bytes: int = 0
     learned: float = 1.0
     adapters: bool = False
 
@@ -56,8 +53,10 @@ def of_ranks(layout: Layout, ranks: int | None) -> Layout:
     return layout.model_copy(update={"data": ranks // rest})
 
 
-def layout_on(layout: Layout, ranks: int) -> Layout:
+def layout_on(layout: Layout | None, ranks: int) -> Layout:
     """A run's layout on as many ranks as there are now: others may have started them than wrote it down."""
+    if layout is None:
+        raise AssertionError("ranks choose a layout before they make their part of a model")
     if ranks_of(layout) == ranks:
         return layout
     return of_ranks(Layout.model_validate(layout.model_dump(exclude={"data"})), ranks)
@@ -132,33 +131,12 @@ def micro_batches(layout: Layout, facts: Facts) -> int:
 
 def nearest(layout: Layout, facts: Facts) -> Layout | None:
     """The layout of as many ranks that can be and differs least; None if there is none."""
-    found = [one for one in _all(ranks_of(layout), layout.schedule) if not any(problems(one, facts))]
+    found = possible(ranks_of(layout), facts, layout.schedule)
 
     def distance(one: Layout) -> float:
         return sum(abs(math.log2(getattr(one, axis) / getattr(layout, axis))) for axis in AXES)
 
     return min(found, key=distance, default=None)
-
-
-def choose(ranks: int, facts: Facts) -> tuple[Layout, list[str]]:
-    """The layout of `auto`, and why, in two lines."""
-    state = facts.config.parameters() * (WEIGHT_BYTES + LEARNING_BYTES * facts.learned)
-    room = ROOM * facts.memory_bytes
-    candidates = [
-        one for one in _all(ranks, "1f1b") if one.context == one.pipeline == 1 and one.tensor <= facts.host_ranks
-    ]
-    candidates = [one for one in candidates if not any(problems(one, facts))]
-    fitting = [one for one in candidates if state / (one.shard * one.tensor) <= room]
-    if not candidates:
-        check_layout(Layout(data=ranks), facts)
-    best = min(
-        fitting or candidates, key=lambda one: (one.tensor, one.shard) if fitting else (-one.shard * one.tensor,)
-    )
-    weights = f"weights, gradients and optimiser state take {_gb(state)} a replica; a rank has {_gb(room)} for them"
-    if best.shard * best.tensor == 1:
-        return best, [f"layout {describe(best)}: data parallel says least to other ranks, and all fits", weights]
-    fits = "all fits so" if fitting else "it may not fit even so"
-    return best, [f"layout {describe(best)}: the least sharing with which a rank's part fits; {fits}", weights]
 
 
 def describe(layout: Layout) -> str:
@@ -167,6 +145,11 @@ def describe(layout: Layout) -> str:
     if layout.pipeline > 1 and layout.schedule != "1f1b":
         degrees["schedule"] = layout.schedule
     return "{" + ", ".join(f"{axis}: {degree}" for axis, degree in (degrees or {"data": 1}).items()) + "}"
+
+
+def possible(ranks: int, facts: Facts, schedule: str = "1f1b") -> list[Layout]:
+    """The layouts of so many ranks that can be."""
+    return [one for one in _all(ranks, schedule) if not any(problems(one, facts))]
 
 
 def _all(ranks: int, schedule: str) -> Iterator[Layout]:
@@ -182,7 +165,3 @@ def _factors(number: int, parts: int) -> Iterator[tuple[int, ...]]:
         if number % first == 0:
             for rest in _factors(number // first, parts - 1):
                 yield (first, *rest)
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"

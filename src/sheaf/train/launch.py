@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sheaf import engine as engines
 from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import UsageError
@@ -30,15 +31,23 @@ from sheaf.train.trainer import train_run
 
 
 def train(
-    recipe: Recipe, corpus: CorpusVersion, *, nproc: int | None = None, start_only: bool = False, console: Console
+    recipe: Recipe,
+    corpus: CorpusVersion,
+    *,
+    nproc: int | None = None,
+    start_only: bool = False,
+    engine: str = "local",
+    console: Console,
 ) -> dict[str, Any]:
-    """Start a new run and train it to its end. nproc: ranks on this machine (None: as many as the layout has, or one).
+    """Start a new run and train it to its end. nproc: ranks (None: as many as the layout has, or one). engine: "local",
+    on this machine, or "ray".
 
     start_only: make the run, train nothing, return {"run"} and the arguments that torchrun needs for its workers,
     "worker"; nproc is then the number of ranks on all machines.
     Returns {"run", "steps", "loss", "validation_loss", "tokens_per_second", "peak_memory_bytes", "checkpoint", …}.
     Raises RecipeError or UsageError before a folder is made if the run cannot be; see `trainer.train_run` for the rest.
     """
+    engines.check_name(engine)
     recipe = placed(recipe, corpus)
     order = order_of(recipe, corpus, "train")
     held_out = order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
@@ -56,14 +65,13 @@ def train(
         gpu=torch.cuda.is_available(),
         built_in=isinstance(config, ModelConfig),
     )
-    layout, why = layout_of(recipe, nproc, facts_of(recipe, plan, settings, ranks))
-    reasons += why
+    layout = layout_of(recipe, nproc, facts_of(recipe, plan, settings, ranks))
     if plan.learning < plan.total:
         reasons.append(f"{plan.learning:,} of {plan.total:,} parameters are trained, the others are frozen")
     folder = new_run_folder(recipe, corpus.workspace.runs)
     with locked(folder):
         write_file(folder / "recipe.yaml", dump(recipe).encode())
-        run = start_run(folder, recipe, corpus, settings, layout, order.state(0))
+        run = start_run(folder, recipe, corpus, settings, ranks, layout, order.state(0))
         notes = NotesFile(folder, console)
         notes.note(f"run {folder}: {config.parameters():,} parameters, {ranks} {'rank' if ranks == 1 else 'ranks'}")
         if not held_out.steps:
@@ -72,7 +80,9 @@ def train(
             notes.note(reason)
         if start_only:
             return {"run": str(run.folder), "worker": ["-m", "sheaf.train.worker", str(run.folder)]}
-        return _go(run, ranks, console)
+        if engine == "local":
+            return _go(run, ranks, console)
+    return _on_ray(run, ranks, console)
 
 
 def resume(
@@ -81,13 +91,16 @@ def resume(
     nproc: int | None = None,
     layout: Layout | None = None,
     weights: Mapping[str, float] | None = None,
+    engine: str = "local",
     console: Console,
 ) -> dict[str, Any]:
     """Go on with a run from its newest valid checkpoint, spread as it was, or over `nproc` ranks, or as `layout` says.
+    engine: as of `train`.
 
     weights: of sources, from that checkpoint's step on. Raises UsageError if the run is finished or is being trained by
     another process.
     """
+    engines.check_name(engine)
     folder = Run.open(run).folder  # a folder that is no run is refused before a lock is put there
     with locked(folder):
         opened = Run.open(folder)
@@ -102,13 +115,15 @@ def resume(
         if layout is not None:
             recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"layout": layout})})
         if nproc is not None or layout is not None:
-            ranks = nproc or ranks_of(layout or opened.layout)
+            ranks = nproc or (opened.ranks if layout is None else ranks_of(layout))
             plan = plan_of(recipe, opened.corpus())
-            chosen, _ = layout_of(recipe, nproc, facts_of(recipe, plan, opened.settings, ranks))
-            opened = opened.updated(ranks=ranks_of(chosen), layout=chosen.model_dump())
+            chosen = layout_of(recipe, nproc, facts_of(recipe, plan, opened.settings, ranks))
+            opened = opened.updated(ranks=ranks, layout=chosen and chosen.model_dump())
         if weights:
             opened = _with_weights(opened, weights, console)
-        return _go(opened, opened.ranks, console)
+        if engine == "local":
+            return _go(opened, opened.ranks, console)
+    return _on_ray(opened, opened.ranks, console)
 
 
 def _with_weights(run: Run, weights: Mapping[str, float], console: Console) -> Run:
@@ -138,7 +153,17 @@ def new_run_folder(recipe: Recipe, runs: Path | None = None) -> Path:
 
 def _go(run: Run, nproc: int, console: Console) -> dict[str, Any]:
     """Train a run that this process holds."""
-    run = _train_here(run, console) if nproc == 1 else supervise(run, nproc, console)
+    return _finished(_train_here(run, console) if nproc == 1 else supervise(run, nproc, console))
+
+
+def _on_ray(run: Run, nproc: int, console: Console) -> dict[str, Any]:
+    """Train a run that nobody holds: its rank 0 will."""
+    from sheaf.train.ray_ranks import train_on_ray
+
+    return _finished(train_on_ray(run, nproc, console))
+
+
+def _finished(run: Run) -> dict[str, Any]:
     if run.result is None:
         raise AssertionError("a run that ended well has a result")
     return run.updated(result={**run.result, **summary(run.folder)}).result or {}

@@ -26,7 +26,6 @@ import torch
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import CorruptStore, UsageError
 from sheaf.files import disk_errors, write_json
-from sheaf.parallel.mesh import size_of
 from sheaf.recipe import Layout, Recipe
 from sheaf.runs import read_record
 from sheaf.train.settings import Settings
@@ -70,9 +69,9 @@ class Run:
         return int(self.record["ranks"])
 
     @property
-    def layout(self) -> Layout:
-        """How its ranks spread the model, since it was last started or resumed."""
-        return Layout.model_validate(self.record["layout"])
+    def layout(self) -> Layout | None:
+        """How its ranks spread the model, since it was last started or resumed; None until they have chosen."""
+        return self.record["layout"] and Layout.model_validate(self.record["layout"])
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -101,9 +100,15 @@ class Run:
 
 
 def start_run(
-    folder: Path, recipe: Recipe, corpus: CorpusVersion, settings: Settings, layout: Layout, order: dict[str, Any]
+    folder: Path,
+    recipe: Recipe,
+    corpus: CorpusVersion,
+    settings: Settings,
+    ranks: int,
+    layout: Layout | None,
+    order: dict[str, Any],
 ) -> Run:
-    """Write run.json. order: the state of the order at step 0."""
+    """Write run.json. layout: None if the ranks are to choose it. order: the state of the order at step 0."""
     record = {
         "format": FORMAT,
         "name": folder.name,
@@ -113,8 +118,8 @@ def start_run(
         "fingerprint": corpus.fingerprint,
         "order": order,
         "settings": settings.to_json(),
-        "ranks": size_of(layout),
-        "layout": layout.model_dump(),
+        "ranks": ranks,
+        "layout": layout and layout.model_dump(),
         "avoided": [],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "result": None,

@@ -14,7 +14,7 @@ from torch.utils import deterministic
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused, UsageError
 from sheaf.order.order import Order
-from sheaf.parallel.layout import Facts, check_layout, choose, of_ranks
+from sheaf.parallel.layout import Facts, check_layout, of_ranks, possible
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.curriculum import with_steps
 from sheaf.train.plan import ModelPlan, plan_of
@@ -62,21 +62,26 @@ def placed(recipe: Recipe, corpus: CorpusVersion) -> Recipe:
     return with_steps(recipe, lambda other: order_of(other, corpus, "train"))
 
 
-def layout_of(recipe: Recipe, nproc: int | None, facts: Facts) -> tuple[Layout, list[str]]:
-    """The layout of a run, and why it has it. Raises UsageError if the recipe's cannot be."""
+def layout_of(recipe: Recipe, nproc: int | None, facts: Facts) -> Layout | None:
+    """The layout of a run; None if its ranks are to choose one. Raises UsageError if there is none."""
     asked = recipe.train.layout
-    if asked == "auto":
-        return choose(nproc or 1, facts)
-    layout = of_ranks(asked, nproc)
-    check_layout(layout, facts)
-    return layout, []
+    if asked != "auto":
+        layout = of_ranks(asked, nproc)
+        check_layout(layout, facts)
+        return layout
+    if nproc in (None, 1):
+        return Layout()
+    if not possible(nproc, facts):
+        check_layout(Layout(data=nproc), facts)
+    return None
 
 
-def recipe_layout_on(run: Run, ranks: int) -> Layout | None:
-    """The layout that the recipe of a run has on so many ranks; None if it can have none there."""
+def placed_on(run: Run, ranks: int) -> Run | None:
+    """The run on so many ranks, as its recipe has it there; None if it cannot be."""
     recipe = run.recipe
     with contextlib.suppress(UsageError):
-        return layout_of(recipe, ranks, facts_of(recipe, plan_of(recipe, run.corpus()), run.settings, ranks))[0]
+        layout = layout_of(recipe, ranks, facts_of(recipe, plan_of(recipe, run.corpus()), run.settings, ranks))
+        return run.updated(ranks=ranks, layout=layout and layout.model_dump())
     return None
 
 
@@ -92,7 +97,8 @@ def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int) ->
         compile=settings.compile,
         packing=recipe.train.packing,
         memory_bytes=memory,
-        host_ranks=ranks,
+        compute_bytes=DTYPES[recipe.train.precision].itemsize,
+        update_bytes=DTYPES[recipe.train.precision].itemsize if settings.optimizer == "muon" else 0,
         learned=plan.learned,
         adapters=plan.lora is not None,
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sheaf import errors
 from sheaf.console import Console
 from sheaf.errors import EnvironmentProblem, SheafError, TryAgain
 from sheaf.files import disk_errors
-from sheaf.parallel.launch import CRASH, Failed, forker, run_ranks
+from sheaf.parallel.launch import CRASH, Ended, Failed, forker, run_ranks
 from sheaf.parallel.pulse import Patience
 from sheaf.parallel.ranks import PeerLost, threads_for
 from sheaf.processes import StopSignals
@@ -38,7 +38,7 @@ from sheaf.train.checkpoint import list_checkpoints, step_of
 from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
 from sheaf.train.run import Run
-from sheaf.train.setup import recipe_layout_on
+from sheaf.train.setup import placed_on
 from sheaf.train.trainer import interrupted
 
 RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
@@ -53,28 +53,35 @@ PASSING = (CRASH, TryAgain.__name__, *NOBODYS)
 CRASH_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 
+# From slots, signals to this process and `moved` (see `run_ranks`) to how the ranks ended.
+Start = Callable[[Sequence[int], StopSignals, Callable[[int], None]], Ended]
+
+
 def supervise(run: Run, nproc: int, console: Console) -> Run:
     """Train a run that this process holds to its end. Returns it with its result.
 
     Raises Interrupted after a signal to this process, the error that a rank named, or EnvironmentProblem if ranks
     failed for a reason that restarts do not cure. Whatever is raised, the run can be resumed.
     """
+    patience = Patience(run.recipe.train.restarts.stuck_after)
+    with forker("sheaf.train.worker", IMPORTS, nproc) as ranks:
+
+        def start(slots: Sequence[int], signals: StopSignals, moved: Callable[[int], None]) -> Ended:
+            words, folder = [str(run.folder)], run.folder
+            return run_ranks(ranks, words, slots, folder, signals=signals, patience=patience, moved=moved)
+
+        return supervised(run, nproc, console, start)
+
+
+def supervised(run: Run, nproc: int, console: Console, start: Start, where: str = "") -> Run:
+    """`supervise` for ranks that `start` starts, once each time that it is called, and waits for. where: they are."""
     with (
         StopSignals(patient=False) as signals,
-        forker("sheaf.train.worker", IMPORTS, nproc) as ranks,
         Follower(run.folder, console, run.settings.steps) as follower,
     ):
-        restarts = Restarts(run, nproc, follower.say)
+        restarts = Restarts(run, nproc, follower.say, where)
         while True:
-            ended = run_ranks(
-                ranks,
-                [str(run.folder)],
-                restarts.slots,
-                run.folder,
-                signals=signals,
-                patience=Patience(run.recipe.train.restarts.stuck_after),
-                moved=restarts.moved,
-            )
+            ended = start(restarts.slots, signals, restarts.moved)
             restarts.close()
             if ended.signal:
                 raise interrupted(run.folder, ended.signal)
@@ -88,9 +95,9 @@ def supervise(run: Run, nproc: int, console: Console) -> Run:
 class Restarts:
     """What the restarts of one launch have been, and whether there may be another. slots: see `run_ranks`."""
 
-    def __init__(self, run: Run, nproc: int, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Run, nproc: int, say: Callable[[str], None], where: str = "") -> None:
         self.slots = list(range(nproc))
-        self._folder, self._say = run.folder, say
+        self._folder, self._say, self._where = run.folder, say, where
         self._allowed = run.recipe.train.restarts
         self._in_a_row = 0
         self._checkpoint = _newest(run.folder)
@@ -98,7 +105,7 @@ class Restarts:
         self._open: dict[str, Any] | None = None
         self._failed_at = 0.0
         self._made: dict[int, float] = {}
-        say(_on(nproc))
+        say(self._on())
 
     def after(self, failed: Failed) -> None:
         """A start has failed: prepare another one, or raise the reason why not."""
@@ -156,9 +163,7 @@ class Restarts:
         }
         told = "" if failed.stuck else f"{cause} after {_steps(self._open['step'])}; "
         self._say(f"{told}starting again from the newest checkpoint")
-        self._say(
-            f"{_on(len(self.slots))}; {_times(self._in_a_row)} from this checkpoint, at most {self._allowed.most}"
-        )
+        self._say(f"{self._on()}; {_times(self._in_a_row)} from this checkpoint, at most {self._allowed.most}")
 
     def _leave_out(self, failed: Failed) -> None:
         """Go on with the ranks that are left: without those that were killed, or without the one that failed. If all
@@ -167,13 +172,10 @@ class Restarts:
         nobodys = len(failed.stuck) > 1 or (failed.words or {}).get("kind") in NOBODYS
         if not nobodys and len(out) < len(self.slots):
             left = [slot for rank, slot in enumerate(self.slots) if rank not in out]
-            run = Run.open(self._folder)
-            layout = recipe_layout_on(run, len(left))
-            if layout is None:
+            if placed_on(Run.open(self._folder), len(left)) is None:
                 self._say(f"the recipe's layout cannot be had on {len(left)} ranks: going on with as many as before")
                 return
             self.slots = left
-            run.updated(ranks=len(left), layout=layout.model_dump())
 
     def close(self) -> dict[str, Any]:
         """Write the line of the restart under way, if there is one: it has led to a step, or these ranks have ended."""
@@ -184,6 +186,10 @@ class Restarts:
         with disk_errors(self._folder / RESTARTS), (self._folder / RESTARTS).open("ab") as file:
             file.write(orjson.dumps(line) + b"\n")
         return line
+
+    def _on(self) -> str:
+        ranks = len(self.slots)
+        return f"{ranks} {'rank' if ranks == 1 else 'ranks'} {self._where or f'with {threads_for(ranks)} threads each'}"
 
     def _tell_stacks(self, failed: Failed) -> None:
         for stuck in failed.stuck[:STACKS_SHOWN]:
@@ -265,10 +271,6 @@ def _steps(step: int) -> str:
 
 def _times(restarts: int) -> str:
     return f"{restarts} {'restart' if restarts == 1 else 'restarts'}"
-
-
-def _on(ranks: int) -> str:
-    return f"{ranks} {'rank' if ranks == 1 else 'ranks'} with {threads_for(ranks)} threads each"
 
 
 def _signal_name(number: int) -> str:

@@ -34,6 +34,7 @@ from sheaf.parallel.pulse import Phase, pulse, watch_compiling
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
+from sheaf.train.auto_layout import laid_out
 from sheaf.train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -65,6 +66,7 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
     Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written; TrainingFailed if the numbers went wrong;
     EnvironmentProblem if the disk is full. Whatever is raised, the run can be resumed.
     """
+    run = laid_out(run, ranks, console)
     while True:
         try:
             return _train_on(run, ranks, console)
@@ -131,8 +133,8 @@ class Trainer:
                 advance(1)
                 if stop and self.done < steps:
                     self._stop(files, signals)
-        if self.evaluation is None:  # killed between the last checkpoint and the result
-            with pulse.phase(Phase.EVALUATING):
+        if not self.ranks.from_first([self.evaluation is not None])[0]:  # rank 0 alone reads what was written
+            with pulse.phase(Phase.EVALUATING):  # killed between the last checkpoint and the result
                 self._evaluate(files)
         pulse.end()
         (memory,) = self.ranks.sum([peak_memory_bytes()])

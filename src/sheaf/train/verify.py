@@ -126,7 +126,6 @@ def facts_of_verify(recipe: Recipe, corpus: CorpusVersion, layouts: Sequence[Lay
         compile=False,
         packing=train.packing,
         memory_bytes=float("inf"),
-        host_ranks=max([1, *map(ranks_of, layouts)]),
         adapters=plan.lora is not None,
     )
 

@@ -9,11 +9,13 @@ it all before.)
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from sheaf.processes import die_with_parent
 
@@ -32,17 +34,26 @@ def main(folder: Path) -> int:
         _train(folder, alone=launcher is None)
     except SheafError as error:
         words = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
-        pulse.last_words({"kind": type(error).__name__, "code": error.exit_code, **words})
+        _say({"kind": type(error).__name__, "code": error.exit_code, **words})
         if launcher is None:
             print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
-        pulse.last_words({"kind": "", "code": 1, "what": said, "where": "", "why": "", "fix": ""})
+        _say({"kind": "", "code": 1, "what": said, "where": "", "why": "", "fix": ""})
         raise
     finally:
         pulse.stop_alarm()
     return 0
+
+
+def _say(words: dict[str, Any]) -> None:
+    """Why this rank fails: to a launcher of ours in shared memory, to another one in a file that it names."""
+    from sheaf.parallel.pulse import pulse
+
+    pulse.last_words(words)
+    if path := os.environ.get("SHEAF_LAST_WORDS"):
+        Path(path).write_text(json.dumps(words))
 
 
 def _train(folder: Path, *, alone: bool) -> None:
