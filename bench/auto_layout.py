@@ -28,8 +28,8 @@ from sheaf.parallel.layout import Facts, describe, possible
 from sheaf.parallel.links import Link, Machine, measure
 from sheaf.parallel.ranks import join
 from sheaf.train import journal
-from sheaf.train.run import Run
 from sheaf.train.plan import plan_of
+from sheaf.train.run import Run
 from sheaf.train.setup import DTYPES, facts_of
 
 STEPS, SKIPPED = 12, 4
