@@ -1,7 +1,7 @@
 """How long a step takes under a layout, by estimate: what computing and sending cost, as the machine was measured.
 
-With P weights (gradients: of those that learn), T tokens of a global batch, b bytes of a number in the compute dtype, and
-m micro-batches of a rank:
+With P weights (gradients: of those that learn), T tokens of a global batch, b bytes of a number in the compute dtype,
+and m micro-batches of a rank:
 
     computing   FLOP of T tokens / (N ranks · flops of a rank), stretched by a pipeline's bubble (p−1)/(m+p−1)
     data        a sum of the held weights' gradients in fp32, of which the last backward pass, 2/3 of a
