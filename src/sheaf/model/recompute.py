@@ -14,17 +14,17 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from sheaf.model.decoder import Decoder
+from sheaf.model.families import Model
 
 Recompute = Literal["none", "selective", "full"]
 
 
-def recompute_blocks(model: Decoder, mode: Recompute) -> None:
+def recompute_blocks(model: Model, mode: Recompute) -> None:
     """Let the blocks compute again in the backward what they do not keep. Before compiling and sharding."""
     if mode == "none":
         return
     selective: dict[str, Any] = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
-    for _, block in model.model.held():
+    for block in model.blocks():
         # Nothing in a block is random, so no state of generators is kept.
         block.forward = partial(
             checkpoint,
