@@ -28,8 +28,9 @@ from sheaf.parallel.layout import Facts, describe, possible
 from sheaf.parallel.links import Link, Machine, measure
 from sheaf.parallel.ranks import join
 from sheaf.train import journal
+from sheaf.train.plan import plan_of
 from sheaf.train.run import Run
-from sheaf.train.setup import DTYPES, config_of, facts_of
+from sheaf.train.setup import DTYPES, facts_of
 
 STEPS, SKIPPED = 12, 4
 RECIPE = """
@@ -89,7 +90,7 @@ def seconds_of(run: Path) -> float:
 
 def facts_here(folder: Path) -> Facts:
     run = Run.open(folder)
-    return facts_of(run.recipe, config_of(run.recipe, run.corpus()), run.settings, 2)
+    return facts_of(run.recipe, plan_of(run.recipe, run.corpus()), run.settings, 2)
 
 
 def measured(facts: Facts) -> Machine:

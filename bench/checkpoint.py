@@ -35,7 +35,8 @@ from sheaf.recipe import Layout
 from sheaf.train.checkpoint import CheckpointWriter
 from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update
-from sheaf.train.setup import DTYPES, exact, new_values, order_of
+from sheaf.train.plan import new_values
+from sheaf.train.setup import DTYPES, exact, order_of
 
 EVERY = 100
 
@@ -70,8 +71,8 @@ def compare(root: Path, options: argparse.Namespace) -> None:
     recipe = make_recipe(root, sequence_length=512, precision=options.precision, **batch)
     model = recipe.model.model_validate({"preset": options.preset})
     recipe = recipe.model_copy(update={"model": model})
-    config, values = new_values(recipe, corpus)
-    spread = Spread(config, DTYPES[options.precision], Mesh(alone(), Layout()), How(), values)
+    plan, values = new_values(recipe, corpus)
+    spread = Spread(plan.config, DTYPES[options.precision], Mesh(alone(), Layout()), How(), values)
     learner = Learner(spread, Update(options.optimizer, 0.1, (0.9, 0.95), options.precision), 1.0, options.batch)
     writer = CheckpointWriter(root, keep=2)
     without: list[Spent] = []

@@ -34,7 +34,8 @@ from sheaf.recipe import Layout
 from sheaf.train.footprint import Rank, Shape
 from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update
-from sheaf.train.setup import DTYPES, exact, new_values, order_of
+from sheaf.train.plan import new_values
+from sheaf.train.setup import DTYPES, exact, order_of
 
 SAMPLES, LENGTH = 8, 256
 
@@ -56,13 +57,13 @@ def compare(root: Path, precision: str, rounds: int) -> None:
     recipe = make_recipe(root, sequence_length=LENGTH, precision=precision, optimizer="adamw", **batch)
     shape = {"hidden_size": 256, "layers": 6, "heads": 4, "kv_heads": 2, "intermediate_size": 768}
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=shape)})
-    config, values = new_values(recipe, corpus)
+    plan, values = new_values(recipe, corpus)
     dtype = DTYPES[precision]
     learners: dict[Recompute, Learner] = {}
     for mode in MODES:
-        spread = Spread(config, dtype, Mesh(alone(), Layout()), How(recompute=mode), values)
-        learners[mode] = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), recipe.train.precision), 1.0, SAMPLES)
-    rank = Rank(config, Layout(), 0, Shape(SAMPLES, LENGTH, 1, dtype))
+        spread = Spread(plan.config, dtype, Mesh(alone(), Layout()), How(recompute=mode), values)
+        learners[mode] = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), precision), 1.0, SAMPLES)
+    rank = Rank(plan.config, Layout(), 0, Shape(SAMPLES, LENGTH, 1, dtype))
     seconds: dict[Recompute, list[float]] = {mode: [] for mode in MODES}
     batches: list[Batch] = []
     with Loader(order_of(recipe, corpus, "train"), corpus.token_files(), stop=rounds + 1) as loader:
@@ -74,7 +75,10 @@ def compare(root: Path, precision: str, rounds: int) -> None:
             batches.append(one)
     plain = statistics.median(seconds["none"])
     for mode, learner in learners.items():
-        told, taken = rank.footprint("adamw", of_all(mode, config.num_hidden_layers)), taken_bytes(learner, batches[-1])
+        told, taken = (
+            rank.footprint("adamw", of_all(mode, plan.config.num_hidden_layers)),
+            taken_bytes(learner, batches[-1]),
+        )
         own = told.peak - told.copy - told.weights - told.gradients - told.optimizer
         more = statistics.median(seconds[mode]) / plain - 1
         print(

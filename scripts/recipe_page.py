@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from sheaf import recipe
+from sheaf import recipe, recipe_data
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipe.md"
 HEAD = """# The recipe
@@ -25,8 +25,9 @@ WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false
 
 
 def models() -> list[type[BaseModel]]:
-    """Recipe first, then whatever it names, in the order of the file."""
-    found = [m for m in vars(recipe).values() if isinstance(m, type) and issubclass(m, recipe.Strict)]
+    """Recipe first, then whatever it names, in the order of the files."""
+    both = vars(recipe_data) | vars(recipe)
+    found = [m for m in both.values() if isinstance(m, type) and issubclass(m, recipe.Strict)]
     rest = [m for m in found if m not in (recipe.Strict, recipe.Recipe)]
     return [recipe.Recipe, *rest]
 

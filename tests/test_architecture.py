@@ -15,6 +15,7 @@ BESIDE = {
     "files",
     "kernel",
     "recipe",
+    "recipe_data",
     "recipe_file",
     "recipe_yaml",
     "recipe_errors",
@@ -40,6 +41,7 @@ LEFT_TO_RIGHT = [
 ]
 TOP = {
     "api",
+    "api_objects",
     "cli",
     "cli_corpus",
     "cli_words",

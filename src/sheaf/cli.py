@@ -333,13 +333,14 @@ def export(
     to: Annotated[Path | None, Parameter(help="Folder to write; default: RUN/export.")] = None,
     step: Step = None,
     dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="Of the weights written.")] = "fp32",
+    merge: Annotated[bool, Parameter(negative=(), help="Add a run's adapters to its model's weights.")] = False,
     common: Common = DEFAULT,
 ) -> Outcome:
-    """Write the model as a folder that transformers loads."""
+    """Write the model as a folder that transformers loads; of a run with adapters, these alone, for peft."""
     from sheaf import api, show
 
     opened = api.open_run(run)
-    folder = opened.export(to, step=step, dtype=dtype)
+    folder = opened.export(to, step=step, dtype=dtype, merge=merge)
     data = {"run": str(opened.path), "folder": str(folder), "files": sorted(p.name for p in folder.iterdir())}
     return Outcome(data, show.exported, command_line("sheaf generate", opened.path))
 

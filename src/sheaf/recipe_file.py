@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from sheaf import recipe_yaml
 from sheaf.errors import EnvironmentProblem, RecipeError
-from sheaf.recipe import TEMPLATES, Recipe, Secret, SourceSpec
+from sheaf.recipe import TEMPLATES, Recipe, Secret, SourceSpec, TokenizerSpec
 from sheaf.recipe_errors import Problem, dotted, explain, keys_at, literal_secrets, nearest, refuse
 from sheaf.recipe_yaml import KeyPath, Tree
 
@@ -269,7 +269,13 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     if tokenizer.from_ is not None:
         tokenizer = tokenizer.model_copy(update={"from_": _path(tokenizer.from_, base)})
     if model.from_ is not None:
-        model = model.model_copy(update={"from_": _path(model.from_, base)})
+        folder = _path(model.from_, base)
+        model = model.model_copy(update={"from_": folder})
+        if "tokenizer" not in recipe.prepare.model_fields_set and (Path(folder) / "tokenizer.json").is_file():
+            tokenizer = TokenizerSpec.model_validate({"from": folder})  # what is not said is the model's own
+    if model.lora is not None and model.lora.from_ is not None:
+        lora = model.lora.model_copy(update={"from_": _path(model.lora.from_, base)})
+        model = model.model_copy(update={"lora": lora})
     return recipe.model_copy(
         update={
             "workspace": _path(recipe.workspace, base),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from model_shapes import small_config
 
 from sheaf import recipe_file
 from sheaf.errors import RecipeError, UsageError
-from sheaf.model.config import ModelConfig, from_spec, preset, read_config
+from sheaf.model.config import ModelConfig, of_preset, preset
 from sheaf.recipe import ModelSpec
 
 PUBLISHED: dict[str, Any] = {
@@ -75,10 +74,10 @@ def test_flops_are_six_a_weight_that_multiplies_and_twelve_for_attention() -> No
 
 def test_a_recipes_changes_reach_the_model() -> None:
     spec = ModelSpec(preset="small", family="llama", layers=3, heads=4, hidden_size=256, tied=False)
-    config = from_spec(spec, vocab_size=1000, **COMMON)
+    config = of_preset(spec, vocab_size=1000, **COMMON)
     assert (config.num_hidden_layers, config.num_attention_heads, config.head_dim) == (3, 4, 64)
     assert config.intermediate_size == 704 and not config.tie_word_embeddings
-    assert from_spec(ModelSpec(), vocab_size=1000, **COMMON).hidden_size == 192
+    assert of_preset(ModelSpec(), vocab_size=1000, **COMMON).hidden_size == 192
 
 
 @pytest.mark.parametrize(
@@ -90,24 +89,7 @@ def test_a_recipes_changes_reach_the_model() -> None:
 )
 def test_an_impossible_shape_is_refused_with_its_numbers(spec: ModelSpec, named: str) -> None:
     with pytest.raises((RecipeError, UsageError), match=named):
-        from_spec(spec, vocab_size=1000, **COMMON)
-
-
-def test_a_folder_gives_its_own_shape_and_must_fit_the_tokenizer_and_length(tmp_path: Path) -> None:
-    spec = ModelSpec.model_validate({"from": str(tmp_path)})
-    with pytest.raises(UsageError, match="no model"):
-        from_spec(spec, vocab_size=100, **COMMON)
-    (tmp_path / "config.json").write_text(json.dumps({**PUBLISHED, "max_position_embeddings": 512}))
-    assert from_spec(spec, vocab_size=100, **COMMON) == read_config(tmp_path)
-    with pytest.raises(RecipeError, match="tokenizer"):
-        from_spec(spec, vocab_size=101, **COMMON)
-    with pytest.raises(RecipeError, match="positions"):
-        from_spec(spec, vocab_size=100, max_positions=513, end_of_text=0)
-    with pytest.raises(RecipeError, match="layers"):
-        from_spec(ModelSpec.model_validate({"from": str(tmp_path), "layers": 3}), vocab_size=100, **COMMON)
-    (tmp_path / "config.json").write_text("{broken")
-    with pytest.raises(UsageError, match="not JSON"):
-        read_config(tmp_path)
+        of_preset(spec, vocab_size=1000, **COMMON)
 
 
 def test_an_unknown_preset_is_refused_by_the_recipe_and_by_the_model(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from torch.nn import functional
 from sheaf.errors import UsageError
 from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
+from sheaf.model.families import load_folder
 from sheaf.model.loss import next_token_loss
-from sheaf.model.pretrained import export_folder, load_folder
+from sheaf.model.pretrained import export_folder
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -28,7 +28,8 @@ def main(folder: Path, layout: Layout, out: Path) -> None:
         trainer = Trainer(run, ranks, Silent())
         writer = CheckpointWriter(out, 2, ranks.rank, ranks.world)
         ranks.sum([0.0])  # the folder is there
-        writer.save({"step": trainer.done, "model": trainer.learner.spread.config.to_hf()}, trainer.learner.state())
+        with trainer.learner.optimizer.as_evaluated():
+            writer.save({"step": trainer.done, "model": trainer.learner.spread.config.to_hf()}, trainer.learner.state())
         writer.wait()
         writer.close()
         with trainer._loader(trainer.done, trainer.done + 1) as loader:

@@ -64,7 +64,7 @@ def test_the_newest_are_kept_and_hold_what_was_there_when_they_were_taken(tmp_pa
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000002"]
     newest = newest_valid(tmp_path)
     assert newest is not None and newest.step == 3
-    assert newest.weights("w", Piece.whole((3, 4))).unique().tolist() == [3.0]
+    assert newest.read("weight.w", Piece.whole((3, 4))).unique().tolist() == [3.0]
 
 
 def test_the_best_by_held_out_loss_is_kept_beside_the_newest_and_named_in_the_result(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_a_checkpoint_does_not_have_is_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(CorruptStore, match=r"momentum\.w"):  # of another optimiser
         checkpoint.read("momentum.w", Piece.whole((3, 4)))
     with pytest.raises(CorruptStore, match=r"\[4, 4\]"):  # of another model
-        checkpoint.weights("w", Piece.whole((4, 4)))
+        checkpoint.read("weight.w", Piece.whole((4, 4)))
 
 
 @settings(max_examples=50, deadline=None)
@@ -149,7 +149,7 @@ def test_pieces_that_several_ranks_wrote_are_read_back_in_any_other_cut(
     for d in (0, 1):
         start = data.draw(st.integers(0, shape[d]))
         piece = piece.cut(d, start, data.draw(st.integers(start, shape[d])))
-    assert torch.equal(checkpoint.weights("w", piece), values[piece.slices])
+    assert torch.equal(checkpoint.read("weight.w", piece), values[piece.slices])
 
 
 def test_a_manifest_that_is_none_is_damage_even_if_its_digest_holds(tmp_path: Path) -> None:

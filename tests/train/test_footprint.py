@@ -12,6 +12,7 @@ from training_corpus import make_corpus, make_recipe
 from sheaf.console import Silent
 from sheaf.errors import UsageError
 from sheaf.model.activations import Live
+from sheaf.model.config import ModelConfig
 from sheaf.model.recompute import MODES, Recompute
 from sheaf.order.loader import Loader
 from sheaf.parallel.mesh import Mesh
@@ -22,9 +23,10 @@ from sheaf.train.footprint import Rank, Shape
 from sheaf.train.launch import train
 from sheaf.train.learner import Learner
 from sheaf.train.on_paper import on_paper
-from sheaf.train.optimizer import Update
+from sheaf.train.optimizer import Kind, Update
+from sheaf.train.plan import new_values, plan_of
 from sheaf.train.settings import Settings
-from sheaf.train.setup import DTYPES, config_of, exact, new_values, order_of
+from sheaf.train.setup import DTYPES, exact, order_of
 
 SAMPLES, LENGTH = 8, 64
 
@@ -44,10 +46,10 @@ def most_of_a_step(recipe: Recipe, root: Path, recompute: Recompute | tuple[Reco
     """Bytes of all tensors at the peak of a second step, and its loss."""
     corpus, how = make_corpus(root), recipe.train
     live, losses = Live(), list[float]()
-    config, values = new_values(recipe, corpus)
+    plan, values = new_values(recipe, corpus)
     with exact(2), live:
-        spread = Spread(config, DTYPES[how.precision], Mesh(alone(), Layout()), How(recompute=recompute), values)
-        update = Update(how.optimizer, how.weight_decay, how.betas, how.precision)
+        spread = Spread(plan.config, DTYPES[how.precision], Mesh(alone(), Layout()), How(recompute=recompute), values)
+        update = Update(recipe_kind(recipe), how.weight_decay, how.betas, how.precision)
         learner = Learner(spread, update, how.clip, SAMPLES)
         with Loader(order_of(recipe, corpus, "train"), corpus.token_files(), stop=2) as loader:
             for batch in loader:
@@ -65,16 +67,16 @@ def test_what_is_told_is_what_the_tensors_of_a_step_take(
 ) -> None:
     recipe = recipe_of(tmp_path, precision=precision, optimizer=optimizer)
     taken, _ = most_of_a_step(recipe, tmp_path, mode)
-    config = config_of(recipe, make_corpus(tmp_path))
+    config = config_of(recipe, tmp_path)
     shape = Shape(SAMPLES, LENGTH, 1, DTYPES[precision])
-    footprint = Rank(config, Layout(), 0, shape).footprint(recipe.train.optimizer, alike(mode))
+    footprint = Rank(config, Layout(), 0, shape).footprint(recipe_kind(recipe), alike(mode))
     assert footprint.peak - footprint.copy == pytest.approx(taken, rel=0.1)
     assert footprint.weights == 4 * config.parameters()
 
 
 def test_a_budget_takes_the_cheapest_mix_that_fits_and_changes_no_loss(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
-    config = config_of(recipe, make_corpus(tmp_path))
+    config = config_of(recipe, tmp_path)
     rank = Rank(config, Layout(), 0, Shape(SAMPLES, LENGTH, 1, DTYPES["fp32"]))
     all_of = {mode: rank.activations(alike(mode)) for mode in MODES}
     chosen = modes_within((all_of["none"] + all_of["selective"]) / 2, recipe, tmp_path)
@@ -103,9 +105,9 @@ def test_a_run_with_a_budget_says_what_it_chose(tmp_path: Path) -> None:
 
 def test_gradients_are_summed_in_fp32_and_all_is_updated_where_it_lies(tmp_path: Path) -> None:
     recipe, corpus = recipe_of(tmp_path, precision="bf16"), make_corpus(tmp_path)
-    config, values = new_values(recipe, corpus)
+    plan, values = new_values(recipe, corpus)
     with exact(2):
-        spread = Spread(config, DTYPES["bf16"], Mesh(alone(), Layout()), How(), values)
+        spread = Spread(plan.config, DTYPES["bf16"], Mesh(alone(), Layout()), How(), values)
         learner = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), "bf16"), 1.0, micro_samples=2)  # four passes
 
         def places() -> set[tuple[str, int]]:
@@ -127,7 +129,7 @@ def test_gradients_are_summed_in_fp32_and_all_is_updated_where_it_lies(tmp_path:
 )
 def test_a_rank_of_a_layout_takes_its_part(tmp_path: Path, layout: Layout) -> None:
     recipe = recipe_of(tmp_path)
-    config = config_of(recipe, make_corpus(tmp_path))
+    config = config_of(recipe, tmp_path)
     config = replace(config, num_key_value_heads=2)
     shape = Shape(SAMPLES, LENGTH, 2, DTYPES["fp32"])
     alone = Rank(config, Layout(), 0, shape).footprint("adamw", alike("none"))
@@ -148,5 +150,17 @@ def test_a_rank_of_a_layout_takes_its_part(tmp_path: Path, layout: Layout) -> No
 def modes_within(budget_bytes: float, recipe: Recipe, root: Path) -> tuple[Recompute, ...]:
     budget = recipe.train.model_copy(update={"activation_memory": f"{budget_bytes / 1e6:.4f} MB"})
     corpus = make_corpus(root)
-    settings = Settings(1, SAMPLES, SAMPLES * LENGTH, 1e-3, 1, 1, False, 0, 2)
-    return on_paper(config_of(recipe, corpus), budget, settings, Layout(), 0).modes
+    settings = Settings(1, SAMPLES, SAMPLES * LENGTH, "adamw", 1e-3, 1, 1, False, 0, 2)
+    paper = on_paper(plan_of(recipe, corpus), budget, settings, Layout(), 0)
+    assert paper is not None
+    return paper.modes
+
+
+def config_of(recipe: Recipe, root: Path) -> ModelConfig:
+    config = plan_of(recipe, make_corpus(root)).config
+    assert isinstance(config, ModelConfig)
+    return config
+
+
+def recipe_kind(recipe: Recipe) -> Kind:
+    return "adamw" if recipe.train.optimizer == "adamw" else "muon"

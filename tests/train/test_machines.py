@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.parallel.hosts import end_of, needs_namespaces, two_hosts
 
@@ -70,3 +73,25 @@ def test_options_that_name_no_machines_are_refused() -> None:
         Machines.of("2", "no-such-host.invalid:29500", 1)
     here = Machines.of("1:4", "localhost:29500", 8)
     assert here is not None and here.here_is_host and here.ranks == 32
+
+
+def test_nothing_is_left_behind_when_the_command_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "sheaf.yaml").write_text(RECIPE)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "one.txt").write_text("sheets make a sheaf " * 500)
+    words = ["train", "sheaf.yaml", "--nnodes", "2", "--rdzv", "localhost:29533"]  # the other one never comes
+    command = subprocess.Popen([sys.executable, "-m", "sheaf", *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 120
+        while not (agents := psutil.Process(command.pid).children(recursive=True)) or not listens(29533):
+            assert command.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+    finally:
+        command.kill()
+        command.wait()
+    assert not psutil.wait_procs(agents, timeout=20)[1]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

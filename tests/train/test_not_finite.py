@@ -18,7 +18,7 @@ from training_corpus import VOCABULARY, make_corpus, make_recipe
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import TrainingFailed
-from sheaf.model.config import from_spec
+from sheaf.model.config import of_preset
 from sheaf.model.decoder import Decoder
 from sheaf.model.init import initialise
 from sheaf.order.trace import trace_step
@@ -36,7 +36,7 @@ def recipe_with_a_bad_token(root: Path, corpus: CorpusVersion, value: float) -> 
     folder.mkdir()
     recipe = make_recipe(root, budget={"steps": 60}, checkpoint_every=50)
     spec = recipe.model.model_copy(update={"tied": False})
-    config = from_spec(spec, vocab_size=corpus.vocab_size, max_positions=64, end_of_text=0)
+    config = of_preset(spec, vocab_size=corpus.vocab_size, max_positions=64, end_of_text=0)
     model = Decoder(config, torch.float32)
     initialise(model, 3)
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -16,18 +16,19 @@ from sheaf.parallel.ranks import Ranks
 from sheaf.recipe import Layout
 from sheaf.train.launch import train
 from sheaf.train.learner import Learner
-from sheaf.train.optimizer import Update
-from sheaf.train.setup import exact, new_values, order_of
+from sheaf.train.optimizer import Kind, Update
+from sheaf.train.plan import new_values
+from sheaf.train.setup import exact, order_of
 
 
-def losses(root: Path, device: str, optimizer: str, *, offload: bool) -> tuple[list[float], Learner]:
+def losses(root: Path, device: str, optimizer: Kind, *, offload: bool) -> tuple[list[float], Learner]:
     recipe, corpus = make_recipe(root, optimizer=optimizer), make_corpus(root)
-    config, values = new_values(recipe, corpus)
+    plan, values = new_values(recipe, corpus)
     found: list[float] = []
     with exact(2):
         mesh = Mesh(Ranks(0, 1, torch.device(device)), Layout())
-        spread = Spread(config, torch.float32, mesh, How(), values)
-        update = Update(recipe.train.optimizer, 0.1, (0.9, 0.95), "fp32")
+        spread = Spread(plan.config, torch.float32, mesh, How(), values)
+        update = Update(optimizer, 0.1, (0.9, 0.95), "fp32")
         learner = Learner(spread, update, 1.0, micro_samples=4, offload=offload)
         with Loader(order_of(recipe, corpus, "train"), corpus.token_files(), stop=4) as loader:
             for step, batch in enumerate(loader):
@@ -39,7 +40,7 @@ def losses(root: Path, device: str, optimizer: str, *, offload: bool) -> tuple[l
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_updates_on_copies_are_the_updates_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+def test_updates_on_copies_are_the_updates_bit_for_bit(tmp_path: Path, optimizer: Kind) -> None:
     expected, beside = losses(tmp_path, "cpu", optimizer, offload=False)
     found, learner = losses(tmp_path, "cpu", optimizer, offload=True)
     assert found == expected

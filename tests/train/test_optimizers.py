@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sheaf.train.muon import MOMENTUM, orthogonalise
-from sheaf.train.optimizer import Optimizer, Update, default_rate
+from sheaf.train.optimizer import Optimizer, Update, choose, default_rate
 
 SHAPES = {
     "model.embed_tokens.weight": (12, 6),
@@ -32,8 +32,8 @@ def set_gradients(named: dict[str, nn.Parameter], step: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def update(optimizer: str, precision: str = "fp32") -> Update:
-    return Update(optimizer, weight_decay=0.1, betas=(0.9, 0.95), precision=precision)  # type: ignore[arg-type]
+def update(optimizer: str, precision: str = "fp32", rates: dict[str, float] | None = None) -> Update:
+    return Update(optimizer, 0.1, (0.9, 0.95), precision, rates or {})  # type: ignore[arg-type]
 
 
 def newton_schulz(matrix: np.ndarray) -> np.ndarray:
@@ -101,7 +101,51 @@ def test_muons_update_has_the_size_of_adamws() -> None:
     assert 0.12 < size < 0.3  # 0.2 is AdamW's usual root mean square
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_schedule_free_is_that_of_the_paper() -> None:
+    """Algorithm 1 as it stands, with x, y and z apart, in float64."""
+    named = parameters()
+    ours = Optimizer(named.items(), update("schedule-free"))
+    z = {name: p.detach().double().numpy().copy() for name, p in named.items()}
+    x, v, weights = {n: w.copy() for n, w in z.items()}, {n: np.zeros_like(w) for n, w in z.items()}, 0.0
+    for step, rate in enumerate([0.01, 0.02, 0.03, 0.03, 0.03, 0.03]):
+        set_gradients(named, step)
+        weights += rate**2
+        for name in z:
+            g, y = named[name].grad.double().numpy(), 0.1 * z[name] + 0.9 * x[name]
+            np.testing.assert_allclose(named[name].detach().numpy(), y, rtol=1e-4, atol=1e-5)
+            v[name] = 0.95 * v[name] + 0.05 * g * g
+            decay = 0.1 if y.ndim == 2 and "embed_tokens" not in name else 0.0
+            z[name] -= rate * (g / (np.sqrt(v[name] / (1 - 0.95 ** (step + 1))) + 1e-8) + decay * y)
+            x[name] += rate**2 / weights * (z[name] - x[name])
+        ours.step(rate)
+    trained = {name: p.detach().clone() for name, p in named.items()}
+    with ours.as_evaluated():
+        for name, p in named.items():
+            np.testing.assert_allclose(p.detach().numpy(), x[name], rtol=1e-4, atol=1e-5)
+            assert torch.equal(ours.state()[f"y.{name}"], trained[name])  # what a checkpoint stores is what is trained
+    assert all(torch.equal(p, trained[name]) for name, p in named.items())
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "schedule-free"])
+def test_rates_by_name_are_factors_and_the_first_pattern_counts(optimizer: str) -> None:
+    rates = {"*.0.mlp.*": 0.5, "model.layers.*": 2.0}
+    for pattern, factor in {"mlp.up": 0.5, "self_attn": 2.0, "lm_head": 1.0}.items():
+        plain, changed = parameters(), parameters()
+        for named, by, rate in ((plain, {}, 0.02 * factor), (changed, rates, 0.02)):
+            set_gradients(named, 0)
+            Optimizer(named.items(), update(optimizer, rates=by)).step(rate)
+        for name in plain:
+            assert torch.equal(plain[name], changed[name]) or pattern not in name
+
+
+def test_low_rank_factors_are_not_orthogonalised() -> None:
+    factors = {"model.layers.0.self_attn.q_proj.lora_A.weight": nn.Parameter(torch.ones(2, 8))}
+    assert set(Optimizer(factors.items(), update("muon")).state()) == {
+        f"{k}.{n}" for k in ("exp_avg", "exp_avg_sq") for n in factors
+    }
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "schedule-free"])
 def test_a_saved_state_goes_on_bit_for_bit(optimizer: str) -> None:
     calm, broken = parameters(), parameters()
     one, two = Optimizer(calm.items(), update(optimizer, "bf16")), Optimizer(broken.items(), update(optimizer, "bf16"))
@@ -110,9 +154,13 @@ def test_a_saved_state_goes_on_bit_for_bit(optimizer: str) -> None:
         one.step(0.01)
         set_gradients(broken, step)
         two.step(0.01)
+    with two.as_evaluated():  # as a checkpoint is written
+        model, state = ({n: t.detach().clone() for n, t in d.items()} for d in (broken, two.state()))
+    with torch.no_grad():
+        for name, parameter in broken.items():
+            parameter.copy_(model[name])
     fresh = Optimizer(broken.items(), update(optimizer, "bf16"))
-    saved = {name: tensor.clone() for name, tensor in two.state().items()}
-    fresh.load(lambda key, piece: saved[key][piece.slices], two.updates)
+    fresh.load(lambda key, piece: state[key][piece.slices], two.updates, two.averaging)
     for step in range(3, 6):
         set_gradients(calm, step)
         one.step(0.01)
@@ -126,3 +174,12 @@ def test_the_default_rate_falls_with_size_and_names_its_source() -> None:
     rates = [default_rate("adamw", n)[0] for n in (10**6, 10**7, 10**8)]
     assert rates == sorted(rates, reverse=True)
     assert "Kaplan" in default_rate("muon", 10**7)[1]
+
+
+def test_a_published_model_starts_with_adamw_at_a_rate_for_tuning() -> None:
+    assert (
+        choose("auto", "scratch")[0] == "muon" and choose("auto", "folder")[0] == choose("auto", "lora")[0] == "adamw"
+    )
+    assert choose("muon", "folder") == ("muon", "")
+    whole, adapters = default_rate("adamw", 10**9, "folder"), default_rate("adamw", 10**9, "lora")
+    assert whole[0] < adapters[0] < default_rate("adamw", 10**9)[0] and "QLoRA" in adapters[1]

@@ -8,16 +8,15 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from saved_tensors import saved_tensors
 from test_layouts import four_layers
 from training_corpus import make_corpus
 
 from sheaf.console import Silent
-from sheaf.model.pieces import Piece
 from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.parallel.mesh import size_of
 from sheaf.recipe import Layout
 from sheaf.train import journal
-from sheaf.train.checkpoint import Checkpoint, newest_valid
 from sheaf.train.launch import resume, train
 
 LAYOUTS = [Layout(), *(Layout.model_validate({axis: 2}) for axis in ("data", "shard", "tensor", "pipeline", "context"))]
@@ -28,17 +27,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def whole(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the newest checkpoint of a run."""
-    checkpoint = newest_valid(folder)
-    assert isinstance(checkpoint, Checkpoint)
-    shapes = {key: tuple(record["shape"]) for key, record in checkpoint.manifest["tensors"].items()}
-    return {key: checkpoint.read(key, Piece.whole(shape)) for key, shape in shapes.items()}
-
-
-def a_run(root: Path, layout: Layout) -> Path:
+def a_run(root: Path, layout: Layout, **settings: object) -> Path:
     """A run that made its three steps under a layout."""
-    corpus, recipe = make_corpus(root), four_layers(root, budget={"steps": 3}, evaluate_every=3)
+    corpus, recipe = make_corpus(root), four_layers(root, budget={"steps": 3}, evaluate_every=3, **settings)
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"layout": layout})})
     return Path(train(recipe, corpus, console=Silent())["run"])
 
@@ -53,20 +44,31 @@ def taken_over(run: Path, layout: Layout, out: Path) -> float:
     return orjson.loads((out / "loss.json").read_bytes())
 
 
-def check(root: Path, start: Layout, others: list[Layout]) -> None:
-    run = a_run(root, start)
-    before = whole(run)
+def check(root: Path, start: Layout, others: list[Layout], **settings: object) -> dict[str, torch.Tensor]:
+    """Returns the tensors of the checkpoint."""
+    run = a_run(root, start, **settings)
+    before = saved_tensors(run)
     losses = []
     for number, layout in enumerate(others):
         losses.append(taken_over(run, layout, root / str(number)))
-        after = whole(root / str(number))
+        after = saved_tensors(root / str(number))
         assert before.keys() == after.keys()
         assert [key for key in before if not torch.equal(before[key], after[key])] == []
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
+    return before
 
 
 def test_a_sharded_checkpoint_is_taken_over_by_a_pipeline_and_by_tensor_ranks(tmp_path: Path) -> None:
     check(tmp_path, Layout(shard=2), [Layout(pipeline=2), Layout(tensor=2)])
+
+
+def test_averages_are_taken_over_under_other_layouts_and_nothing_is_kept_of_what_is_frozen(tmp_path: Path) -> None:
+    settings = {"optimizer": "schedule-free", "freeze": ["model.embed_tokens*", "model.layers.0.*"]}
+    before = check(tmp_path, Layout(shard=2), [Layout(), Layout(pipeline=2)], **settings)
+    kinds = {kind: {key for key in before if key.startswith(f"{kind}.")} for kind in ("weight", "y", "z", "exp_avg_sq")}
+    assert sum(map(len, kinds.values())) == len(before)
+    still = {key for key in kinds["weight"] if "embed_tokens" in key or ".layers.0." in key}
+    assert len(kinds["weight"]) - len(still) == len(kinds["y"]) == len(kinds["z"]) == len(kinds["exp_avg_sq"]) > 0
 
 
 @pytest.mark.soak

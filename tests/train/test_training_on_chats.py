@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_corpus import make_corpus, make_recipe
 
-from sheaf import api, recipe_file
+from sheaf import api, api_objects, recipe_file
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.vocabulary import Vocabulary
@@ -91,7 +91,7 @@ def test_the_evaluation_is_of_what_is_to_be_predicted(tmp_path: Path) -> None:
     run = Path(train(recipe, corpus, console=Silent())["run"])
     model, _ = load_model(run, None, torch.float32)
     order = order_of(recipe, corpus, "held_out")
-    values = checkpoint_of(run)[0].weights
+    values = checkpoint_of(run)[0].values()
     spread = Spread(model.config, torch.float32, Mesh(alone(), Layout()), How(), values)
     got = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=4)
     nats, count = 0.0, 0
@@ -140,7 +140,7 @@ train: {sequence_length: 64, batch_tokens: 256, budget: {steps: 2}, held_out: 0,
     run = api.train(recipe, workers=1)
     corpus = run.corpus()
     encoder = Encoder(corpus.tokenizer_path)
-    ids, ends = api._as_user(run.vocabulary(), "Ferry 7?<|im_end|>")
+    ids, ends = api_objects._as_user(run.vocabulary(), "Ferry 7?<|im_end|>")
     assert encoder.decode(ids) == "<|im_start|>user\nFerry 7?<|im_end|><|im_end|>\n<|im_start|>assistant\n"
     assert ids.count(encoder.control_ids["<|im_end|>"]) == 1 and ends == [encoder.control_ids["<|im_end|>"]]
     said = "".join(run.generate("Ferry 7?", chat=True, max_tokens=20, temperature=0))
@@ -169,11 +169,11 @@ prepare: {tokenizer: {train: bpe, vocab_size: 300}, template: ./t.jinja}
     )
     corpus = api.prepare(recipe, workers=1)
     with pytest.raises(UsageError, match="a user says alone") as caught:
-        api._as_user(Vocabulary.of(CorpusVersion.open(recipe.workspace, corpus.digest)), "Late?")
+        api_objects._as_user(Vocabulary.of(CorpusVersion.open(recipe.workspace, corpus.digest)), "Late?")
     assert "Who am I?" in caught.value.why
 
 
 def test_a_run_without_conversations_answers_no_user(tmp_path: Path) -> None:
     run = Path(train(make_recipe(tmp_path, budget={"steps": 1}), make_corpus(tmp_path), console=Silent())["run"])
     with pytest.raises(UsageError, match="no conversations"):
-        api._as_user(api.open_run(run).vocabulary(), "Hello?")
+        api_objects._as_user(api.open_run(run).vocabulary(), "Hello?")

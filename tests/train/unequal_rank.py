@@ -19,7 +19,8 @@ from sheaf.recipe import Layout, Recipe
 from sheaf.train.evaluate import evaluate
 from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update
-from sheaf.train.setup import new_values, order_of
+from sheaf.train.plan import new_values
+from sheaf.train.setup import order_of
 
 SPEEDS = (2.0, 1.0, 0.01)
 STEPS = 4
@@ -30,9 +31,9 @@ def train(recipe: Recipe, ranks: Ranks, speeds: tuple[float, ...] | None) -> dic
     torch.set_num_threads(1)
     corpus = CorpusVersion.open(Path(recipe.workspace))
     order, files = order_of(recipe, corpus, "train"), corpus.token_files()
-    config, values = new_values(recipe, corpus)
+    plan, values = new_values(recipe, corpus)
     mesh = Mesh(ranks, Layout(data=ranks.world))
-    spread = Spread(config, torch.float32, mesh, How(), values)
+    spread = Spread(plan.config, torch.float32, mesh, How(), values)
     learner = Learner(spread, Update("adamw", 0.1, (0.9, 0.95), "fp32"), 1.0, 2)
     told: dict[str, Any] = {"losses": [], "norms": [], "samples": []}
     place = {"rank": ranks.rank, "world": ranks.world}

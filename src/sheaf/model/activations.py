@@ -46,15 +46,16 @@ def held_by(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     live = Live()
     with FakeTensorMode(), torch.device(device):
-        weights = {
-            name: torch.empty(p.shape, dtype=p.dtype, requires_grad=True) for name, p in block.named_parameters()
-        }
+        real = dict(block.named_parameters())
+        learns = {name: p.requires_grad for name, p in real.items()}
+        weights = {n: torch.empty(p.shape, dtype=p.dtype, requires_grad=learns[n]) for n, p in real.items()}
         b, t = shape_bt
         hidden_btd = torch.empty((b, t // cut, config.hidden_size), dtype=dtype, requires_grad=True)
         angles_bte = torch.empty((b, t, config.head_dim // 2))
         starts_bt = torch.empty((b, t), dtype=torch.int64)
         for weight in weights.values():  # what a weight gets is added to a buffer that is there, and goes
-            weight.register_post_accumulate_grad_hook(lambda done: setattr(done, "grad", None))
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(lambda done: setattr(done, "grad", None))
         for known in (*weights.values(), hidden_btd, angles_bte, starts_bt):
             live.ignore(known)
 

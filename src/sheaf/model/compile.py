@@ -23,19 +23,20 @@ import torch
 from torch.utils import cpp_extension
 
 from sheaf.model.decoder import Decoder
+from sheaf.model.families import Model
 
 PROBE = "#include <Python.h>\n#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 
-def compile_decoder(model: Decoder, mode: Literal["on", "off"]) -> None:
+def compile_decoder(model: Model, mode: Literal["on", "off"]) -> None:
     """Compile the blocks in place ("on"), or leave the model eager ("off"). The first step does the compiling."""
-    if mode == "off":
+    if mode == "off" or not isinstance(model, Decoder):
         return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_folder()))
     # torch 2.13 writes this folder unquoted into a command line that it then splits like a shell: without this, an
     # environment in a folder with a space in its name could not link.
     cpp_extension.TORCH_LIB_PATH = shlex.quote(str(Path(torch.__file__).parent / "lib"))
-    for _, block in model.model.held():
+    for block in model.blocks():
         block.compile(fullgraph=True, dynamic=False)
 
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast, get_args
-
-import orjson
 
 from sheaf.errors import RecipeError, UsageError
 from sheaf.recipe import ModelSpec
@@ -28,7 +25,7 @@ ARCHITECTURES: dict[Family, str] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Field names are those of config.json; sizes in elements. Made by `preset`, `from_spec` or `from_hf`."""
+    """Field names are those of config.json; sizes in elements. Made by `preset`, `of_preset` or `from_hf`."""
 
     model_type: Family
     vocab_size: int
@@ -89,18 +86,24 @@ class ModelConfig:
     def parameters(self) -> int:
         """Number of parameters; a tied head counts once."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return embeddings + self.num_hidden_layers * self._layer_parameters() + self.hidden_size
+        return embeddings + self.hidden_parameters()
 
-    def flops_per_token(self, attention_span: float) -> float:
+    def hidden_parameters(self) -> int:
+        """Weights outside embedding and head."""
+        return self.num_hidden_layers * self._layer_parameters() + self.hidden_size
+
+    def flops_per_token(self, attention_span: float, learned: float = 1.0) -> float:
         """FLOPs of one training token, forward and backward; attention_span: mean number of keys that a token sees.
+        learned: share of the weights that learn; the others have no gradient to compute.
 
-        Matrix products only: 6 a weight that multiplies (the head does, the embedding does not), and
+        Matrix products only: 6 a weight that multiplies (the head does, the embedding does not), 4 if it is frozen, and
         12·span·heads·head_dim a layer for scores and values (Chowdhery et al. 2022, PaLM, appendix B, with the span
         in place of the length).
         """
         attention = 12 * self.num_attention_heads * self.head_dim * attention_span
-        layers = self.num_hidden_layers * (6 * self.layer_matrices() + attention)
-        return layers + 6 * self.vocab_size * self.hidden_size
+        each = 4 + 2 * learned
+        layers = self.num_hidden_layers * (each * self.layer_matrices() + attention)
+        return layers + each * self.vocab_size * self.hidden_size
 
     def layer_matrices(self) -> int:
         """Weights of a layer that multiply: those of its matrices."""
@@ -173,56 +176,17 @@ def preset(
     )
 
 
-def from_spec(spec: ModelSpec, *, vocab_size: int, max_positions: int, end_of_text: int) -> ModelConfig:
-    """The config that a recipe's `model:` asks for. Raises RecipeError or UsageError."""
-    changes = {
+def of_preset(spec: ModelSpec, *, vocab_size: int, max_positions: int, end_of_text: int) -> ModelConfig:
+    """The config of a recipe's `model:` that starts from scratch. Raises RecipeError or UsageError."""
+    common: dict[str, Any] = {"max_positions": max_positions, "end_of_text": end_of_text}
+    return preset(spec.preset or "tiny", vocab_size=vocab_size, family=spec.family, **common, **dimensions(spec))
+
+
+def dimensions(spec: ModelSpec) -> dict[str, Any]:
+    """What a recipe says of a preset's shape, None where it says nothing."""
+    return {
         key: getattr(spec, key) for key in ("hidden_size", "layers", "heads", "kv_heads", "intermediate_size", "tied")
     }
-    if spec.from_ is None:
-        name = spec.preset or "tiny"
-        common: dict[str, Any] = {"max_positions": max_positions, "end_of_text": end_of_text}
-        return preset(name, vocab_size=vocab_size, family=spec.family, **common, **changes)
-    changed = [key for key, value in changes.items() if value is not None]
-    if changed:
-        raise RecipeError(
-            f"model.{changed[0]} cannot be changed for a model from a folder",
-            where=spec.from_,
-            why="its weights have the shape that its config.json says",
-            fix=f"remove model.{changed[0]}, or start from a preset",
-        )
-    config = read_config(Path(spec.from_))
-    if config.vocab_size < vocab_size:
-        raise RecipeError(
-            f"the model knows {config.vocab_size} tokens, the tokenizer {vocab_size}",
-            where=spec.from_,
-            fix="use the model's own tokenizer: prepare.tokenizer: {from: <folder>/tokenizer.json}",
-        )
-    if config.max_position_embeddings < max_positions:
-        raise RecipeError(
-            f"the model was made for {config.max_position_embeddings} positions, the recipe wants {max_positions}",
-            where=spec.from_,
-            fix=f"set train.sequence_length to {config.max_position_embeddings} or less",
-        )
-    return config
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """The config.json of a checkpoint folder. Raises UsageError if it is missing, broken or not supported."""
-    path = folder / "config.json"
-    try:
-        content: Any = orjson.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UsageError(
-            "this folder holds no model",
-            where=str(folder),
-            why="there is no config.json in it",
-            fix="name a folder with config.json and model.safetensors",
-        ) from error
-    except orjson.JSONDecodeError as error:
-        raise UsageError("a model's config.json is not JSON", where=str(path), why=str(error)) from error
-    if not isinstance(content, dict):
-        raise UsageError("a model's config.json is not a JSON object", where=str(path))
-    return ModelConfig.from_hf(cast(dict[str, Any], content))
 
 
 def _intermediate(shape: _Shape, hidden: int) -> int:

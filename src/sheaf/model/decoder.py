@@ -16,8 +16,8 @@ is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +26,23 @@ from torch.nn import functional
 from sheaf.model.attention import attend, attend_masked, row_starts
 from sheaf.model.cache import KeyValueCache
 from sheaf.model.config import ModelConfig
+from sheaf.model.loss import next_token_loss, per_token_loss
+
+if TYPE_CHECKING:
+    from sheaf.model.adapters import Lora
 
 __all__ = ["Decoder", "KeyValueCache"]
 
 
 class Decoder(nn.Module):
-    """Parameters are zeros (norms: ones) until `initialise` or `load_state` fills them."""
+    """Parameters are zeros (norms: ones) until `initialise` or `families.fill` fills them."""
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
+        self.lora: Lora | None = None
+        """What was put beside the weights, which are frozen then (`adapters.attach`)."""
         self.begins = self.ends = True
         self.model = Body(config)
         self.lm_head = None if config.tie_word_embeddings else Weights(config.vocab_size, config.hidden_size)
@@ -73,6 +79,26 @@ class Decoder(nn.Module):
     def head_weight(self) -> nn.Parameter:
         """(vocabulary, d): the head's matrix, which is the embedding's when tied."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers that are here."""
+        return [block for _, block in self.model.held()]
+
+    @property
+    def embedding_weight(self) -> nn.Parameter:
+        return self.model.embed_tokens.weight
+
+    def tied_names(self) -> list[tuple[str, str]]:
+        """(embedding, head) if the head is the embedding: one parameter here, two names for others."""
+        return [("model.embed_tokens.weight", "lm_head.weight")] if self.lm_head is None else []
+
+    def next_token_loss(self, hidden_btd: Tensor, labels_bt: Tensor) -> Tensor:
+        """fp32 scalar: the sum of the cross-entropy over the labels that are not −100, in nats."""
+        return next_token_loss(hidden_btd, self.head_weight, labels_bt)
+
+    def per_token_loss(self, hidden_btd: Tensor, labels_bt: Tensor) -> Tensor:
+        """fp32 (b, t): the same of each label, 0 where it is −100. No gradient."""
+        return per_token_loss(hidden_btd, self.head_weight, labels_bt)
 
     def logits(self, hidden_btd: Tensor) -> Tensor:
         """(b, t, vocabulary) in compute_dtype. For generation and tests; the loss never builds them whole."""
@@ -183,12 +209,19 @@ class RmsNorm(nn.Module):
 
 
 class Weights(nn.Module):
-    """A matrix (out, in) and perhaps a bias, under the names that a checkpoint gives them."""
+    """A matrix (out, in) and perhaps a bias, under the names that a checkpoint gives them. lora_A (rank, in) and lora_B
+    (out, rank): low-rank factors beside it, whose product counts lora_scale times, the same in
+    all of a model (`adapters.py`)."""
+
+    lora_A: Weights | None
+    lora_B: Weights | None
 
     def __init__(self, out_size: int, in_size: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(out_size, in_size))
         self.bias = nn.Parameter(torch.zeros(out_size)) if bias else None
+        self.lora_A = self.lora_B = None
+        self.lora_scale = 1.0
 
 
 class Embedding(Weights):
@@ -213,7 +246,22 @@ def joint_linear(x: Tensor, *parts: Weights) -> Tensor:
     """One matrix product for several projections of the same input; outputs lie side by side in the last dimension."""
     weight = torch.cat([part.weight.to(x.dtype) for part in parts])
     biases = [part.bias.to(x.dtype) for part in parts if part.bias is not None]
-    return functional.linear(x, weight, torch.cat(biases) if biases else None)
+    out = functional.linear(x, weight, torch.cat(biases) if biases else None)
+    return out if all(part.lora_A is None for part in parts) else out + _low_rank(x, parts)
+
+
+def _low_rank(x: Tensor, parts: Sequence[Weights]) -> Tensor:
+    """scale·B(Ax) of each part side by side, zero where a part has no factors; one product for all the A."""
+    down = [part.lora_A.weight.to(x.dtype) for part in parts if part.lora_A is not None]
+    scale = next(part.lora_scale for part in parts if part.lora_A is not None)
+    ranks = iter((functional.linear(x, torch.cat(down)) * scale).split([len(a) for a in down], dim=-1))
+    outs = [
+        x.new_zeros((*x.shape[:-1], len(part.weight)))
+        if part.lora_B is None
+        else functional.linear(next(ranks), part.lora_B.weight.to(x.dtype))
+        for part in parts
+    ]
+    return torch.cat(outs, dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ probable token. The same seed gives the same text.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from torch import Tensor
 from sheaf.errors import UsageError
 from sheaf.model.cache import KeyValueCache
 from sheaf.model.decoder import Decoder
+from sheaf.model.families import Model
 
 
 def generate(
-    model: Decoder,
+    model: Model,
     prompt_ids: list[int],
     *,
     max_tokens: int,
@@ -50,7 +51,7 @@ def choose(logits_v: Tensor, temperature: float, top_p: float, generator: torch.
 
 
 def _continue(
-    model: Decoder,
+    model: Model,
     prompt_ids: list[int],
     max_tokens: int,
     temperature: float,
@@ -60,27 +61,41 @@ def _continue(
 ) -> Iterator[int]:
     device = model.head_weight.device
     capacity = min(len(prompt_ids) + max_tokens, model.config.max_position_embeddings)
-    cache = KeyValueCache(model.config, batch=1, capacity=capacity, dtype=model.compute_dtype, device=device)
+    follow = _following(model, capacity)
     generator = torch.Generator(device).manual_seed(seed)
     new = prompt_ids
     for _ in range(capacity - len(prompt_ids)):
-        token = choose(_next_logits(model, new, cache), temperature, top_p, generator)
+        token = choose(follow(new), temperature, top_p, generator)
         if token in stop:
             return
         yield token
         new = [token]
 
 
-@torch.inference_mode()
-def _next_logits(model: Decoder, new_ids: list[int], cache: KeyValueCache) -> Tensor:
+def _following(model: Model, capacity: int) -> Callable[[list[int]], Tensor]:
+    """A function that takes the tokens that follow the ones before, and gives the logits of the next."""
     device = model.head_weight.device
-    ids = torch.tensor([new_ids], device=device)
-    positions = torch.arange(cache.length, cache.length + len(new_ids), device=device)[None]
-    hidden = model.forward(ids, positions, cache=cache)
-    return model.logits(hidden[0, -1])
+    length, past = 0, None
+    cache = None
+    if isinstance(model, Decoder):
+        cache = KeyValueCache(model.config, batch=1, capacity=capacity, dtype=model.compute_dtype, device=device)
+
+    @torch.inference_mode()
+    def follow(new_ids: list[int]) -> Tensor:
+        nonlocal length, past
+        ids = torch.tensor([new_ids], device=device)
+        if isinstance(model, Decoder):
+            positions = torch.arange(length, length + len(new_ids), device=device)[None]
+            hidden = model.forward(ids, positions, cache=cache)
+        else:
+            hidden, past = model.continued(ids, past, length)
+        length += len(new_ids)
+        return model.logits(hidden[0, -1])
+
+    return follow
 
 
-def _check(model: Decoder, prompt_ids: list[int]) -> None:
+def _check(model: Model, prompt_ids: list[int]) -> None:
     if not prompt_ids:
         raise UsageError("the prompt is empty", fix="give at least one token, for example the end-of-text token")
     room = model.config.max_position_embeddings

@@ -25,7 +25,7 @@ def starting_values(config: ModelConfig, seed: int) -> Values:
     def value(name: str, piece: Piece) -> Tensor:
         if len(piece.shape) == 1:
             return torch.full(piece.size, 0.0 if name.endswith("bias") else 1.0)
-        generator = torch.Generator().manual_seed(_seed_of(name, seed))
+        generator = torch.Generator().manual_seed(seed_of(name, seed))
         drawn = torch.randn(piece.shape, generator=generator)
         return drawn[piece.slices] * _deviation(name, config)
 
@@ -40,7 +40,7 @@ def initialise(model: Decoder, seed: int) -> None:
             parameter.copy_(value(name, Piece.whole(tuple(parameter.shape))))
 
 
-def _seed_of(name: str, seed: int) -> int:
+def seed_of(name: str, seed: int) -> int:
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

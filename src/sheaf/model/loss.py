@@ -47,7 +47,7 @@ class _NextTokenLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden_btd: Tensor, head_vd: Tensor, labels_bt: Tensor, chunk_tokens: int) -> Tensor:
         hidden_nd, labels_n = hidden_btd.flatten(0, 1), labels_bt.flatten()
         weight_vd = head_vd.to(hidden_btd.dtype)
-        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        wanted, head_learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[1]
         d_hidden_nd = torch.empty_like(hidden_nd) if wanted else None
         d_head_vd: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden_btd.device)
@@ -58,6 +58,8 @@ class _NextTokenLoss(torch.autograd.Function):
                 continue
             gradient_cv = logits_cv
             d_hidden_nd[chunk] = gradient_cv @ weight_vd
+            if not head_learns:
+                continue
             part_vd = gradient_cv.T @ hidden_nd[chunk]
             d_head_vd = part_vd.float() if d_head_vd is None else d_head_vd.add_(part_vd)
         if d_hidden_nd is not None:
@@ -65,10 +67,10 @@ class _NextTokenLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         d_hidden_btd, d_head_vd = ctx.saved_tensors
         # fp32 scalar times bf16 tensor: the product is taken in fp32 and rounded once.
-        return d_hidden_btd * grads[0], (d_head_vd * grads[0]), None, None
+        return d_hidden_btd * grads[0], None if d_head_vd is None else d_head_vd * grads[0], None, None
 
 
 def _losses(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tensor:

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from sheaf.model.decoder import Decoder
+from sheaf.model.families import Model
 
 Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 
 
-def recompute_blocks(model: Decoder, modes: Sequence[Recompute]) -> None:
+def recompute_blocks(model: Model, modes: Sequence[Recompute]) -> None:
     """Let the blocks compute again in the backward what they do not keep. modes: of the blocks that are here, in their
     order. Before compiling and sharding."""
-    for (_, block), mode in zip(model.model.held(), modes, strict=True):
+    for block, mode in zip(model.blocks(), modes, strict=True):
         block.forward = recomputing(block.forward, mode)
 
 

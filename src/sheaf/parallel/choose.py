@@ -12,7 +12,7 @@ from sheaf.parallel.layout import Facts, check_layout, describe, possible
 from sheaf.parallel.links import Link, Machine
 from sheaf.recipe import Layout
 
-STATE_BYTES = 16  # a weight with its gradient and AdamW's two moments, fp32
+WEIGHT_BYTES, LEARNING_BYTES = 4, 12  # a weight; if it learns, its gradient and AdamW's two moments besides: all fp32
 ROOM = 0.6  # share of a rank's memory that these may take; activations and the rest want theirs
 ABOUT = 1.25  # times the shortest step: no estimate is better than that
 
@@ -32,7 +32,8 @@ def choose(ranks: int, facts: Facts, machine: Machine) -> tuple[Layout, list[str
 
 def _state(layout: Layout, facts: Facts) -> float:
     """Bytes of a rank's weights, gradients and optimiser state."""
-    return STATE_BYTES * facts.config.parameters() / (layout.shard * layout.tensor * layout.pipeline)
+    weight = WEIGHT_BYTES + LEARNING_BYTES * facts.learned
+    return weight * facts.config.parameters() / (layout.shard * layout.tensor * layout.pipeline)
 
 
 def _demands(layout: Layout) -> tuple[int, ...]:
@@ -50,7 +51,7 @@ def _measured(facts: Facts, machine: Machine) -> str:
     links = f"{_rate(machine.host)} between ranks"
     if machine.hosts != machine.host:
         links = f"{_rate(machine.host)} inside a host of {machine.host_ranks}, {_rate(machine.hosts)} between hosts"
-    state, room = STATE_BYTES * facts.config.parameters(), ROOM * facts.memory_bytes
+    state, room = _state(Layout(), facts), ROOM * facts.memory_bytes
     memory = f"weights, gradients and optimiser state {_gb(state)} a replica, room for {_gb(room)} a rank"
     return f"measured: {machine.flops / 1e9:,.0f} GFLOP/s a rank, {links}; {memory}"
 

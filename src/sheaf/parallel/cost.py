@@ -1,6 +1,7 @@
 """How long a step takes under a layout, by estimate: what computing and sending cost, as the machine was measured.
 
-With P weights, T tokens of a global batch, b bytes of a number in the compute dtype, and m micro-batches of a rank:
+With P weights (gradients: of those that learn), T tokens of a global batch, b bytes of a number in the compute dtype,
+and m micro-batches of a rank:
 
     computing   FLOP of T tokens / (N ranks · flops of a rank), stretched by a pipeline's bubble (p−1)/(m+p−1)
     data        a sum of the held weights' gradients in fp32, of which the last backward pass, 2/3 of a
@@ -30,7 +31,7 @@ def step_seconds(layout: Layout, facts: Facts, machine: Machine) -> float:
     """Of one global step."""
     config, micro = facts.config, micro_batches(layout, facts)
     tokens = facts.batch * facts.sequence_length
-    flops = config.flops_per_token(facts.sequence_length / 2) * tokens
+    flops = config.flops_per_token(facts.sequence_length / 2, facts.learned) * tokens
     computing = flops / (size_of(layout) * machine.flops * OF_PEAK)
     if layout.pipeline > 1:
         stages = layout.pipeline * (2 if layout.schedule == "interleaved" else 1)
@@ -38,11 +39,12 @@ def step_seconds(layout: Layout, facts: Facts, machine: Machine) -> float:
     held = config.parameters() / (layout.tensor * layout.pipeline)
     hidden = tokens / (layout.data * layout.shard * micro) * config.hidden_size * facts.compute_bytes
     layers = config.num_hidden_layers / layout.pipeline
-    seconds = computing + _data(layout, facts, machine, held, computing / micro)
+    seconds = computing + _data(layout, facts, machine, held * facts.learned, computing / micro)
     if layout.shard > 1:
         link = _link("shard", layout, machine)
         weights = 2 * link.part_seconds(held * facts.compute_bytes, layout.shard)
-        seconds += micro * (weights + link.part_seconds(4 * held, layout.shard) + 3 * layers * link.latency)
+        gradients = link.part_seconds(4 * held * facts.learned, layout.shard)
+        seconds += micro * (weights + gradients + 3 * layers * link.latency)
     if layout.tensor > 1:
         link = _link("tensor", layout, machine)
         one = link.part_seconds(hidden / layout.context, layout.tensor) + link.latency
@@ -57,14 +59,14 @@ def step_seconds(layout: Layout, facts: Facts, machine: Machine) -> float:
     return seconds
 
 
-def _data(layout: Layout, facts: Facts, machine: Machine, held: float, pass_seconds: float) -> float:
-    """What the sums of the gradients add to a step, and the updates that replicas share."""
+def _data(layout: Layout, facts: Facts, machine: Machine, learned: float, pass_seconds: float) -> float:
+    """What the sums of the gradients add to a step, and the updates that replicas share. learned: weights of a rank."""
     copies = layout.data * layout.context
     if copies == 1:
         return 0.0
     link = _link("data", layout, machine)
-    gradients = link.sum_seconds(4 * held / layout.shard, copies)
-    updates = link.part_seconds(facts.update_bytes * held / layout.shard, copies)
+    gradients = link.sum_seconds(4 * learned / layout.shard, copies)
+    updates = link.part_seconds(facts.update_bytes * learned / layout.shard, copies)
     return max(0.0, gradients - BACKWARD * pass_seconds) + updates
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sheaf.model.decoder import Decoder, Weights
+from sheaf.model.decoder import Decoder, Weights, joint_linear
 
 Due = tuple[Tensor, Tensor, tuple[Weights, ...]]  # x (n, in), dy (n, out), and whose product this was
 
@@ -49,7 +49,11 @@ class DeferredWeights:
                 start = end
 
     def _linear(self, x: Tensor, *parts: Weights) -> Tensor:
-        return _Linear.apply(x, self._due, parts)
+        # A product that does not learn as one (parts of it are frozen, or have adapters) is autograd's; so is one whose
+        # input has no gradient, since the backward would not come here.
+        if x.requires_grad and all(_learns(part) for part in parts):
+            return _Linear.apply(x, self._due, parts)
+        return joint_linear(x, *parts)
 
 
 class _Linear(torch.autograd.Function):
@@ -67,6 +71,10 @@ class _Linear(torch.autograd.Function):
         dy_no = grads[0].flatten(0, -2)
         ctx.due[-1].append((x.flatten(0, -2), dy_no, ctx.parts))
         return grads[0] @ weight_oi, None, None
+
+
+def _learns(part: Weights) -> bool:
+    return part.lora_A is None and all(parameter.requires_grad for parameter in part.parameters())
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sheaf.errors import UsageError
 from sheaf.model.config import ModelConfig
+from sheaf.model.families import AnyConfig
 from sheaf.parallel.mesh import AXES, size_of
 from sheaf.recipe import Layout
 
@@ -21,9 +22,10 @@ from sheaf.recipe import Layout
 class Facts:
     """What a layout depends on. batch: samples of a global step. micro_tokens: of one forward pass of a rank.
     memory_bytes: of a rank. compute_bytes: of a number that it computes with. update_bytes: of one weight's update, if
-    replicas share the work of computing it."""
+    replicas share the work of computing it. learned: share of the weights that learn. adapters: whether these are
+    low-rank factors beside frozen ones."""
 
-    config: ModelConfig
+    config: AnyConfig
     sequence_length: int
     batch: int
     micro_tokens: int
@@ -32,6 +34,8 @@ class Facts:
     memory_bytes: float
     compute_bytes: int = 2
     update_bytes: int = 0
+    learned: float = 1.0
+    adapters: bool = False
 
 
 def of_ranks(layout: Layout, ranks: int | None) -> Layout:
@@ -78,13 +82,10 @@ def check_layout(layout: Layout, facts: Facts) -> None:
 
 def problems(layout: Layout, facts: Facts) -> Iterator[str]:
     """Each reason why a layout cannot be."""
-    config, heads = facts.config, facts.config.num_key_value_heads
-    if layout.tensor > heads:
-        yield f"{heads} key-value heads cannot be divided over {layout.tensor} tensor ranks"
-    elif layout.context > 1 and heads % (layout.tensor * layout.context):
-        yield f"{heads} key-value heads cannot be divided evenly over {layout.tensor} tensor × {layout.context} context"
-    if layout.tensor > 1 and config.output_bias:
-        yield "tensor parallel does not know models whose output projection has a bias"
+    if isinstance(facts.config, ModelConfig):
+        yield from _decoder_problems(layout, facts, facts.config)
+    elif layout.tensor * layout.context * layout.pipeline > 1:
+        yield f"transformers' own code, which {facts.config.model_type} runs on, is spread by data and shard only"
     if facts.packing == "padded" and layout.tensor * layout.context > 1:
         yield "padded rows are of any length, which tensor and context ranks cannot divide evenly (train.packing)"
     if facts.sequence_length % (layout.tensor * layout.context):
@@ -92,6 +93,18 @@ def problems(layout: Layout, facts: Facts) -> Iterator[str]:
     samples = layout.data * layout.shard
     if facts.batch < samples:
         yield f"{facts.batch} samples of a global batch cannot be divided over data × shard = {samples} ranks"
+
+
+def _decoder_problems(layout: Layout, facts: Facts, config: ModelConfig) -> Iterator[str]:
+    heads = config.num_key_value_heads
+    if layout.tensor > heads:
+        yield f"{heads} key-value heads cannot be divided over {layout.tensor} tensor ranks"
+    elif layout.context > 1 and heads % (layout.tensor * layout.context):
+        yield f"{heads} key-value heads cannot be divided evenly over {layout.tensor} tensor × {layout.context} context"
+    if layout.tensor > 1 and config.output_bias:
+        yield "tensor parallel does not know models whose output projection has a bias"
+    if layout.tensor > 1 and facts.adapters:
+        yield "tensor parallel does not know adapters"
     yield from _pipeline_problems(layout, facts)
 
 

@@ -14,17 +14,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sheaf.errors import UsageError
+from sheaf.model.adapters import Lora, attach, stored
 from sheaf.model.compile import compile_decoder
 from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Decoder
-from sheaf.model.loss import next_token_loss, per_token_loss
+from sheaf.model.families import AnyConfig, Model
+from sheaf.model.other import OtherModel
+from sheaf.model.other_config import OtherConfig
 from sheaf.model.pieces import Piece, Values
 from sheaf.model.recompute import Recompute, recompute_blocks
 from sheaf.parallel.context import split_attention
 from sheaf.parallel.mesh import Axis, Group, Mesh
 from sheaf.parallel.pipeline import Inputs, Pipeline, cut, keep_layers
 from sheaf.parallel.schedule import stages_of
-from sheaf.parallel.shard import local, reshard, shard_matrices
+from sheaf.parallel.shard import is_sharded, local, reshard, shard_matrices
 from sheaf.parallel.sums import EMBEDDING, GradientSums
 from sheaf.parallel.tensor import split_tensors
 from sheaf.parallel.vocabulary import Vocabulary
@@ -33,33 +37,30 @@ from sheaf.recipe import Layout
 
 @dataclass(frozen=True)
 class How:
-    """What besides the layout decides how a rank computes. recompute: of all blocks, or of each by its number."""
+    """What besides the layout decides how a rank computes, and what learns. recompute: of all blocks, or of each by its
+    number. lora: adapters, beside which all else is frozen. frozen: names of parameters that would learn, and do not.
+    """
 
     compile: bool = False
     recompute: Recompute | tuple[Recompute, ...] = "none"
+    lora: Lora | None = None
+    frozen: frozenset[str] = frozenset()
 
 
-def layers_of(config: ModelConfig, layout: Layout, place: int) -> list[range]:
+def layers_of(config: AnyConfig, layout: Layout, place: int) -> list[range]:
     """The layers of each stage that a rank in this place of a pipeline holds."""
-    if layout.pipeline == 1:
+    if layout.pipeline == 1 or isinstance(config, OtherConfig):
         return [range(config.num_hidden_layers)]
     mine = stages_of(layout.schedule, layout.pipeline, place)
     stages = cut(config, layout.pipeline * len(mine))
     return [stages[number] for number in mine]
 
 
-def blank_stage(
-    config: ModelConfig,
-    compute_dtype: torch.dtype,
-    layers: range,
-    layout: Layout,
-    group: Callable[[Axis], Group],
-    pieces: dict[str, Piece],
-) -> Decoder:
-    """A rank's part of some layers, on no device, before it is sharded. group: the rank's, along an axis. `pieces` says
-    afterwards what each parameter holds."""
-    with torch.device("meta"):
-        model = Decoder(config, compute_dtype)
+def cut_stage(
+    model: Decoder, layers: range, layout: Layout, group: Callable[[Axis], Group], pieces: dict[str, Piece]
+) -> None:
+    """Leave a model that lies on no device a rank's part of some layers, before they are sharded. group: the rank's,
+    along an axis. `pieces` says afterwards what each parameter holds."""
     if layout.pipeline > 1:
         keep_layers(model, layers)
     pieces.update({name: Piece.whole(tuple(p.shape)) for name, p in model.named_parameters()})
@@ -67,36 +68,70 @@ def blank_stage(
         split_tensors(model, pieces, group("tensor"))
     if layout.context > 1:
         split_attention(model, group("context"))
-    return model
 
 
 class Spread:
-    """What one rank holds of a model, and the passes that it takes part in. All methods are called by every rank."""
+    """What one rank holds of a model, and the passes that it takes part in. All methods are called by every rank.
 
-    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype, mesh: Mesh, how: How, values: Values) -> None:
+    Raises UsageError for a model of another family that cannot be trained in this layout.
+    """
+
+    def __init__(self, config: AnyConfig, compute_dtype: torch.dtype, mesh: Mesh, how: How, values: Values) -> None:
         self.config, self.mesh, self.how = config, mesh, how
         layout = mesh.layout
         self.pieces: dict[str, Piece] = {}
+        self.lora: Lora | None = None
+        self.stored: set[str] = set()
+        """Names of what a checkpoint holds: not what is frozen beside adapters, which lies elsewhere."""
         self.stages = [self._stage(layers, compute_dtype) for layers in layers_of(config, layout, mesh.at["pipeline"])]
+        self.sharded = {name for name, parameter in self.parameters().items() if is_sharded(parameter)}
         self.fill(values)
-        tied = config.tie_word_embeddings
-        self.sums = GradientSums(self.parameters(), self.pieces, mesh, tied)
-        self.pipeline = Pipeline(self.stages, mesh, layout.schedule) if layout.pipeline > 1 else None
+        self.isolation = self._try_isolation()
+        """How a model of another family keeps documents apart, in words; "" of the decoder."""
+        self._tied = isinstance(config, ModelConfig) and config.tie_word_embeddings
+        self.sums = GradientSums(self.trained(), self.pieces, mesh, self._tied)
+        decoders = [stage for stage in self.stages if isinstance(stage, Decoder)]
+        self.pipeline = Pipeline(decoders, mesh, layout.schedule) if layout.pipeline > 1 else None
         self.vocabulary = Vocabulary(mesh.group("tensor"), config.vocab_size)
 
-    def _stage(self, layers: range, compute_dtype: torch.dtype) -> Decoder:
-        layout, mesh = self.mesh.layout, self.mesh
-        model = blank_stage(self.config, compute_dtype, layers, layout, mesh.group, self.pieces)
+    def _stage(self, layers: range, compute_dtype: torch.dtype) -> Model:
+        layout, mesh, pieces = self.mesh.layout, self.mesh, self.pieces
+        model = self._unfilled(compute_dtype)
+        if isinstance(model, Decoder):
+            cut_stage(model, layers, layout, mesh.group, pieces)
+        else:
+            pieces.update({name: Piece.whole(tuple(p.shape)) for name, p in model.named_parameters()})
         how = self.how.recompute
-        recompute_blocks(model, [how if isinstance(how, str) else how[number] for number, _ in model.model.held()])
+        here = [number for number, _ in model.model.held()] if isinstance(model, Decoder) else layers
+        recompute_blocks(model, [how if isinstance(how, str) else how[number] for number in here])
         compile_decoder(model, "on" if self.how.compile else "off")
         if layout.shard > 1:
-            shard_matrices(model, self.pieces, mesh)
-        return model.to_empty(device=mesh.ranks.device)
+            shard_matrices(model, pieces, mesh)
+        return model.to_empty(device=mesh.ranks.device) if isinstance(model, Decoder) else model
+
+    def _unfilled(self, compute_dtype: torch.dtype) -> Model:
+        """The whole model before it is cut. A decoder takes no memory yet; others compute what is no weight in them (a
+        rotary table, say) when they are made."""
+        if isinstance(self.config, OtherConfig):
+            model: Model = OtherModel(self.config, compute_dtype).to(self.mesh.ranks.device)
+        else:
+            with torch.device("meta"):
+                model = Decoder(self.config, compute_dtype)
+        if self.how.lora is not None:
+            self.lora = attach(model, self.how.lora)
+        self.stored |= stored(model).keys()
+        for name, parameter in model.named_parameters():
+            if name in self.how.frozen:
+                parameter.requires_grad_(False)
+        return model
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """This rank's parameters by their published names; where they are sharded, the whole's handle."""
         return {name: parameter for stage in self.stages for name, parameter in stage.named_parameters()}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Those that learn."""
+        return {name: parameter for name, parameter in self.parameters().items() if parameter.requires_grad}
 
     def held(self) -> dict[str, Tensor]:
         """The tensors that lie here, by name: `pieces` says which part of each parameter they are."""
@@ -106,11 +141,11 @@ class Spread:
         """Whether this rank is the first that holds its piece of a parameter."""
         at = self.mesh.at
         others = at["data"] + at["context"]
-        if name not in self.sums.sharded:
+        if name not in self.sharded:
             others += at["shard"]
         if self.pieces[name].is_whole:
             others += at["tensor"]
-        if self.config.tie_word_embeddings and name == EMBEDDING:
+        if self._tied and name == EMBEDDING:
             others += at["pipeline"]
         return others == 0
 
@@ -119,6 +154,22 @@ class Spread:
         """Take over values, piece by piece."""
         for name, tensor in self.held().items():
             tensor.copy_(values(name, self.pieces[name]))
+
+    def _try_isolation(self) -> str:
+        """Raises UsageError if a model of another family cannot keep documents apart, or not in this layout."""
+        model = self.stages[0]
+        if not isinstance(model, OtherModel):
+            return ""
+        said = model.isolation_in_words
+        reshard(model)
+        if model.isolation == "rows" and self.sharded:
+            raise UsageError(
+                "this model cannot be sharded",
+                where="train.layout",
+                why=f"{said}, and ranks whose rows differ would make unequal numbers of passes",
+                fix=f"the nearest layout of {self.mesh.ranks.world} ranks: {{data: {self.mesh.ranks.world}}}",
+            )
+        return said
 
     # ---- passes
 
@@ -162,17 +213,17 @@ class Spread:
         return self.mesh.at["tensor"] == 0 and self.mesh.is_last_stage
 
     def _loss(self, hidden_btd: Tensor, labels_bt: Tensor) -> Tensor:
-        head = self.stages[-1].head_weight
+        last = self.stages[-1]
         if self.vocabulary.is_whole:
-            return next_token_loss(hidden_btd, head, labels_bt)
-        return self.vocabulary.next_token_loss(hidden_btd, head, labels_bt)
+            return last.next_token_loss(hidden_btd, labels_bt)
+        return self.vocabulary.next_token_loss(hidden_btd, last.head_weight, labels_bt)
 
     def _measured(self, hidden_btd: Tensor, labels_bt: Tensor) -> Tensor:
-        hidden_btd, head = hidden_btd.detach(), self.stages[-1].head_weight
+        hidden_btd, last = hidden_btd.detach(), self.stages[-1]
         if self.vocabulary.is_whole:
-            return per_token_loss(hidden_btd, head, labels_bt).double().sum()
+            return last.per_token_loss(hidden_btd, labels_bt).double().sum()
         with torch.no_grad():
-            return self.vocabulary.next_token_loss(hidden_btd, head, labels_bt).double()
+            return self.vocabulary.next_token_loss(hidden_btd, last.head_weight, labels_bt).double()
 
     def _mine(self, inputs: Inputs) -> Inputs:
         """Ids and positions of this rank's stretch; documents of all positions, since attention sees all."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -158,11 +159,9 @@ class _Running:
     def _backward(self, one: Pass) -> None:
         received, output = self._kept.pop((one.stage, one.micro))
         gradient = None if self.pipeline.stages[one.stage].ends else self._received(one)
-        if self.pipeline.deferred:
-            with self._deferred(one):
+        with self._deferred(one) if self.pipeline.deferred else nullcontext():
+            if output.requires_grad:  # not so of a first stage that is frozen
                 torch.autograd.backward(output, gradient)
-        else:
-            torch.autograd.backward(output, gradient)
         if received is not None and received.grad is not None:
             self._send(Pass("backward", one.stage - 1, one.micro), received.grad)
 

@@ -119,6 +119,11 @@ class Pulse:
             self._alarm.seconds.append(seconds)
         self.sign()
 
+    def start_again(self) -> None:
+        """No more steps until `begin`: files are closed, and a model is made anew."""
+        self._phase = Phase.STARTING
+        self.sign()
+
     def end(self) -> None:
         """The last step is made. There is nothing to hurry for any more."""
         self._phase = Phase.ENDING

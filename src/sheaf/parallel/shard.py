@@ -2,15 +2,18 @@
 
 torch's FSDP2 (`fully_shard`; ZeRO-3, Rajbhandari et al. 2020), a block at a time: the parts are gathered in the compute
 dtype before a block runs, dropped after it, gathered again for its backward, and the gradients are summed in fp32 into
-the parts. With data > 1 the parts are the same on every replica, and their gradients are summed over replicas too
-(hybrid sharding). Vectors (norms, biases) are a thousandth of the weights: they stay whole, in fp32, and their
-gradients travel with `data.py`.
+the parts. (Models of other families are gathered in fp32: what autocast makes of a weight differs from use to use.)
+With data > 1 the parts are the same on every replica, and their gradients are summed over replicas too (hybrid
+sharding). Vectors (norms, biases) are a thousandth of the weights: they stay whole, in fp32, and their gradients travel
+with `data.py`.
 
 Cost, a step and micro-batch: 2·(N−1)/N of the weights in the compute dtype gathered, (N−1)/N of the gradients in fp32
 scattered, per rank. Memory: weights, gradients and optimiser state 1/N each, and two blocks' weights whole.
 """
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -20,21 +23,28 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from sheaf.model.decoder import Decoder
+from sheaf.model.families import Model
+from sheaf.model.other import OtherModel
 from sheaf.model.pieces import Piece, chunk_range
 from sheaf.parallel.mesh import Group, Mesh
 
 
-def shard_matrices(model: Decoder, pieces: dict[str, Piece], mesh: Mesh) -> None:
+def shard_matrices(model: Model, pieces: dict[str, Piece], mesh: Mesh) -> None:
     """Leave this rank its rows of every matrix. `pieces` says before and afterwards what each parameter holds."""
     vectors = {parameter for parameter in model.parameters() if parameter.ndim < 2}
     # Casting is the model's own: norms and rotations stay fp32.
-    policy = MixedPrecisionPolicy(model.compute_dtype, torch.float32, cast_forward_inputs=False)
+    dtype = model.compute_dtype if isinstance(model, Decoder) else torch.float32
+    policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     grid = _device_mesh(mesh)
-    for module in (*(block for _, block in model.model.held()), model):
+    # Nobody changes hidden states in place, and models of other families may end in a view.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    for module in (*model.blocks(), model):
         sharded = fully_shard(module, mesh=grid, mp_policy=policy, ignored_params=vectors)
         # The loss is already divided by the global batch: sums, no means.
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+        # An expert that no token of a rank went to has a gradient on others; attention to an encoder has none anywhere.
+        sharded.set_reduce_scatter_unused_params(isinstance(model, OtherModel))
     shards, mine = mesh.layout.shard, mesh.at["shard"]
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -46,6 +56,10 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    return isinstance(parameter, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -20,23 +20,25 @@ from sheaf.model.pieces import Piece
 from sheaf.parallel.collectives import waiting
 from sheaf.parallel.data import Gradients
 from sheaf.parallel.mesh import Axis, Mesh, size_of
-from sheaf.parallel.shard import local
+from sheaf.parallel.shard import is_sharded, local
 
 EMBEDDING = "model.embed_tokens.weight"
 
 
 class GradientSums:
-    """All gradients of one rank. A step is `expect`, its backward passes, `finish`, and `zero` before the next."""
+    """All gradients of one rank. A step is `expect`, its backward passes, `finish`, and `zero` before the next.
+
+    Frozen parameters are not among them: they have no gradient, and nothing is sent for them."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], pieces: Mapping[str, Piece], mesh: Mesh, tied: bool
     ) -> None:
-        """parameters: of this rank, by name. tied: whether the ends of a pipeline share the embedding."""
+        """parameters: those of this rank that learn, by name. tied: whether the ends of a pipeline share
+        the embedding."""
         layout = mesh.layout
         self.mesh = mesh
-        is_sharded = {name: layout.shard > 1 and p.ndim > 1 for name, p in parameters.items()}
-        self.sharded = {name: p for name, p in parameters.items() if is_sharded[name]}
-        whole = {name: p for name, p in parameters.items() if not is_sharded[name]}
+        self.sharded = {name: p for name, p in parameters.items() if is_sharded(p)}
+        whole = {name: p for name, p in parameters.items() if not is_sharded(p)}
         by_axes: dict[tuple[Axis, ...], list[nn.Parameter]] = {}
         alone: list[nn.Parameter] = []
         for name, parameter in whole.items():
@@ -77,7 +79,8 @@ class GradientSums:
         for name, parameter in self.sharded.items():
             copies = size_of(self.mesh.layout, ("data", "context")) * (2 if self._is_tied(name) else 1)
             parts.append(torch.linalg.vector_norm(local(_gradient(parameter))).double().square() / copies)
-        return torch.stack(parts).sum()
+        # None, where all that a rank holds is frozen.
+        return sum(parts, torch.zeros((), dtype=torch.float64, device=self.mesh.ranks.device))
 
     def scale(self, factor: Tensor | float) -> None:
         for bucket, _ in self.buckets:

@@ -58,23 +58,25 @@ class _Loss(torch.autograd.Function):
         weight_vd = head_vd.to(hidden_btd.dtype)
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_hidden_nd = torch.empty_like(hidden_nd) if wanted else None
-        d_head_vd = torch.zeros(head_vd.shape, dtype=torch.float32, device=head_vd.device) if wanted else None
+        head_learns = ctx.needs_input_grad[1]
+        d_head_vd = torch.zeros(head_vd.shape, dtype=torch.float32, device=head_vd.device) if head_learns else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_btd.device)
         for hidden_cd, labels_c, rows in _chunks(hidden_nd, labels_n):
             losses_c, gradient_cv = _losses(hidden_cd @ weight_vd.T, labels_c, mine)
             total += losses_c.sum()
-            if d_hidden_nd is not None and d_head_vd is not None:
+            if d_hidden_nd is not None:
                 d_hidden_nd[rows] = gradient_cv @ weight_vd
+            if d_head_vd is not None:
                 d_head_vd += gradient_cv.T @ hidden_cd
-        if wanted:
-            ctx.save_for_backward(d_hidden_nd.view_as(hidden_btd), d_head_vd)  # pyright: ignore[reportOptionalMemberAccess]
+        if d_hidden_nd is not None:
+            ctx.save_for_backward(d_hidden_nd.view_as(hidden_btd), d_head_vd)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         d_hidden_btd, d_head_vd = ctx.saved_tensors
         # Of the hidden states each rank has a part of the sum: the backward of `gather` adds them up.
-        return d_hidden_btd * grads[0], d_head_vd * grads[0], None, None
+        return d_hidden_btd * grads[0], None if d_head_vd is None else d_head_vd * grads[0], None, None
 
 
 def _chunks(hidden_nd: Tensor, labels_n: Tensor) -> list[tuple[Tensor, Tensor, slice]]:

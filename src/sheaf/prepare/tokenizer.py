@@ -77,7 +77,7 @@ def ensure(
     """The tokenizer to use. content: digest of the records."""
     spec = want.spec
     if spec.from_ is not None:
-        return Chosen(_adopt(workspace, Path(spec.from_)), {})
+        return Chosen(_with_controls(workspace, _adopt(workspace, Path(spec.from_)), spec.add), {})
     kept = trained(workspace, want)
     if kept is not None and _stays(workspace, kept) and not new:
         if kept["records"] != content:

@@ -16,8 +16,9 @@ from sheaf.parallel.links import measure
 from sheaf.parallel.mesh import size_of
 from sheaf.parallel.pulse import Phase, pulse
 from sheaf.parallel.ranks import Ranks
+from sheaf.train.plan import plan_of
 from sheaf.train.run import Run
-from sheaf.train.setup import DTYPES, config_of, facts_of
+from sheaf.train.setup import DTYPES, facts_of
 
 
 def laid_out(run: Run, ranks: Ranks, console: Console) -> Run:
@@ -26,7 +27,7 @@ def laid_out(run: Run, ranks: Ranks, console: Console) -> Run:
     if run.recipe.train.layout != "auto" or (known is not None and size_of(known) == ranks.world):
         return run
     recipe = run.recipe
-    facts = facts_of(recipe, config_of(recipe, run.corpus()), run.settings, ranks.world)
+    facts = facts_of(recipe, plan_of(recipe, run.corpus()), run.settings, ranks.world)
     facts = replace(facts, memory_bytes=-max(ranks.rows([[-facts.memory_bytes]], 1))[0])
     dtype: torch.dtype = DTYPES[recipe.train.precision]
     with pulse.phase(Phase.STARTING):

@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on as if nothing had happened, written by all its ranks together.
 
     checkpoints/step-00000100/model-0000.safetensors      fp32 weights, as "weight.<parameter>", of the rank with that
-                              optimizer-0000.safetensors  number; its optimiser state, as "<kind>.<parameter>"
+                                                          number; of a run with adapters, what lies not in their base
+                              optimizer-0000.safetensors  its optimiser state, as "<kind>.<parameter>"
                               part-0000.json              which piece of which parameter each tensor is; digests
                               manifest.json               step, order, schedule, lengths of the journals, all parts
                               COMMITTED                   digest of the manifest, written last
@@ -34,14 +35,13 @@ from torch import Tensor
 
 from sheaf.errors import CorruptStore, EnvironmentProblem, UsageError
 from sheaf.files import digest_file, disk_errors, sync_folder, write_file, write_json
-from sheaf.model.config import ModelConfig
-from sheaf.model.decoder import Decoder
-from sheaf.model.pieces import Box, Piece
-from sheaf.model.pretrained import fill
+from sheaf.model.adapters import Lora, built, check_base
+from sheaf.model.families import AnyConfig, Model, config_from_hf, fill, folder_values
+from sheaf.model.pieces import Box, Piece, Values
 from sheaf.train.keep import MANIFEST, outdated
 from sheaf.train.tensors import DTYPES, sha256_of, write_tensors
 
-FORMAT = 2
+FORMAT = 3
 COMMITTED = "COMMITTED"
 WEIGHT = "weight"
 OTHERS_SECONDS = 600.0  # the other ranks copy at the same moment, and write as much
@@ -60,16 +60,35 @@ class Checkpoint:
         return int(self.manifest["step"])
 
     @property
-    def config(self) -> ModelConfig:
-        return ModelConfig.from_hf(self.manifest["model"])
+    def config(self) -> AnyConfig:
+        return config_from_hf(self.manifest["model"])
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that the run trains beside its base."""
+        said = self.manifest["adapters"]
+        return None if said is None else Lora.from_json(said)
 
     def names(self, kind: str) -> list[str]:
         """The parameters of which there is a tensor of this kind."""
         return [name.removeprefix(f"{kind}.") for name in self.manifest["tensors"] if name.startswith(f"{kind}.")]
 
-    def weights(self, name: str, piece: Piece) -> Tensor:
-        """A piece of a parameter."""
-        return self.read(f"{WEIGHT}.{name}", piece)
+    def values(self, *, check: bool = True) -> Values:
+        """Any piece of the model's parameters: of a run with adapters, what they stand beside is read from their base.
+
+        check: the base's digest. Raises CorruptStore if that has changed.
+        """
+        lora, base = self.lora, None
+        if lora is not None:
+            if check:
+                check_base(lora)
+            base = folder_values(Path(lora.base), self.config.vocab_size)[1]
+
+        def value(name: str, piece: Piece) -> Tensor:
+            key = f"{WEIGHT}.{name}"
+            return self.read(key, piece) if base is None or key in self.manifest["tensors"] else base(name, piece)
+
+        return value
 
     def read(self, key: str, piece: Piece) -> Tensor:
         """A piece of a tensor, "<kind>.<parameter>", from the files that hold some of it.
@@ -262,11 +281,20 @@ def open_checkpoint(path: Path, *, files: bool = True) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
-def newest_valid(run: Path, note: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-    """The newest checkpoint whose digests hold; a note for each that is passed over. None if there is none."""
+def newest_valid(
+    run: Path,
+    note: Callable[[str], None] = lambda _: None,
+    fits: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> Checkpoint | None:
+    """The newest checkpoint whose digests hold; a note for each that is passed over. None if there is none.
+
+    fits: by its manifest, whether it can be meant.
+    """
     for path in list_checkpoints(run):
         try:
-            return open_checkpoint(path)
+            found = open_checkpoint(path)
+            if fits(found.manifest):
+                return found
         except CorruptStore as error:
             note(f"checkpoint {path.name} is damaged ({error.what}: {error.where}); trying the one before")
     return None
@@ -274,14 +302,14 @@ def newest_valid(run: Path, note: Callable[[str], None] = lambda _: None) -> Che
 
 def load_model(
     run: Path, step: int | None = None, compute_dtype: torch.dtype = torch.float32
-) -> tuple[Decoder, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     """The model of a run's newest valid checkpoint, or of the one after `step` steps, whole and on CPU.
 
     Returns it with {"run", "step", "checkpoint", "tokens"}. Raises UsageError if there is no such checkpoint.
     """
     checkpoint, info = checkpoint_of(run, step)
-    model = Decoder(checkpoint.config, compute_dtype)
-    fill(model, checkpoint.weights)
+    model = built(checkpoint.config, compute_dtype, checkpoint.lora)
+    fill(model, checkpoint.values())
     return model, info
 
 

@@ -85,9 +85,9 @@ def evaluate_run(run: Path, *, step: int | None = None) -> dict[str, Any]:
     with exact(threads_for(1)):
         checkpoint, info = checkpoint_of(run, step)
         size = opened.settings.micro_samples(order.sequence_length, 1)
-        how = How()
+        how = How(lora=checkpoint.lora)
         config, dtype = checkpoint.config, DTYPES[recipe.train.precision]
-        spread = Spread(config, dtype, Mesh(ranks, Layout()), how, checkpoint.weights)
+        spread = Spread(config, dtype, Mesh(ranks, Layout()), how, checkpoint.values())
         figures = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=size)
     return {**info, **figures}
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,15 +21,17 @@ from torch import Tensor
 
 from sheaf.console import size
 from sheaf.model.activations import Held, held_by
+from sheaf.model.adapters import Lora, attach
 from sheaf.model.config import ModelConfig
+from sheaf.model.decoder import Decoder
 from sheaf.model.loss import CHUNK_TOKENS
-from sheaf.model.pieces import Piece, chunk_range
+from sheaf.model.pieces import chunk_range
 from sheaf.model.recompute import Recompute
 from sheaf.parallel.mesh import AXES, Axis, Group
-from sheaf.parallel.parallelize import blank_stage, layers_of
+from sheaf.parallel.parallelize import cut_stage, layers_of
 from sheaf.parallel.schedule import plan, stages_of
 from sheaf.recipe import Layout
-from sheaf.train.optimizer import state_tensors
+from sheaf.train.optimizer import Kind, state_tensors
 
 
 @dataclass(frozen=True)
@@ -82,38 +83,44 @@ class Footprint:
 class Rank:
     """One rank of a layout, on paper. Only for models of `model/decoder.py`."""
 
-    def __init__(self, config: ModelConfig, layout: Layout, rank: int, shape: Shape) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: Layout,
+        rank: int,
+        shape: Shape,
+        lora: Lora | None = None,
+        frozen: frozenset[str] = frozenset(),
+    ) -> None:
         self.config, self.layout, self.shape = config, layout, shape
         place = np.unravel_index(rank, tuple(getattr(layout, axis) for axis in AXES))
         self.at: dict[Axis, int] = {axis: int(at) for axis, at in zip(AXES, place, strict=True)}
         self.item = shape.dtype.itemsize
-        pieces: dict[str, Piece] = {}
-        self.stages = [
-            blank_stage(config, shape.dtype, layers, layout, self._group, pieces)
-            for layers in layers_of(config, layout, self.at["pipeline"])
-        ]
+        self.lora, self.frozen = lora, frozen
+        self.stages = [self._stage(layers) for layers in layers_of(config, layout, self.at["pipeline"])]
         self.parameters = {name: p for stage in self.stages for name, p in stage.named_parameters()}
         self.blocks = [block for stage in self.stages for _, block in stage.model.held()]
         self._held: dict[Recompute, Held] = {}
 
-    def footprint(self, optimizer: Literal["muon", "adamw"], modes: Sequence[Recompute]) -> Footprint:
+    def footprint(self, optimizer: Kind, modes: Sequence[Recompute]) -> Footprint:
         """modes: what each of the blocks here computes again, in their order."""
         numbers = {name: self._elements(p) for name, p in self.parameters.items()}
+        learning = {name: n for name, n in numbers.items() if self.parameters[name].requires_grad}
         tensors = {name: state_tensors(name, p, optimizer) for name, p in self.parameters.items()}
         weights = 4 * sum(numbers.values())
-        state = 4 * sum(n * tensors[name] for name, n in numbers.items())
-        matrices = sum(n for name, n in numbers.items() if tensors[name] == 1)
+        state = 4 * sum(n * tensors[name] for name, n in learning.items())
+        matrices = sum(n for name, n in learning.items() if tensors[name] == 1)
         first = self.at["data"] == self.at["context"] == 0
         kept = self.kept(modes)
         return Footprint(
             weights=weights,
-            gradients=weights,
+            gradients=4 * sum(learning.values()),
             optimizer=state,
             activations=kept + self._gathered() + self._outside_blocks(),
             block=self.activations(modes) - kept,
             logits=self._logits(),
             update=2 * self.item * matrices,  # directions and what is made of them
-            copy=weights + state if first else 0,
+            copy=(weights if self.lora is None else 4 * sum(learning.values())) + state if first else 0,
         )
 
     def kept(self, modes: Sequence[Recompute]) -> int:
@@ -150,6 +157,17 @@ class Rank:
             now += blocks[one.stage] * ((one.work == "forward") - (one.work == last))
             most = max(most, now)
         return most
+
+    def _stage(self, layers: range) -> Decoder:
+        with torch.device("meta"):
+            model = Decoder(self.config, self.shape.dtype)
+        if self.lora is not None:
+            attach(model, self.lora)
+        for name, parameter in model.named_parameters():
+            if name in self.frozen:
+                parameter.requires_grad_(False)
+        cut_stage(model, layers, self.layout, self._group, {})
+        return model
 
     def _elements(self, parameter: Tensor) -> int:
         if self.layout.shard == 1 or parameter.ndim < 2:

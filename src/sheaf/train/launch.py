@@ -15,6 +15,7 @@ from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import OutOfMemory, UsageError
 from sheaf.files import folder_of, write_file
+from sheaf.model.config import ModelConfig
 from sheaf.model.memory import keep_memory, return_memory
 from sheaf.parallel.layout import ranks_of
 from sheaf.parallel.ranks import alone, available_cores, threads_for
@@ -25,9 +26,10 @@ from sheaf.train.curriculum import changed
 from sheaf.train.machines import Machines
 from sheaf.train.notes import NotesFile
 from sheaf.train.out_of_memory import smaller_or_raise
+from sheaf.train.plan import plan_of
 from sheaf.train.run import Run, claim_folder, locked, start_run
 from sheaf.train.settings import attention_span, decide
-from sheaf.train.setup import config_of, exact, facts_of, hidden_parameters, layout_of, order_of, placed
+from sheaf.train.setup import exact, facts_of, layout_of, order_of, placed
 from sheaf.train.supervise import summary, supervise
 from sheaf.train.trainer import train_run
 
@@ -57,19 +59,23 @@ def train(
     recipe = placed(recipe, corpus)
     order = order_of(recipe, corpus, "train")
     held_out = order_of(recipe, corpus, "held_out")  # packed once here, not by every rank
-    config = config_of(recipe, corpus)
+    plan = plan_of(recipe, corpus)
+    config = plan.config
     asked = recipe.train.layout
     ranks = nproc or (1 if asked == "auto" else ranks_of(asked))
     settings, reasons = decide(
         recipe,
         order,
         flops_per_token=config.flops_per_token(attention_span(order)),
-        hidden_parameters=hidden_parameters(config),
+        hidden_parameters=config.hidden_parameters(),
         ranks=ranks,
         threads=threads_for(1),
         gpu=torch.cuda.is_available(),
+        built_in=isinstance(config, ModelConfig),
     )
-    layout = layout_of(recipe, nproc, facts_of(recipe, config, settings, ranks))
+    layout = layout_of(recipe, nproc, facts_of(recipe, plan, settings, ranks))
+    if plan.learning < plan.total:
+        reasons.append(f"{plan.learning:,} of {plan.total:,} parameters are trained, the others are frozen")
     folder = new_run_folder(recipe, corpus.workspace.runs)
     with locked(folder):
         write_file(folder / "recipe.yaml", dump(recipe).encode())
@@ -120,8 +126,8 @@ def resume(
             recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"layout": layout})})
         if nproc is not None or layout is not None:
             ranks = nproc or (opened.ranks if layout is None else ranks_of(layout))
-            config = config_of(recipe, opened.corpus())
-            chosen = layout_of(recipe, nproc, facts_of(recipe, config, opened.settings, ranks))
+            plan = plan_of(recipe, opened.corpus())
+            chosen = layout_of(recipe, nproc, facts_of(recipe, plan, opened.settings, ranks))
             opened = opened.updated(ranks=ranks, layout=chosen and chosen.model_dump())
         if weights:
             opened = _with_weights(opened, weights, console)
@@ -132,7 +138,7 @@ def resume(
 
 def _with_weights(run: Run, weights: Mapping[str, float], console: Console) -> Run:
     """The run with other weights from its next step on, written down."""
-    checkpoint = newest_valid(run.folder, console.note)
+    checkpoint = newest_valid(run.folder, console.note, run.wrote)
     step = 0 if checkpoint is None else checkpoint.step
     changes = changed(run.record, run.recipe, step, weights)
     other = Run(run.folder, {**run.record, **changes})

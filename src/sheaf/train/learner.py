@@ -27,18 +27,21 @@ from sheaf.parallel.shard import local
 from sheaf.train.muon import Together
 from sheaf.train.offload import HostCopies
 from sheaf.train.optimizer import Optimizer, Update
+from sheaf.train.spikes import SpikeGuard
 
 
 @dataclass(frozen=True)
 class StepResult:
     """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
-    that stood in for damaged ones. peak_memory_bytes: of the rank that has had most at any time so far."""
+    that stood in for damaged ones. skipped: its update was not made. peak_memory_bytes: of the rank that has had most
+    at any time so far."""
 
     loss: float
     gradient_norm: float
     positions: int
     stop: bool
     replaced: int
+    skipped: bool
     peak_memory_bytes: int
 
 
@@ -59,23 +62,31 @@ class RanksDiffer(TrainingFailed):
 
 
 class Learner:
-    """spread: the model on this rank. micro_samples: samples of one forward pass. offload: keep the optimiser's state
-    in host memory, and update there (`offload.py`)."""
+    """spread: the model on this rank. micro_samples: samples of one forward pass. guard: judges spikes. offload: keep
+    the optimiser's state in host memory, and update there (`offload.py`)."""
 
     def __init__(
-        self, spread: Spread, update: Update, clip: float, micro_samples: int, *, offload: bool = False
+        self,
+        spread: Spread,
+        update: Update,
+        clip: float,
+        micro_samples: int,
+        guard: SpikeGuard | None = None,
+        *,
+        offload: bool = False,
     ) -> None:
         self.spread, self.ranks = spread, spread.mesh.ranks
         self.clip = clip
         self.micro_samples = micro_samples
         self.update = update
+        self.guard = guard or SpikeGuard()
         # Parameters that are sharded have handles which the optimiser does not need to know: it sees what lies here.
-        parameters = spread.parameters()
+        parameters = spread.trained()
         self._sharded = {name: parameters[name] for name in spread.sums.sharded}
         self._local = {
             name: nn.Parameter(local(p.detach())) if name in self._sharded else p for name, p in parameters.items()
         }
-        self._host = HostCopies(spread.held()) if offload else None
+        self._host = HostCopies(self._held()) if offload else None
         if self._host is not None:
             self._local = self._host.parameters
         self.optimizer = self._optimizer()
@@ -86,7 +97,8 @@ class Learner:
         """Train on this rank's part of a global batch. stop: this rank's wish; any rank's wish is everyone's. watch:
         called when the gradients are those of the global batch, before they are clipped.
 
-        Raises NotFinite, before the update, if the loss or the gradient is not finite. Called by every rank.
+        Raises, before the update, NotFinite if the loss or the gradient is not finite, and RollBack if it is a spike
+        before which the run is to go back. Called by every rank.
         """
         parts = micro(batch, self.micro_samples)
         predictions = max(batch.valid_tokens, 1)
@@ -101,30 +113,33 @@ class Learner:
         peaks[self.ranks.rank] = float(peak_memory_bytes(self.ranks.device))
         total, positions, stops, replaced, squares, *peaks = self.ranks.sum(mine + peaks)
         loss, norm = total / predictions, math.sqrt(squares)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        made = self.guard.passes(batch.step, loss, norm, self.ranks)
+        if made and not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(loss, norm, loss_sum.item(), int(replaced))
-        if norm > self.clip:
-            sums.scale(self.clip / norm)
-        self._take_gradients()
-        self.optimizer.step(rate)
-        if self._host is not None:
-            self._host.give_weights(self.spread.held())
+        if made:
+            if norm > self.clip:
+                sums.scale(self.clip / norm)
+            self._take_gradients()
+            self.optimizer.step(rate)
+            if self._host is not None:
+                self._host.give_weights(self._held())
         sums.zero()
-        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), int(max(peaks)))
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), not made, int(max(peaks)))
 
     def reset_optimizer(self) -> None:
-        """Forget all momenta: the state before the first update."""
+        """Forget all momenta, and what a spike is measured by: the state before the first update."""
+        self.guard.forget()
         if self._host is not None:
-            self._host.take_weights(self.spread.held())
+            self._host.take_weights(self._held())
         self.optimizer = self._optimizer()
 
     def check_ranks_agree(self) -> None:
-        """Raise RanksDiffer unless ranks that hold the same pieces hold the same bits. Called by every rank."""
-        mesh = self.spread.mesh
-        held = self.spread.held()
-        alike = {name for name, piece in self.spread.pieces.items() if piece.is_whole}
+        """Raise RanksDiffer unless ranks that hold the same learned pieces hold the same bits. Called by every rank."""
+        mesh, pieces = self.spread.mesh, self.spread.pieces
+        held = {name: local(parameter.detach()) for name, parameter in self.spread.trained().items()}
+        alike = {name: tensor for name, tensor in held.items() if pieces[name].is_whole}
         same = agree(_checksum(held), mesh.group("data", "context"), self.ranks.device)
-        same &= agree(_checksum({name: held[name] for name in alike}), mesh.group("tensor"), self.ranks.device)
+        same &= agree(_checksum(alike), mesh.group("tensor"), self.ranks.device)
         if self.ranks.sum([not same])[0]:
             raise RanksDiffer(
                 "the ranks no longer hold the same weights",
@@ -136,7 +151,8 @@ class Learner:
 
     def state(self) -> dict[str, tuple[Piece, Tensor]]:
         """The weights and optimiser state that this rank writes: "weight.<parameter>" and "<kind>.<parameter>"."""
-        weights = {f"weight.{name}": tensor for name, tensor in self.spread.held().items()}
+        held = self.spread.held()
+        weights = {f"weight.{name}": tensor for name, tensor in held.items() if name in self.spread.stored}
         found: dict[str, tuple[Piece, Tensor]] = {}
         for key, tensor in (weights | self.optimizer.state()).items():
             name = key.partition(".")[2]
@@ -164,8 +180,12 @@ class Learner:
             self._local[name].data = local(parameter.detach())
             self._local[name].grad = local(parameter.grad)
 
+    def _held(self) -> dict[str, Tensor]:
+        """What lies here of the parameters that learn."""
+        return {name: local(parameter.detach()) for name, parameter in self.spread.trained().items()}
+
     def _gradients(self) -> dict[str, Tensor]:
-        found = {name: p.grad for name, p in self.spread.parameters().items()}
+        found = {name: p.grad for name, p in self.spread.trained().items()}
         return {name: local(gradient) for name, gradient in found.items() if gradient is not None}
 
 

@@ -25,6 +25,13 @@ from sheaf.recipe import Recipe
 from sheaf.train.worker import UNKNOWN
 
 POLL_SECONDS, KNOCK_SECONDS = 0.1, 1.0
+# Bound to this process' life, as its ranks are to its: nothing is left behind when somebody kills this one.
+TORCHRUN = """
+from sheaf.processes import die_with_parent
+die_with_parent({parent})
+from torch.distributed.run import main
+main()
+"""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -109,7 +116,7 @@ class Machines:
         }
         words = [f"--{name}={value}" for name, value in options.items()]
         worker = ["-m", "sheaf.train.worker", UNKNOWN if folder is None else str(folder)]
-        return [sys.executable, "-m", "torch.distributed.run", *words, *worker]
+        return [sys.executable, "-c", TORCHRUN.format(parent=os.getpid()), *words, *worker]
 
 
 def _wait(command: Sequence[str]) -> tuple[int | None, int]:

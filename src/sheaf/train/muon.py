@@ -43,7 +43,7 @@ def muon_step(
     gradients: Sequence[Tensor],
     momenta: Sequence[Tensor],
     *,
-    rate: float,
+    rates: Sequence[float],
     weight_decay: float,
     dtype: torch.dtype,
     together: Together,
@@ -56,7 +56,7 @@ def muon_step(
         momentum.lerp_(gradient, 1 - MOMENTUM)
         directions.append(gradient.lerp(momentum, MOMENTUM).to(dtype))
     updates = together(directions, orthogonalise)
-    for weight, update, shape in zip(weights, updates, shapes, strict=True):
+    for weight, update, rate, shape in zip(weights, updates, rates, shapes, strict=True):
         weight.mul_(1 - rate * weight_decay)
         weight.add_(update, alpha=-rate * 0.2 * math.sqrt(max(shape)))
 

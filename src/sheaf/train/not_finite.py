@@ -26,7 +26,6 @@ from sheaf.corpus import lineage
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import SheafError, TrainingFailed
 from sheaf.files import write_json
-from sheaf.model.loss import next_token_loss, per_token_loss
 from sheaf.order.gather import PADDING_LABEL, PADDING_TOKEN, padded
 from sheaf.order.loader import Batch, micro
 from sheaf.order.replace import Replaced, digest
@@ -121,14 +120,14 @@ def _samples_of_a_bad_share(error: NotFinite, ranks: Ranks, batch: Batch) -> Ite
 def _token_losses(learner: Learner, part: Batch) -> torch.Tensor:
     (model,) = learner.spread.stages
     inputs, labels = tensors(part, learner.ranks.device)
-    return per_token_loss(model(*inputs).detach(), model.head_weight, labels)
+    return model.per_token_loss(model(*inputs).detach(), labels)
 
 
 def _gradient_is_finite(learner: Learner, part: Batch) -> bool:
     (model,), sums = learner.spread.stages, learner.spread.sums
     inputs, labels = tensors(part, learner.ranks.device)
     sums.zero()
-    (next_token_loss(model(*inputs), model.head_weight, labels) / max(part.valid_tokens, 1)).backward()
+    (model.next_token_loss(model(*inputs), labels) / max(part.valid_tokens, 1)).backward()
     return math.isfinite(sums.squares().item())
 
 

@@ -21,6 +21,8 @@ from sheaf.model.recompute import Recompute
 from sheaf.parallel.layout import describe
 from sheaf.recipe import Layout, Train
 from sheaf.train.footprint import Footprint, Rank, Shape
+from sheaf.train.optimizer import Kind
+from sheaf.train.plan import ModelPlan
 from sheaf.train.settings import Settings
 from sheaf.train.setup import DTYPES
 
@@ -36,6 +38,7 @@ class OnPaper:
     rank: Rank
     modes: tuple[Recompute, ...]
     train: Train
+    optimizer: Kind
 
     @property
     def layer_modes(self) -> tuple[Recompute, ...]:
@@ -51,11 +54,14 @@ class OnPaper:
 
     def _footprint(self, rank: Rank, modes: Sequence[Recompute], *, offload: bool = False) -> Footprint:
         """Of the memory that may run out: a GPU's, where there is one. Copies for checkpoints are not there."""
-        found = rank.footprint(self.train.optimizer, modes)
+        found = rank.footprint(self.optimizer, modes)
         if not torch.cuda.is_available():
             return found
         offload = offload or self.train.offload_optimizer
         return replace(found, copy=0, optimizer=0 if offload else found.optimizer)
+
+    def _other(self, layout: Layout, shape: Shape) -> Rank:
+        return Rank(self.rank.config, layout, 0, shape, self.rank.lora, self.rank.frozen)
 
     def choice(self) -> str:
         """What was chosen for a budget, in words."""
@@ -71,7 +77,7 @@ class OnPaper:
         found: list[str] = []
         if shape.micro_samples > 1:
             half = replace(shape, micro_samples=shape.micro_samples // 2, passes=2 * shape.passes)
-            other = self._footprint(Rank(self.rank.config, layout, 0, half), self.modes)
+            other = self._footprint(self._other(layout, half), self.modes)
             tokens = half.micro_samples * shape.sequence_length
             found.append(f"train.micro_batch_tokens: {tokens} ({size(other.peak)} a rank)")
         if set(self.modes) != {"full"}:
@@ -81,7 +87,7 @@ class OnPaper:
         if layout.shard == 1:
             ranks = max(2, layout.data)
             sharded = layout.model_copy(update={"data": 1, "shard": ranks})
-            other = self._footprint(Rank(self.rank.config, sharded, 0, shape), self.modes)
+            other = self._footprint(self._other(sharded, shape), self.modes)
             found.append(f"train.layout: {describe(sharded)} ({size(other.peak)})")
         if torch.cuda.is_available() and not self.train.offload_optimizer:
             other = self._footprint(self.rank, self.modes, offload=True)
@@ -91,15 +97,19 @@ class OnPaper:
         return f"instead of {size(now.peak)} a rank: " + ", or ".join(found)
 
 
-def on_paper(config: ModelConfig, train: Train, settings: Settings, layout: Layout, rank: int) -> OnPaper:
-    """Raises UsageError if the activations do not fit into the recipe's budget, however much is computed again."""
+def on_paper(plan: ModelPlan, train: Train, settings: Settings, layout: Layout, rank: int) -> OnPaper | None:
+    """None for a model of transformers' code. Raises UsageError if the activations do not fit into the recipe's budget,
+    however much is computed again."""
+    if not isinstance(plan.config, ModelConfig):
+        return None
     world = layout.data * layout.shard
     samples = settings.micro_samples(train.sequence_length, world)
     passes = math.ceil(settings.batch / world / samples)
-    found = Rank(config, layout, rank, Shape(samples, train.sequence_length, passes, DTYPES[train.precision]))
+    shape = Shape(samples, train.sequence_length, passes, DTYPES[train.precision])
+    found = Rank(plan.config, layout, rank, shape, plan.lora, plan.frozen)
     if train.activation_memory is None:
-        return OnPaper(found, (train.activation_checkpointing,) * len(found.blocks), train)
-    return OnPaper(found, _cheapest(found, train.activation_memory), train)
+        return OnPaper(found, (train.activation_checkpointing,) * len(found.blocks), train, settings.optimizer)
+    return OnPaper(found, _cheapest(found, train.activation_memory), train, settings.optimizer)
 
 
 def _cheapest(rank: Rank, budget: str) -> tuple[Recompute, ...]:

@@ -21,8 +21,9 @@ from sheaf.model.memory import ran_out
 from sheaf.parallel.layout import layout_on, problems
 from sheaf.recipe import Layout
 from sheaf.train.on_paper import OnPaper, on_paper
+from sheaf.train.plan import plan_of
 from sheaf.train.run import Run
-from sheaf.train.setup import config_of, facts_of
+from sheaf.train.setup import facts_of
 
 
 @contextmanager
@@ -41,25 +42,31 @@ def explained(run: Run, rank: int, world: int, *, in_steps: bool) -> Generator[N
             + ("" if in_steps else " before the first step"),
             where=str(run.folder),
             why=f"{said}; {needs(paper)}",
-            fix=paper.advice(),
+            fix=advice(paper),
         )
         found.in_steps = in_steps
         raise found from error
 
 
-def paper_of(run: Run, rank: int, world: int) -> OnPaper:
+def paper_of(run: Run, rank: int, world: int) -> OnPaper | None:
     recipe = run.recipe
-    config = config_of(recipe, run.corpus())
-    return on_paper(config, recipe.train, run.settings, layout_of_ranks(run, world), rank)
+    return on_paper(plan_of(recipe, run.corpus()), recipe.train, run.settings, layout_of_ranks(run, world), rank)
 
 
-def needs(paper: OnPaper) -> str:
+def needs(paper: OnPaper | None) -> str:
     """What a rank needs, part by part."""
+    if paper is None:
+        return "what a model of transformers' code needs is not known before it runs"
     shape, footprint = paper.rank.shape, paper.footprint
     return (
         f"with {shape.micro_samples} samples of {shape.sequence_length:,} tokens in a forward pass a rank needs about "
         f"{footprint}, beside some 0.6 GB for Python and libraries"
     )
+
+
+def advice(paper: OnPaper | None) -> str:
+    """What would need less."""
+    return "lower train.micro_batch_tokens" if paper is None else paper.advice()
 
 
 def smaller(run: Run, world: int) -> Run | None:
@@ -69,11 +76,11 @@ def smaller(run: Run, world: int) -> Run | None:
         return None
     length, ranks = recipe.train.sequence_length, layout.data * layout.shard
     now, share = run.settings.micro_samples(length, ranks), -(-run.settings.batch // ranks)
-    config = config_of(recipe, run.corpus())
+    plan = plan_of(recipe, run.corpus())
     for most in range(3 * now // 4, 0, -1):
         passes = -(-share // most)
         settings = replace(run.settings, micro_tokens=-(-share // passes) * length)
-        if not any(problems(layout, facts_of(recipe, config, settings, world))):
+        if not any(problems(layout, facts_of(recipe, plan, settings, world))):
             return run.updated(settings=settings.to_json())
     return None
 

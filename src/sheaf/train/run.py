@@ -15,7 +15,7 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from sheaf.recipe import Layout, Recipe
 from sheaf.runs import read_record
 from sheaf.train.settings import Settings
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,17 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         return self.record["result"]
 
+    @property
+    def avoided(self) -> list[int]:
+        """Steps whose updates are left out (`train.spikes: rollback`)."""
+        return self.record["avoided"]
+
+    def wrote(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is of the run as it is now: without the updates that it leaves out."""
+        step = manifest["step"]
+        left_out = [{n for n in steps if n < step} for steps in (self.avoided, manifest["spikes"]["avoided"])]
+        return left_out[0] == left_out[1]
+
     def corpus(self) -> CorpusVersion:
         """The version of the corpus that the run was started on."""
         return CorpusVersion.open(self.folder.parent.parent, self.record["corpus"])
@@ -109,6 +120,7 @@ def start_run(
         "settings": settings.to_json(),
         "ranks": ranks,
         "layout": layout and layout.model_dump(),
+        "avoided": [],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "result": None,
     }

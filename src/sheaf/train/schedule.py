@@ -1,4 +1,4 @@
-"""The learning rate of a step: a linear warm-up, then a cosine, or a constant with a decay at the end.
+"""The learning rate of a step: a linear warm-up, then a cosine, a constant with a decay at the end, or a constant.
 
 A pure function of (step, steps, schedule): a resumed run computes what an uninterrupted one did. `constant-with-decay`
 is the warm-up–stable–decay shape with the decay 1 - √x, which Hägele et al. 2024 (arXiv 2405.18392, section 3) found
@@ -13,11 +13,14 @@ from sheaf.recipe import Schedule
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: Schedule) -> float:
-    """The rate of step 0 … steps-1. It never is 0 in the warm-up, and is `schedule.final`·peak at the last step."""
+    """The rate of step 0 … steps-1. It never is 0 in the warm-up, and is `schedule.final`·peak at the last step, or the
+    peak where it stays constant."""
     warmup = round(schedule.warmup * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
-    if schedule.kind == "cosine":
+    if schedule.kind == "constant":
+        return peak
+    if schedule.kind != "constant-with-decay":
         return peak * _cosine(_progress(step, warmup, steps), schedule.final)
     start = max(warmup, steps - max(1, round(schedule.decay * steps))) if schedule.decay > 0 else steps
     if step < start:

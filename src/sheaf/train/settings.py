@@ -2,7 +2,7 @@
 
 A resumed run reads these numbers instead of deciding again: another machine, load or number of cores must not change
 the update rule. Everything here is a function of recipe, corpus and machine kind; nothing is timed, so the same recipe
-on the same machine decides the same (only a budget in hours is measured, see `trainer.steps_for_hours`).
+on the same machine decides the same (only a budget in hours is measured, see `hours.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sheaf.order.order import Order
 from sheaf.parallel.ranks import available_cores
 from sheaf.recipe import Budget, Recipe, Train
 from sheaf.recipe_file import parse_tokens
-from sheaf.train.optimizer import default_rate
+from sheaf.train.optimizer import Kind, Start, choose, default_rate, published_batch
 
 MICRO_TOKENS = 8192  # enough rows for full speed of the matrix products; activations of `small` stay near 1 GB
 COMPILE_SECONDS = 60.0  # cold cache, two cores, presets tiny to base
@@ -35,6 +35,7 @@ class Settings:
     steps: int | None
     batch: int
     micro_tokens: int
+    optimizer: Kind
     learning_rate: float
     evaluate_every: int
     checkpoint_every: int
@@ -50,6 +51,13 @@ class Settings:
         share = -(-self.batch // world)
         most = max(1, self.micro_tokens // sequence_length)
         return -(-share // -(-share // most))
+
+
+def start_of(recipe: Recipe) -> Start:
+    """Where the weights of a new run come from."""
+    if recipe.model.lora is not None:
+        return "lora"
+    return "scratch" if recipe.model.from_ is None else "folder"
 
 
 def batch_samples(train: Train) -> int:
@@ -70,8 +78,10 @@ def decide(
     ranks: int,
     threads: int,
     gpu: bool,
+    built_in: bool = True,
 ) -> tuple[Settings, list[str]]:
-    """The settings of a new run, and a line of reason for each that the recipe left open."""
+    """The settings of a new run, and a line of reason for each that the recipe left open. built_in: the model is our
+    decoder; others are not compiled."""
     train = recipe.train
     steps, reasons = planned_steps(train.budget, order)
     batch = batch_samples(train)
@@ -80,15 +90,26 @@ def decide(
             f"a global batch of {batch * train.sequence_length:,} tokens: {batch:,} whole samples of "
             f"{train.sequence_length:,}, of the {train.batch_tokens:,} asked for"
         )
-    rate, source = default_rate(train.optimizer, hidden_parameters)
+    start = start_of(recipe)
+    if start == "scratch" and steps is not None:
+        reasons.append(_batch_reason(order, steps, hidden_parameters))
+    optimizer, why = choose(train.optimizer, start)
+    if why:
+        reasons.append(f"optimizer {optimizer}: {why}")
+    rate, source = default_rate(optimizer, hidden_parameters, start)
     if train.learning_rate is None:
         reasons.append(f"learning rate {rate:g}: {source}")
-    compiled, why = _compile(train, order, flops_per_token, steps, ranks, gpu)
+    compiled, why = False, "the model is of transformers' code, which is run as it is"
+    if built_in:
+        compiled, why = _compile(train, order, flops_per_token, steps, ranks, gpu)
+    elif train.compile == "on":
+        raise RecipeError("this model is not compiled", where="train.compile: on", why=why, fix="set it to auto")
     reasons.append(f"compile {'on' if compiled else 'off'}: {why}")
     settings = Settings(
         steps=steps,
         batch=batch,
         micro_tokens=train.micro_batch_tokens or MICRO_TOKENS,
+        optimizer=optimizer,
         learning_rate=train.learning_rate or rate,
         evaluate_every=0,
         checkpoint_every=0,
@@ -102,6 +123,17 @@ def decide(
         f"at most {settings.micro_tokens:,} tokens each to bound memory"
     )
     return (settings if steps is None else with_steps(settings, steps, train)), reasons
+
+
+def _batch_reason(order: Order, steps: int, hidden_parameters: int) -> str:
+    """The batch that is taken beside the one that is published for a run of this size: what suits is within a factor
+    of two or so, and short runs like small batches, which make more updates."""
+    tokens = order.batch * order.sequence_length
+    flops = 6.0 * hidden_parameters * tokens * steps
+    return (
+        f"a global batch of {tokens:,} tokens; a run of {flops:.1e} FLOPs would suit about "
+        f"{published_batch(flops):,.0f} (0.292·FLOPs^0.3271, Bi et al. 2024, equation 1)"
+    )
 
 
 def with_steps(settings: Settings, steps: int, train: Train) -> Settings:

@@ -1,11 +1,10 @@
-"""From a recipe, a corpus and perhaps a checkpoint to the objects that train: order, model, compiled forward."""
+"""From a recipe and a corpus to what a run needs besides its model (`plan.py`): order, layout, exact kernels."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Generator
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -13,15 +12,12 @@ import torch
 from torch.utils import deterministic
 
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import DataRefused, RecipeError, UsageError
-from sheaf.model.config import ModelConfig, from_spec
-from sheaf.model.init import starting_values
-from sheaf.model.pieces import Values
-from sheaf.model.pretrained import folder_values
+from sheaf.errors import DataRefused, UsageError
 from sheaf.order.order import Order
 from sheaf.parallel.layout import Facts, check_layout, of_ranks, possible
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.curriculum import with_steps
+from sheaf.train.plan import ModelPlan, plan_of
 from sheaf.train.run import Run
 from sheaf.train.settings import Settings, batch_samples, seed_of
 
@@ -66,24 +62,6 @@ def placed(recipe: Recipe, corpus: CorpusVersion) -> Recipe:
     return with_steps(recipe, lambda other: order_of(other, corpus, "train"))
 
 
-def config_of(recipe: Recipe, corpus: CorpusVersion) -> ModelConfig:
-    """The model's shape. Raises RecipeError if it cannot take the corpus' tokens or the recipe's sequences."""
-    length = recipe.train.sequence_length
-    config = from_spec(recipe.model, vocab_size=corpus.vocab_size, max_positions=length, end_of_text=corpus.end_of_text)
-    if config.vocab_size < corpus.vocab_size:
-        raise RecipeError(
-            f"the model knows {config.vocab_size:,} tokens, the corpus uses {corpus.vocab_size:,}",
-            where=recipe.model.from_ or "",
-            fix="set `prepare.tokenizer.from` to the tokenizer.json that belongs to the model",
-        )
-    if config.max_position_embeddings < length:
-        raise RecipeError(
-            f"the model takes {config.max_position_embeddings:,} positions, train.sequence_length is {length:,}",
-            fix=f"set train.sequence_length to at most {config.max_position_embeddings}",
-        )
-    return config
-
-
 def layout_of(recipe: Recipe, nproc: int | None, facts: Facts) -> Layout | None:
     """The layout of a run; None if its ranks are to choose one. Raises UsageError if there is none."""
     asked = recipe.train.layout
@@ -102,17 +80,17 @@ def placed_on(run: Run, ranks: int) -> Run | None:
     """The run on so many ranks, as its recipe has it there; None if it cannot be."""
     recipe = run.recipe
     with contextlib.suppress(UsageError):
-        layout = layout_of(recipe, ranks, facts_of(recipe, config_of(recipe, run.corpus()), run.settings, ranks))
+        layout = layout_of(recipe, ranks, facts_of(recipe, plan_of(recipe, run.corpus()), run.settings, ranks))
         return run.updated(ranks=ranks, layout=layout and layout.model_dump())
     return None
 
 
-def facts_of(recipe: Recipe, config: ModelConfig, settings: Settings, ranks: int) -> Facts:
+def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int) -> Facts:
     """What the layout of so many ranks on this machine depends on."""
     gpu = torch.cuda.is_available()
     memory = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().total / ranks
     return Facts(
-        config=config,
+        config=plan.config,
         sequence_length=recipe.train.sequence_length,
         batch=settings.batch,
         micro_tokens=settings.micro_tokens,
@@ -120,21 +98,10 @@ def facts_of(recipe: Recipe, config: ModelConfig, settings: Settings, ranks: int
         packing=recipe.train.packing,
         memory_bytes=memory,
         compute_bytes=DTYPES[recipe.train.precision].itemsize,
-        update_bytes=DTYPES[recipe.train.precision].itemsize if recipe.train.optimizer == "muon" else 0,
+        update_bytes=DTYPES[recipe.train.precision].itemsize if settings.optimizer == "muon" else 0,
+        learned=plan.learned,
+        adapters=plan.lora is not None,
     )
-
-
-def hidden_parameters(config: ModelConfig) -> int:
-    """Weights outside embedding and head."""
-    return config.parameters() - config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-
-
-def new_values(recipe: Recipe, corpus: CorpusVersion) -> tuple[ModelConfig, Values]:
-    """The model before step 0, as any piece of it: initialised from the seed, or a published checkpoint."""
-    if recipe.model.from_ is not None:
-        return folder_values(Path(recipe.model.from_))
-    config = config_of(recipe, corpus)
-    return config, starting_values(config, seed_of(recipe))
 
 
 @contextlib.contextmanager

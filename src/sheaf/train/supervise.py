@@ -38,7 +38,7 @@ from sheaf.train import journal
 from sheaf.train.checkpoint import list_checkpoints, step_of
 from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
-from sheaf.train.out_of_memory import in_words, needs, paper_of, smaller
+from sheaf.train.out_of_memory import advice, in_words, needs, paper_of, smaller
 from sheaf.train.run import Run
 from sheaf.train.setup import placed_on
 from sheaf.train.trainer import interrupted
@@ -138,7 +138,7 @@ class Restarts:
         run, world = Run.open(self._folder), len(self.slots)
         if not _named(failed):  # killed: nobody has told it yet
             paper = paper_of(run, failed.rank, world)
-            error.why, error.fix = f"{error.why}; {needs(paper)}", paper.advice()
+            error.why, error.fix = f"{error.why}; {needs(paper)}", advice(paper)
             if run.recipe.train.out_of_memory == "stop":
                 raise error
         after = smaller(run, world) if failed.step >= 0 and self._allowed.most else None

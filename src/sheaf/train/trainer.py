@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sheaf.console import Console
+from sheaf.console import Console, duration
 from sheaf.errors import Interrupted, UsageError
 from sheaf.model.memory import peak_memory_bytes
+from sheaf.model.pieces import Values
+from sheaf.model.recompute import Recompute
 from sheaf.order.figures import step_figures
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
@@ -44,6 +46,7 @@ from sheaf.train.checkpoint import (
 )
 from sheaf.train.damage import Damages
 from sheaf.train.evaluate import evaluate, predicts, steps_within
+from sheaf.train.hours import PROBE_STEPS, steps_for_hours
 from sheaf.train.journal import Journal
 from sheaf.train.keep import LOSS, best_of, loss_of
 from sheaf.train.learner import Learner, NotFinite
@@ -51,13 +54,14 @@ from sheaf.train.not_finite import explained as traced
 from sheaf.train.on_paper import on_paper
 from sheaf.train.optimizer import Update
 from sheaf.train.out_of_memory import explained
+from sheaf.train.plan import ModelPlan, new_values, planned
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
-from sheaf.train.setup import DTYPES, new_values, order_of
+from sheaf.train.setup import DTYPES, order_of
+from sheaf.train.spikes import RollBack, SpikeGuard, rolled_back
 
 NOTES_A_RUN = 20
-PROBE_STEPS, PROBE_SECONDS = 17, 10.0  # the first one compiles and does not count
 
 
 def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
@@ -67,6 +71,16 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
     EnvironmentProblem if the disk is full; OutOfMemory. Whatever is raised, the run can be resumed.
     """
     run = laid_out(run, ranks, console)
+    while True:
+        try:
+            return _train_on(run, ranks, console)
+        except RollBack as error:
+            spike = error.without_frames()  # which would keep the old model beside the new one
+        console.note(f"step {spike.step:,} is a spike: {spike.why}; going back before it")
+        run = rolled_back(run, spike, ranks)
+
+
+def _train_on(run: Run, ranks: Ranks, console: Console) -> Run:
     with explained(run, ranks.rank, ranks.world, in_steps=False):
         trainer = Trainer(run, ranks, console)
     with (
@@ -101,7 +115,9 @@ class Trainer:
         self.mesh = Mesh(ranks, layout_on(run.layout, ranks.world))
         self.micro_samples = self.settings.micro_samples(self.train.sequence_length, self.mesh.samples.size)
         self.checkpoint = self._newest_valid()
-        self.learner = self._learner(self.checkpoint)
+        self.plan, values = self._model(self.checkpoint)
+        self.learner = self._learner(self.plan, values)
+        del values  # it may hold a whole model
         self.done, self.tokens = 0, 0
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
@@ -142,6 +158,9 @@ class Trainer:
         sent, waited = traffic.bytes, traffic.seconds
         try:
             result = self.learner.step(batch, rate, stop=signals.received is not None)
+        except RollBack:
+            pulse.start_again()
+            raise
         except NotFinite as error:
             replaced = self.damage.of_step(batch, error.replaced)
             raise traced(error, self.learner, batch, replaced, self.corpus, self.run.folder) from error
@@ -158,6 +177,7 @@ class Trainer:
             "samples": digest(self.order, batch.step, replaced) if self.ranks.rank == 0 else "",
             "lr": rate,
             "grad_norm": result.gradient_norm,
+            "skipped": result.skipped,
             "tokens_per_second": batch.inputs / seconds,
             "seconds": seconds,
             "bytes_sent": traffic.bytes - sent,
@@ -200,7 +220,7 @@ class Trainer:
         left = (steps - self.done) * line["seconds"]
         self.console.note(
             f"step {self.done:,}/{steps:,}  loss {line['loss']:.4f}  {line['tokens_per_second']:,.0f} tokens/s"
-            + (f"  about {_duration(left)} left" if 1 < self.done < steps else "")
+            + (f"  about {duration(left)} left" if 1 < self.done < steps else "")
         )
 
     # ---- evaluation
@@ -209,15 +229,16 @@ class Trainer:
         if not predicts(self.held_out, self.train.evaluate_tokens):
             return
         start = time.perf_counter()
-        figures = evaluate(
-            self.learner.spread,
-            self.corpus,
-            self.held_out,
-            self.token_files,
-            micro_samples=self.micro_samples,
-            tokens=self.train.evaluate_tokens,
-            tell=self.damage.tell,
-        )
+        with self.learner.optimizer.as_evaluated():
+            figures = evaluate(
+                self.learner.spread,
+                self.corpus,
+                self.held_out,
+                self.token_files,
+                micro_samples=self.micro_samples,
+                tokens=self.train.evaluate_tokens,
+                tell=self.damage.tell,
+            )
         self.evaluation = {"step": self.done, **figures}
         if files.evaluations is not None:
             files.evaluations.append({**self.evaluation, "seconds": time.perf_counter() - start})
@@ -267,16 +288,20 @@ class Trainer:
                 "steps_bytes": files.steps.sync(),
                 "evaluations_bytes": files.evaluations.sync(),
                 "model": learner.spread.config.to_hf(),
+                "adapters": learner.spread.lora and learner.spread.lora.to_json(),
                 "precision": self.train.precision,
-                "optimizer": self.train.optimizer,
+                "optimizer": settings.optimizer,
+                "averaging": learner.optimizer.averaging,
+                "spikes": learner.guard.state(),
                 "layout": self.mesh.layout.model_dump(),
             }
-        files.checkpoints.save(manifest, learner.state())
+        with learner.optimizer.as_evaluated():
+            files.checkpoints.save(manifest, learner.state())
 
     def _newest_valid(self) -> Checkpoint | None:
         """Checked by rank 0, which tells the others which one it is; they read some of it."""
         if self.ranks.rank == 0:
-            found = newest_valid(self.run.folder, self.console.note)
+            found = newest_valid(self.run.folder, self.console.note, self.run.wrote)
             self.ranks.from_first([-1 if found is None else found.step])
             return found
         (step,) = self.ranks.from_first([0])
@@ -286,31 +311,46 @@ class Trainer:
         manifest = checkpoint.manifest
         self.done = self.order.check(manifest["order"])
         self.tokens = manifest["tokens"]
-        if manifest["optimizer"] != self.train.optimizer:
+        if manifest["optimizer"] != self.settings.optimizer:
             raise UsageError("the checkpoint is of another optimizer", where=str(checkpoint.path))
-        self.learner.optimizer.load(checkpoint.read, manifest["updates"])
+        self.learner.optimizer.load(checkpoint.read, manifest["updates"], manifest["averaging"])
+        self.learner.guard.load(manifest["spikes"])
         self.console.note(f"going on after step {self.done:,}, from {checkpoint.path.name}")
 
     # ---- beginnings and ends
 
-    def _learner(self, checkpoint: Checkpoint | None) -> Learner:
+    def _model(self, checkpoint: Checkpoint | None) -> tuple[ModelPlan, Values]:
+        if checkpoint is None:
+            return new_values(self.recipe, self.corpus)
+        plan = planned(self.recipe, checkpoint.config, checkpoint.lora)
+        return plan, checkpoint.values(check=self.ranks.rank == 0)
+
+    def _learner(self, plan: ModelPlan, values: Values) -> Learner:
         if self.settings.compile:
             watch_compiling()
         train = self.train
-        if checkpoint is None:
-            config, values = new_values(self.recipe, self.corpus)
-        else:
-            config, values = checkpoint.config, checkpoint.weights
-        recompute = train.activation_checkpointing
-        if train.activation_memory is not None:
-            paper = on_paper(config, train, self.settings, self.mesh.layout, self.ranks.rank)
-            self.console.note(paper.choice())
-            recompute = paper.layer_modes
-        how = How(compile=self.settings.compile, recompute=recompute)
-        spread = Spread(config, DTYPES[train.precision], self.mesh, how, values)
-        update = Update(train.optimizer, train.weight_decay, train.betas, train.precision)
+        how = How(self.settings.compile, self._recompute(plan), plan.lora, plan.frozen)
+        spread = Spread(plan.config, DTYPES[train.precision], self.mesh, how, values)
+        if spread.isolation:
+            self.console.note(f"the model is of transformers' code; {spread.isolation}")
+        update = Update(self.settings.optimizer, train.weight_decay, train.betas, train.precision, train.rates)
+        guard = SpikeGuard(train.spikes, self.run.avoided)
         offload = train.offload_optimizer and self._can_offload()
-        return Learner(spread, update, train.clip, self.micro_samples, offload=offload)
+        return Learner(spread, update, train.clip, self.micro_samples, guard, offload=offload)
+
+    def _recompute(self, plan: ModelPlan) -> Recompute | tuple[Recompute, ...]:
+        if self.train.activation_memory is None:
+            return self.train.activation_checkpointing
+        paper = on_paper(plan, self.train, self.settings, self.mesh.layout, self.ranks.rank)
+        if paper is None:
+            raise UsageError(
+                "what this model's blocks hold is not known before they run",
+                where="train.activation_memory",
+                why="it is of transformers' code",
+                fix="set train.activation_checkpointing instead",
+            )
+        self.console.note(paper.choice())
+        return paper.layer_modes
 
     def _can_offload(self) -> bool:
         """Whether there is a GPU whose memory that saves. Raises UsageError for an optimiser that cannot be."""
@@ -319,11 +359,14 @@ class Trainer:
                 "train.offload_optimizer changes nothing: without a GPU the optimiser's state is in host memory"
             )
             return False
-        if self.ranks.world > 1 and self.train.optimizer == "muon":
+        kind = self.settings.optimizer
+        if kind == "schedule-free" or (kind == "muon" and self.ranks.world > 1):
             raise UsageError(
-                "Muon over several GPUs is not updated in host memory",
+                f"{kind} is not updated in host memory",
                 where="train.offload_optimizer",
-                why="its matrices are put together from all ranks, which GPUs do among themselves",
+                why="its mean of the weights is evaluated where they lie"
+                if kind == "schedule-free"
+                else "its matrices are put together from all ranks, which GPUs do among themselves",
                 fix="set train.optimizer to adamw, or leave train.offload_optimizer out",
             )
         return True
@@ -340,29 +383,11 @@ class Trainer:
         )
 
     def _steps_for_hours(self, hours: float) -> int:
-        """Steps that fit into a budget of hours, from some steps at rate 0 whose traces are wiped out afterwards.
-
-        Measured before step 0 and then written down, so that schedule and end are known from the first step on. The
-        lower quartile counts: what else runs on the machine now may be gone in a minute.
-        """
-        before = {name: tensor.clone() for name, tensor in self.learner.spread.held().items()}
-        seconds: list[float] = []
+        evaluation = steps_within(self.held_out, self.train.evaluate_tokens)
         with self._loader(0, min(PROBE_STEPS, self.order.steps or PROBE_STEPS)) as loader:
-            for batch in loader:
-                start = time.perf_counter()
-                self.learner.step(batch, rate=0.0)
-                seconds.append(time.perf_counter() - start)
-                if self.ranks.from_first([len(seconds) > 4 and sum(seconds[1:]) > PROBE_SECONDS])[0]:
-                    break
-        self.learner.spread.fill(lambda name, _: before[name])
-        self.learner.reset_optimizer()
-        step_seconds = sorted(seconds[1:] or seconds)[(len(seconds) - 1) // 4]
-        evaluations = 10 * steps_within(self.held_out, self.train.evaluate_tokens) * step_seconds / 3
-        (steps,) = self.ranks.from_first([max(1, (3600 * hours - sum(seconds) - evaluations) // step_seconds)])
-        self.console.note(
-            f"{int(steps):,} steps: {hours:g} hours at the {step_seconds:.2f} s a step that were measured"
-        )
-        return min(int(steps), self.order.steps or LARGEST_DRAW // self.order.batch)
+            steps, seconds = steps_for_hours(hours, self.learner, loader, evaluation)
+        self.console.note(f"{steps:,} steps: {hours:g} hours at the {seconds:.2f} s a step that were measured")
+        return min(steps, self.order.steps or LARGEST_DRAW // self.order.batch)
 
     def _set_steps(self, steps: int) -> None:
         self.settings = with_steps(self.settings, steps, self.train)
@@ -373,6 +398,7 @@ class Trainer:
         lines = journal.read(self.run.folder)
         best = best_of(list_checkpoints(self.run.folder))
         speed = statistics.median(line["tokens_per_second"] for line in lines)
+        flops = self.learner.spread.config.flops_per_token(attention_span(self.order), self.plan.learned)
         return {
             "run": str(self.run.folder),
             "steps": self.done,
@@ -382,11 +408,12 @@ class Trainer:
             "tokens": self.tokens,
             "replaced": sum(len(line.get("replaced", ())) for line in lines),
             "tokens_per_second": speed,
-            "model_flops_per_second": speed * self.learner.spread.config.flops_per_token(attention_span(self.order)),
+            "model_flops_per_second": speed * flops,
             "seconds": sum(line["seconds"] for line in lines),
             "first_step_seconds": lines[0]["seconds"],
+            "skipped_steps": sum(line["skipped"] for line in lines),
             "ranks": self.ranks.world,
-            "parameters": self.learner.spread.config.parameters(),
+            "parameters": self.plan.total,
             "checkpoint": str(files.checkpoints.last),
             "best": None if best is None else {"step": step_of(best), "validation_loss": loss_of(best)},
         }
@@ -414,9 +441,3 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         if batch is None:
             return
         yield batch, time.perf_counter() - start
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -37,7 +37,7 @@ from sheaf.parallel.forker import Forker
 from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.parallel.layout import Facts, check_layout, describe, problems, ranks_of
 from sheaf.recipe import Layout, Recipe
-from sheaf.train.setup import config_of
+from sheaf.train.plan import plan_of
 
 Precision = Literal["fp32", "bf16"]
 # Relative, by precision: of a loss, of a parameter's gradient and of its change (norm of the difference over norm).
@@ -116,16 +116,17 @@ def verify(
 
 def facts_of_verify(recipe: Recipe, corpus: CorpusVersion, layouts: Sequence[Layout]) -> Facts:
     """What the layouts of a verification depend on: its batch is small, two micro-batches a rank."""
-    train = recipe.train
+    train, plan = recipe.train, plan_of(recipe, corpus)
     samples = max([SAMPLES, *(2 * one.data * one.shard for one in layouts)])
     return Facts(
-        config=config_of(recipe, corpus),
+        config=plan.config,
         sequence_length=train.sequence_length,
         batch=samples,
         micro_tokens=train.sequence_length,
         compile=False,
         packing=train.packing,
         memory_bytes=float("inf"),
+        adapters=plan.lora is not None,
     )
 
 

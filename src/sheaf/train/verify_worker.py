@@ -32,8 +32,10 @@ from sheaf.parallel.shard import local
 from sheaf.processes import die_with_parent
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.learner import Learner
-from sheaf.train.optimizer import Update, default_rate
-from sheaf.train.setup import DTYPES, exact, hidden_parameters, new_values, order_of
+from sheaf.train.optimizer import Update, choose, default_rate
+from sheaf.train.plan import new_values
+from sheaf.train.settings import start_of
+from sheaf.train.setup import DTYPES, exact, order_of
 from sheaf.train.tensors import write_tensors
 from sheaf.train.verify import folder_name, of_one_process
 
@@ -81,8 +83,9 @@ def _one(spec: dict[str, Any], layout: Layout, ranks: Ranks, folder: Path) -> No
                 spread.fill(of_one_process(folder, "before", batch.step))
             before = {name: tensor.clone() for name, tensor in spread.held().items()}
             watch = partial(_compare_gradients, found, batch.step, None if layout == Layout() else folder)
-            losses.append(learner.step(batch, _rate(recipe, spread), watch=watch).loss)
-            found.keep(f"change:{batch.step}", {n: tensor - before[n] for n, tensor in spread.held().items()})
+            losses.append(learner.step(batch, _rate(recipe, learner), watch=watch).loss)
+            after = spread.held()
+            found.keep(f"change:{batch.step}", {name: after[name] - before[name] for name in spread.trained()})
             if layout == Layout():
                 found.keep(f"before:{batch.step}", before)
     found.write(where / f"pieces-{ranks.rank}")
@@ -127,14 +130,17 @@ def _order(recipe: Recipe, corpus: CorpusVersion, batch: int) -> Order:
 
 def _learner(recipe: Recipe, corpus: CorpusVersion, layout: Layout, ranks: Ranks, precision: Any) -> Learner:
     train = recipe.train
-    config, values = new_values(recipe, corpus)
-    how = How(recompute=train.activation_checkpointing)
-    spread = Spread(config, DTYPES[precision], Mesh(ranks, layout), how, values)
-    return Learner(spread, Update(train.optimizer, train.weight_decay, train.betas, precision), train.clip, 1)
+    plan, values = new_values(recipe, corpus)
+    how = How(recompute=train.activation_checkpointing, lora=plan.lora, frozen=plan.frozen)
+    spread = Spread(plan.config, DTYPES[precision], Mesh(ranks, layout), how, values)
+    optimizer, _ = choose(train.optimizer, start_of(recipe))
+    update = Update(optimizer, train.weight_decay, train.betas, precision, train.rates)
+    return Learner(spread, update, train.clip, 1)
 
 
-def _rate(recipe: Recipe, spread: Spread) -> float:
-    return recipe.train.learning_rate or default_rate(recipe.train.optimizer, hidden_parameters(spread.config))[0]
+def _rate(recipe: Recipe, learner: Learner) -> float:
+    hidden = learner.spread.config.hidden_parameters()
+    return recipe.train.learning_rate or default_rate(learner.update.optimizer, hidden, start_of(recipe))[0]
 
 
 if __name__ == "__main__":
