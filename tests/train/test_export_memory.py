@@ -49,7 +49,7 @@ def test_an_export_of_two_hundred_megabytes_takes_a_part_of_that(tmp_path: Path)
     size = 4 * config.parameters()
     assert 190e6 < size < 300e6
     writer.save(
-        {"step": 2, "model": config.to_hf(), "tokens": 0},
+        {"step": 2, "model": config.to_hf(), "tokens": 0, "adapters": None},
         {f"weight.{name}": (Piece.whole(shape), torch.full(shape, 0.5)) for name, shape in shapes.items()},
     )
     writer.wait()
