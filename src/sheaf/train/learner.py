@@ -9,6 +9,7 @@ backward: what the layout says, and one small message.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from sheaf.errors import TrainingFailed
 from sheaf.model.pieces import Piece
 from sheaf.order.loader import Batch, micro
-from sheaf.parallel.collectives import agree
+from sheaf.parallel.collectives import agree, traffic
 from sheaf.parallel.matrices import Matrices
 from sheaf.parallel.parallelize import Spread
 from sheaf.parallel.pipeline import Inputs
 from sheaf.parallel.shard import local
+from sheaf.train.kept import kept_state
 from sheaf.train.muon import Together
 from sheaf.train.optimizer import Optimizer, Update
 from sheaf.train.spikes import SpikeGuard
@@ -31,7 +33,8 @@ from sheaf.train.spikes import SpikeGuard
 @dataclass(frozen=True)
 class StepResult:
     """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
-    that stood in for damaged ones. skipped: its update was not made."""
+    that stood in for damaged ones. skipped: its update was not made. busy: by rank, seconds that its passes took,
+    without what it waited for others."""
 
     loss: float
     gradient_norm: float
@@ -39,6 +42,7 @@ class StepResult:
     stop: bool
     replaced: int
     skipped: bool
+    busy: tuple[float, ...]
 
 
 class NotFinite(TrainingFailed):
@@ -85,6 +89,7 @@ class Learner:
         Raises, before the update, NotFinite if the loss or the gradient is not finite, and RollBack if it is a spike
         before which the run is to go back. Called by every rank.
         """
+        begin, waited = time.perf_counter(), traffic.seconds
         parts = micro(batch, self.micro_samples)
         predictions = max(batch.valid_tokens, 1)
         loss_sum = self.spread.learn([tensors(part, self.ranks.device) for part in parts], predictions)
@@ -94,7 +99,9 @@ class Learner:
         if not self.spread.mesh.is_first_of_its_samples:
             positions = replaced = 0
         mine = [loss_sum.item(), float(positions), float(stop), float(replaced), sums.squares().item()]
-        total, positions, stops, replaced, squares = self.ranks.sum(mine)
+        busy = [0.0] * self.ranks.world
+        busy[self.ranks.rank] = time.perf_counter() - begin - (traffic.seconds - waited)
+        total, positions, stops, replaced, squares, *busy = self.ranks.sum([*mine, *busy])
         loss, norm = total / predictions, math.sqrt(squares)
         made = self.guard.passes(batch.step, loss, norm, self.ranks)
         if made and not (math.isfinite(loss) and math.isfinite(norm)):
@@ -105,12 +112,13 @@ class Learner:
             self._take_gradients()
             self.optimizer.step(rate)
         sums.zero()
-        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), not made)
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), not made, tuple(busy))
 
     def reset_optimizer(self) -> None:
-        """Forget all momenta, and what a spike is measured by: the state before the first update."""
+        """Forget all momenta, what spikes are measured by, what sums have kept: the state before the first update."""
         self.guard.forget()
         self.optimizer = self._optimizer()
+        self.spread.sums.forget()
 
     def check_ranks_agree(self) -> None:
         """Raise RanksDiffer unless ranks that hold the same learned pieces hold the same bits. Called by every rank."""
@@ -137,13 +145,13 @@ class Learner:
             name = key.partition(".")[2]
             if self.spread.writes(name) and tensor.numel():
                 found[key] = (self.spread.pieces[name], tensor)
-        return found
+        return found | kept_state(self.spread)
 
     def _optimizer(self) -> Optimizer:
         mesh, pieces = self.spread.mesh, self.spread.pieces
 
         def together(held: Mapping[str, Piece]) -> Together:
-            return Matrices(held, mesh).apply
+            return Matrices(held, mesh, share=not self.spread.how.communication.is_lossy).apply
 
         alone = self.ranks.world == 1
         return Optimizer(self._local.items(), self.update, pieces, None if alone else together)

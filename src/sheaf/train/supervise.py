@@ -39,7 +39,7 @@ from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
 from sheaf.train.run import Run
 from sheaf.train.setup import placed_on
-from sheaf.train.trainer import interrupted
+from sheaf.train.stopped import interrupted
 
 RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
 # What a rank needs before its first step. torch imports its compiler when it is told to be deterministic, which is half
