@@ -201,7 +201,7 @@ def verify(
         "holds": all(one.holds for one in verdicts),
         "steps": steps,
         "precision": precision,
-        "tolerance": room.TOLERANCE[precision],
+        "tolerance": room.tolerance(precision, recipe.train.communication),
         "layouts": [one.to_json() for one in verdicts],
     }
 

@@ -170,6 +170,38 @@ class Layout(Strict):
     ] = "1f1b"
 
 
+class Communication(Strict):
+    """How the gradients of ranks that hold the same weights are summed. What a lossy way leaves out of a step is kept,
+    and goes into the next one (error feedback)."""
+
+    gradients: Annotated[
+        Literal["fp32", "bf16", "int8", "two-bit", "powersgd", "topk"],
+        Field(
+            description="fp32: exact; bf16: rounded twice, 2 bytes a weight; lossy: int8, 1 byte a weight; two-bit, 1/4"
+            " byte; powersgd, products of two thin matrices; topk, the largest alone"
+        ),
+    ] = "fp32"
+    rank: Annotated[int, Field(ge=1, le=1024, description="powersgd: columns of the thin matrices")] = 8
+    share: Annotated[float, Field(gt=0, le=0.5, strict=False, description="topk: share that is sent")] = 0.02
+
+    bucket_mb: Annotated[
+        int | None, Field(ge=1, le=4096, description="MiB of gradients that travel together; default: measured")
+    ] = None
+
+    @model_validator(mode="after")
+    def _options_of_its_way(self) -> Communication:
+        fields = type(self).model_fields
+        for name, way in (("rank", "powersgd"), ("share", "topk")):
+            if self.gradients != way and getattr(self, name) != fields[name].default:
+                raise ValueError(f"'{name}' has no meaning for {self.gradients} gradients: it is of {way}")
+        return self
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether a step's gradient is another one than that of its global batch, beyond rounding."""
+        return self.gradients not in ("fp32", "bf16")
+
+
 class Restarts(Strict):
     """What follows when a rank is killed, hangs or fails: all start again from the newest checkpoint."""
 
@@ -252,6 +284,11 @@ class Train(Strict):
         Field(description="go on with fewer samples in a forward pass and the same global batch, or end the run"),
     ] = "shrink"
     layout: Literal["auto"] | Layout = "auto"
+    communication: Communication = Communication()
+    balance: Annotated[
+        Literal["measured", "even"],
+        Field(description="measured: a rank that is found to be slower gets less of a step; even: equal parts"),
+    ] = "measured"
     restarts: Restarts = Restarts()
 
     @model_validator(mode="after")

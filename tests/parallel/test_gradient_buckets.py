@@ -10,9 +10,11 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
+from sheaf.parallel.buckets import MIB, Buckets, Link, chosen
 from sheaf.parallel.collectives import traffic
 from sheaf.parallel.data import Gradients
 from sheaf.parallel.mesh import Group
+from sheaf.recipe import Communication
 
 
 def model(seed: int = 0) -> nn.Sequential:
@@ -27,7 +29,7 @@ def loss(net: nn.Module, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("bucket_bytes", [1, 100, 10**6])
 def test_buckets_hold_what_autograd_computes_and_zero_clears_it(bucket_bytes: int) -> None:
     plain, bucketed = model(), model()
-    gradients = Gradients(bucketed.parameters(), Group(1, 0, (0,)), bucket_bytes)
+    gradients = Gradients(dict(bucketed.named_parameters()), Group(1, 0, (0,)), buckets=Buckets(bucket_bytes))
     for _ in range(2):
         plain.zero_grad()
         for seed in (1, 2):
@@ -43,7 +45,7 @@ def test_buckets_hold_what_autograd_computes_and_zero_clears_it(bucket_bytes: in
 def _rank(rank: int, port: int, results: torch.multiprocessing.SimpleQueue) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     net = model()
-    gradients = Gradients(net.parameters(), Group(2, rank, (0, 1), dist.group.WORLD), bucket_bytes=100)
+    gradients = Gradients(dict(net.named_parameters()), Group(2, rank, (0, 1), dist.group.WORLD), buckets=Buckets(100))
     # Rank 0 has three micro-batches, rank 1 none: it joins with zeros.
     seeds = (1, 2, 3) if rank == 0 else ()
     gradients.expect(len(seeds))
@@ -69,3 +71,12 @@ def test_ranks_with_unequal_work_end_with_the_same_global_sum() -> None:
     for got, parameter in zip(by_rank[0][0], alone.parameters(), strict=True):
         torch.testing.assert_close(torch.tensor(got), parameter.grad)
     assert by_rank[0][1] == 4 * sum(p.numel() for p in alone.parameters())  # 2·(2-1)/2 of the gradients' bytes
+
+
+def test_buckets_are_larger_where_messages_are_dear_or_little_is_sent_of_them() -> None:
+    exact, thin = Communication(), Communication(gradients="int8")
+    fast, slow = Link(0.0002, 1e9), Link(0.05, 2.5e6)
+    sizes = [chosen(link, 68e6, how, 2).bytes // MIB for link in (fast, slow) for how in (exact, thin)]
+    assert sizes == [4, 8, 2, 4]
+    assert chosen(Link(1e-9, 1e3), 1e3, exact, 2).bytes == MIB
+    assert chosen(Link(10, 1e12), 1e12, exact, 2).bytes == 64 * MIB

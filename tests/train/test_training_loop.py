@@ -102,7 +102,7 @@ def test_budgets_in_tokens_and_epochs_become_steps(tmp_path: Path) -> None:
 
 def test_a_budget_of_hours_is_measured_before_the_first_step_and_written_down(tmp_path: Path) -> None:
     corpus, console = make_corpus(tmp_path), Listening()
-    result = train(make_recipe(tmp_path, budget={"hours": 3 / 3600}), corpus, console=console)
+    result = train(make_recipe(tmp_path, budget={"hours": 5 / 3600}), corpus, console=console)
     settings = Run.open(Path(result["run"])).settings
     assert settings.steps == result["steps"] > 1
     assert any("were measured" in note for note in console.notes)

@@ -31,10 +31,12 @@ from sheaf.parallel.ranks import peers
 
 @dataclass
 class Traffic:
-    """Bytes that this rank has sent, and seconds that its training thread has waited for others."""
+    """Bytes that this rank has sent, seconds that its training thread has waited for others, and seconds of sending
+    that were hidden behind its computing."""
 
     bytes: int = 0
     seconds: float = 0.0
+    hidden: float = 0.0
 
 
 traffic = Traffic()

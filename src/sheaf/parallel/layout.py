@@ -15,7 +15,9 @@ from sheaf.errors import UsageError
 from sheaf.model.config import ModelConfig
 from sheaf.model.families import AnyConfig
 from sheaf.parallel.mesh import AXES, size_of
-from sheaf.recipe import Layout
+from sheaf.recipe import Communication, Layout
+
+EXACT = Communication()
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Facts:
     update_bytes: int = 0
     learned: float = 1.0
     adapters: bool = False
+    communication: Communication = EXACT
 
 
 def of_ranks(layout: Layout, ranks: int | None) -> Layout:
@@ -90,6 +93,11 @@ def problems(layout: Layout, facts: Facts) -> Iterator[str]:
         yield "padded rows are of any length, which tensor and context ranks cannot divide evenly (train.packing)"
     if facts.sequence_length % (layout.tensor * layout.context):
         yield f"{facts.sequence_length} positions cannot be divided evenly over tensor × context ranks"
+    if layout.shard > 1 and facts.communication.is_lossy:
+        yield (
+            f"gradients of sharded matrices are summed in fp32 or bf16, not as {facts.communication.gradients}"
+            " (train.communication)"
+        )
     samples = layout.data * layout.shard
     if facts.batch < samples:
         yield f"{facts.batch} samples of a global batch cannot be divided over data × shard = {samples} ranks"

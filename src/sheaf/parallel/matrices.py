@@ -3,7 +3,8 @@
 An update is orthogonalised as a whole matrix. Each matrix has one owner among the ranks; the dearest go first to the
 one with the least to do. The ranks that hold pieces of it send them to the owner, which computes, and sends back to
 each its piece of the result; ranks that hold the same piece get it from one of them. So every matrix is orthogonalised
-once, not once on every rank, and all replicas take the very same bits.
+once, not once on every rank, and all replicas take the very same bits. Where links are so slow that gradients are
+compressed, replicas share nothing: each orthogonalises all, from the same gradients.
 
 Cost: the updates' pieces in the run's compute dtype, once to the owner and once back, where they are cut; the results
 once round, where they are replicated. Computing is divided by the number of ranks.
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from sheaf.model.pieces import Box, Piece
 from sheaf.parallel.collectives import waiting
-from sheaf.parallel.mesh import Mesh
+from sheaf.parallel.mesh import Group, Mesh
 
 Whole = Callable[[Tensor], Tensor]  # of a whole matrix: the same shape
 
@@ -28,9 +29,12 @@ Whole = Callable[[Tensor], Tensor]  # of a whole matrix: the same shape
 class Matrices:
     """The hidden matrices of one rank, in a fixed order. Made and called by every rank of a pipeline stage."""
 
-    def __init__(self, pieces: Mapping[str, Piece], mesh: Mesh) -> None:
+    def __init__(self, pieces: Mapping[str, Piece], mesh: Mesh, *, share: bool = True) -> None:
+        """share: whether replicas divide the matrices among themselves; else each computes all."""
         self.pieces, self.device = list(pieces.values()), mesh.ranks.device
         self.holders, self.replicas = mesh.group("shard", "tensor"), mesh.group("data", "context")
+        if not share:
+            self.replicas = Group(1, 0, (mesh.ranks.rank,))
         workers = self.holders.size * self.replicas.size
         owner = _assign([_cost(piece.shape) for piece in self.pieces], workers)
         self.replica = [one // self.holders.size for one in owner]  # by matrix: which replica computes it,

@@ -10,27 +10,34 @@ neighbours along the last axis have neighbouring numbers, so the axes that talk 
     pipeline  they hold other layers.
 
 A `Group` is the ranks that differ from this one in some of the axes only. Cost: one process group for each set of axes
-that is asked for, made by all ranks together in the same order.
+that is asked for, and three for the sums of gradients, made by all ranks together in the same order.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch.distributed as dist
-from numpy.typing import NDArray
 
 from sheaf.parallel.ranks import TIMEOUT, Ranks
 from sheaf.recipe import Layout
 
 Axis = Literal["pipeline", "data", "shard", "context", "tensor"]
 AXES: tuple[Axis, ...] = ("pipeline", "data", "shard", "context", "tensor")
+# Along which axes gradients are summed: of what tensor ranks cut, of what they hold alike, of what both ends of a
+# pipeline hold.
+Kind = Literal["cut", "alike", "tied"]
+SUMMED: dict[Kind, tuple[Axis, ...]] = {
+    "cut": ("data", "shard", "context"),
+    "alike": ("data", "shard", "context", "tensor"),
+    "tied": ("data", "shard", "context"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,16 @@ class Group:
         return "-".join(map(str, self.members))
 
 
+@dataclass(frozen=True, eq=False)
+class Hosts:
+    """A group that spans hosts, several of its ranks on one. inside: those on this rank's host. between: the first ones
+    of each host; None on others. count: of hosts."""
+
+    inside: Group
+    between: Group | None
+    count: int
+
+
 class Mesh:
     """The grid of a layout's ranks, seen from one of them. Made by every rank at the same time."""
 
@@ -62,15 +79,36 @@ class Mesh:
         self._handles: dict[tuple[int, ...], dist.ProcessGroup | None] = {}
         self._numbers = np.arange(ranks.world).reshape(self.shape)
         self._groups = {axes: self._make(axes) for n in range(1, 6) for axes in itertools.combinations(AXES, n)}
+        self._sums: dict[Kind, Group] = {}
+        for kind, axes in SUMMED.items():
+            self._handles = {}  # no two of these have one, nor share it with others: see `sums`
+            self._sums[kind] = self._make(axes)
+        self._hosts = self._make_hosts(ranks.hosts())
 
     def group(self, *axes: Axis) -> Group:
         """This rank's group along these axes."""
         return self._groups[tuple(sorted(axes, key=AXES.index))]
 
+    def sums(self, kind: Kind) -> Group:
+        """The ranks that hold the same piece of a parameter and have seen other tokens. They sum its gradient on a
+        thread of their own, so over a handle of their own: a rank would take another's message for the wrong one."""
+        return self._sums[kind]
+
+    def hosts(self, kind: Kind) -> Hosts | None:
+        """How `sums` lies on hosts; None if it is on one alone, or has one rank on each."""
+        return self._hosts[kind]
+
     @cached_property
     def samples(self) -> Group:
         """Ranks along which the samples of a step are divided."""
         return self.group("data", "shard")
+
+    @cached_property
+    def sample_rank_of(self) -> tuple[int, ...]:
+        """By number of a rank in the run, its place in `samples`."""
+        at = np.unravel_index(np.arange(self.ranks.world), self.shape)
+        places = at[AXES.index("data")] * self.layout.shard + at[AXES.index("shard")]
+        return tuple(int(place) for place in places)
 
     @property
     def is_first_of_its_samples(self) -> bool:
@@ -80,14 +118,6 @@ class Mesh:
     @property
     def is_last_stage(self) -> bool:
         return self.at["pipeline"] == self.layout.pipeline - 1
-
-    def grid(self, rows: tuple[Axis, ...], columns: tuple[Axis, ...]) -> NDArray[np.int64]:
-        """Numbers of the ranks that differ from this one along these axes, as a table."""
-        free = [AXES.index(axis) for axis in (*rows, *columns)]
-        index = tuple(slice(None) if i in free else self.at[axis] for i, axis in enumerate(AXES))
-        table = self._numbers[index]
-        left = [i for i in range(len(AXES)) if i in free]
-        return table.transpose([left.index(i) for i in free]).reshape(size_of(self.layout, rows), -1)
 
     def borders(self, stages: int) -> dict[tuple[int, bool], dist.ProcessGroup]:
         """For this rank's borders between stages, a group for each direction: (lower stage, forward) → group. Made by
@@ -114,19 +144,36 @@ class Mesh:
         return found
 
     def _make(self, axes: tuple[Axis, ...]) -> Group:
-        size = math.prod(getattr(self.layout, axis) for axis in axes)
-        if size == 1:
-            return Group(1, 0, (self.ranks.rank,))
+        found = [self._group(members) for members in self._rows(axes)]
+        return next(group for group in found if group is not None)
+
+    def _rows(self, axes: tuple[Axis, ...]) -> list[tuple[int, ...]]:
+        """The members of every group along these axes; each rank is in one of them."""
         last = [AXES.index(axis) for axis in axes]
         rest = [i for i in range(len(AXES)) if i not in last]
-        found: Group | None = None
-        for row in np.transpose(self._numbers, rest + last).reshape(-1, size):
-            members = tuple(row.tolist())
-            handle = self._process_group(members)
-            if self.ranks.rank in members:
-                found = Group(size, members.index(self.ranks.rank), members, handle)
-        if found is None:
-            raise AssertionError("every rank is in one group along any axes")
+        rows = np.transpose(self._numbers, rest + last).reshape(-1, size_of(self.layout, axes))
+        return [tuple(row) for row in rows.tolist()]
+
+    def _group(self, members: tuple[int, ...]) -> Group | None:
+        """None if this rank is not in it. Every rank calls this, members or not."""
+        handle = self._process_group(members) if len(members) > 1 else None
+        me = self.ranks.rank
+        return Group(len(members), members.index(me), members, handle) if me in members else None
+
+    def _make_hosts(self, host_r: Sequence[int]) -> dict[Kind, Hosts | None]:
+        """host_r: by rank, a number of its host."""
+        found: dict[Kind, Hosts | None] = {}
+        for kind, axes in SUMMED.items():
+            self._handles, found[kind] = {}, None
+            for members in self._rows(axes):
+                by_host: dict[int, list[int]] = {}
+                for member in members:
+                    by_host.setdefault(host_r[member], []).append(member)
+                if 1 < len(by_host) < len(members):
+                    between = self._group(tuple(some[0] for some in by_host.values()))
+                    inside = [self._group(tuple(some)) for some in by_host.values()]
+                    for group in inside:
+                        found[kind] = found[kind] if group is None else Hosts(group, between, len(by_host))
         return found
 
     def _process_group(self, members: tuple[int, ...]) -> dist.ProcessGroup | None:

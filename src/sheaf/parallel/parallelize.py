@@ -9,7 +9,7 @@ piece, from whatever gives values: an initialisation, a published folder, a chec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from sheaf.model.other import OtherModel
 from sheaf.model.other_config import OtherConfig
 from sheaf.model.pieces import Piece, Values
 from sheaf.model.recompute import Recompute, recompute_blocks
+from sheaf.parallel.buckets import Buckets
 from sheaf.parallel.context import split_attention
 from sheaf.parallel.mesh import Axis, Group, Mesh
 from sheaf.parallel.pipeline import Inputs, Pipeline, cut, keep_layers
@@ -32,7 +33,7 @@ from sheaf.parallel.shard import is_sharded, local, reshard, shard_matrices
 from sheaf.parallel.sums import EMBEDDING, GradientSums
 from sheaf.parallel.tensor import split_tensors
 from sheaf.parallel.vocabulary import Vocabulary
-from sheaf.recipe import Layout
+from sheaf.recipe import Communication, Layout
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class How:
     recompute: Recompute | tuple[Recompute, ...] = "none"
     lora: Lora | None = None
     frozen: frozenset[str] = frozenset()
+    communication: Communication = field(default_factory=Communication)
+    buckets: Buckets = field(default_factory=Buckets)
 
 
 def layers_of(config: AnyConfig, layout: Layout, place: int) -> list[range]:
@@ -89,7 +92,7 @@ class Spread:
         self.isolation = self._try_isolation()
         """How a model of another family keeps documents apart, in words; "" of the decoder."""
         self._tied = isinstance(config, ModelConfig) and config.tie_word_embeddings
-        self.sums = GradientSums(self.trained(), self.pieces, mesh, self._tied)
+        self.sums = GradientSums(self.trained(), self.pieces, mesh, self._tied, how.communication, how.buckets)
         decoders = [stage for stage in self.stages if isinstance(stage, Decoder)]
         self.pipeline = Pipeline(decoders, mesh, layout.schedule) if layout.pipeline > 1 else None
         self.vocabulary = Vocabulary(mesh.group("tensor"), config.vocab_size)
@@ -106,7 +109,7 @@ class Spread:
         recompute_blocks(model, [how if isinstance(how, str) else how[number] for number in here])
         compile_decoder(model, "on" if self.how.compile else "off")
         if layout.shard > 1:
-            shard_matrices(model, pieces, mesh)
+            shard_matrices(model, pieces, mesh, self.how.communication)
         return model.to_empty(device=mesh.ranks.device) if isinstance(model, Decoder) else model
 
     def _unfilled(self, compute_dtype: torch.dtype) -> Model:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,15 @@ class Ranks:
         table[before * columns : (before + len(mine)) * columns] = [float(value) for row in mine for value in row]
         table = self.sum(table)
         return [table[at : at + columns] for at in range(0, total * columns, columns)]
+
+    def hosts(self) -> list[int]:
+        """By rank, a number that ranks share which reach each other without a network: on one boot of a kernel, in one
+        network namespace."""
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        name = f"{boot} {Path('/proc/self/ns/net').stat().st_ino}"
+        digest = hashlib.blake2b(name.encode(), digest_size=6).digest()
+        mine = float(int.from_bytes(digest, "little"))  # 48 bits: exact as a float
+        return [int(one) for one in self.sum([mine if rank == self.rank else 0.0 for rank in range(self.world)])]
 
     def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         if self.world == 1:

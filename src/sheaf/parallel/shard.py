@@ -5,37 +5,46 @@ dtype before a block runs, dropped after it, gathered again for its backward, an
 the parts. (Models of other families are gathered in fp32: what autocast makes of a weight differs from use to use.)
 With data > 1 the parts are the same on every replica, and their gradients are summed over replicas too (hybrid
 sharding). Vectors (norms, biases) are a thousandth of the weights: they stay whole, in fp32, and their gradients travel
-with `data.py`.
+with `data.py`. What FSDP sends it sends through the three functions here, which count it. A sum is an exchange and a
+sum of one's own, in fp32: gloo's reduce-scatter sends the whole to everyone, and rounds at each hop.
 
-Cost, a step and micro-batch: 2·(N−1)/N of the weights in the compute dtype gathered, (N−1)/N of the gradients in fp32
-scattered, per rank. Memory: weights, gradients and optimiser state 1/N each, and two blocks' weights whole.
+Cost, a step and micro-batch: 2·(N−1)/N of the weights in the compute dtype gathered, (N−1)/N of the gradients in fp32,
+or bf16 where the recipe says so, scattered, per rank; between replicas 2·(R−1)/R of a part in fp32. On CPU the training
+thread waits for all of it. Memory: weights, gradients and optimiser state 1/N each, and two blocks' weights whole.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 from torch.distributed.tensor import DTensor
 
 from sheaf.model.decoder import Decoder
 from sheaf.model.families import Model
 from sheaf.model.other import OtherModel
 from sheaf.model.pieces import Piece, chunk_range
+from sheaf.parallel.collectives import waiting
 from sheaf.parallel.mesh import Group, Mesh
+from sheaf.recipe import Communication
 
 
-def shard_matrices(model: Model, pieces: dict[str, Piece], mesh: Mesh) -> None:
+def shard_matrices(model: Model, pieces: dict[str, Piece], mesh: Mesh, how: Communication) -> None:
     """Leave this rank its rows of every matrix. `pieces` says before and afterwards what each parameter holds."""
     vectors = {parameter for parameter in model.parameters() if parameter.ndim < 2}
     # Casting is the model's own: norms and rotations stay fp32.
     dtype = model.compute_dtype if isinstance(model, Decoder) else torch.float32
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
-    grid = _device_mesh(mesh)
+    grid = DeviceMesh.from_group(_handle(mesh.group("shard")), mesh.ranks.device.type)
+    replicas = mesh.group("data", "context")
     # Nobody changes hidden states in place, and models of other families may end in a view.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for module in (*model.blocks(), model):
@@ -45,6 +54,10 @@ def shard_matrices(model: Model, pieces: dict[str, Piece], mesh: Mesh) -> None:
         sharded.set_force_sum_reduction_for_comms(True)
         # An expert that no token of a rank went to has a gradient on others; attention to an encoder has none anywhere.
         sharded.set_reduce_scatter_unused_params(isinstance(model, OtherModel))
+        sharded.set_custom_all_gather(_Gather())
+        sharded.set_custom_reduce_scatter(_ScatterSum(torch.bfloat16 if how.gradients == "bf16" else torch.float32))
+        if replicas.size > 1:
+            sharded.set_all_reduce_hook(partial(_sum_over, replicas))
     shards, mine = mesh.layout.shard, mesh.at["shard"]
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -67,15 +80,38 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _device_mesh(mesh: Mesh) -> DeviceMesh:
-    replicas, shards = mesh.group("data", "context"), mesh.group("shard")
-    device = mesh.ranks.device.type
-    if replicas.handle is None:
-        return DeviceMesh.from_group(_handle(shards), device)
-    numbers = mesh.grid(("data", "context"), ("shard",))
-    return DeviceMesh.from_group(
-        [replicas.handle, _handle(shards)], device, mesh=torch.from_numpy(numbers), mesh_dim_names=("data", "shard")
-    )
+class _Allocates:
+    def allocate(self, size: Sequence[Any], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _Gather(_Allocates, AllGather):
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
+    ) -> None:
+        with waiting(input_tensor.nbytes * (group.size() - 1)):
+            dist.all_gather_single(output_tensor, input_tensor, group=group)
+
+
+class _ScatterSum(_Allocates, ReduceScatter):
+    """dtype: of what is sent."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
+    ) -> None:
+        sent, ranks = input_tensor.to(self.dtype), group.size()
+        received = torch.empty_like(sent)
+        with waiting(sent.nbytes // ranks * (ranks - 1)):
+            dist.all_to_all_single(received, sent, group=group)
+        torch.sum(received.view(ranks, -1), 0, dtype=torch.float32, out=output_tensor)
+
+
+def _sum_over(replicas: Group, part: Tensor) -> None:
+    with waiting(2 * part.nbytes * (replicas.size - 1) // replicas.size):
+        dist.all_reduce(part, group=replicas.handle)
 
 
 def _handle(group: Group) -> dist.ProcessGroup:

@@ -18,6 +18,7 @@ from sheaf.corpus.version import CorpusVersion, read_rows
 from sheaf.formats.reasons import explain
 from sheaf.prepare.examples import shown
 from sheaf.report.rules import RulesFacts, rules_facts
+from sheaf.report.team import TeamFacts, team_facts
 from sheaf.train import journal
 from sheaf.train.run import Run
 from sheaf.train.setup import order_of
@@ -143,6 +144,7 @@ class RunFacts:
     changes: list[tuple[int, dict[str, float]]]
     result: dict[str, Any]
     versions: dict[str, str]
+    team: TeamFacts | None = None
 
 
 def corpus_facts(corpus: CorpusVersion) -> CorpusFacts:
@@ -187,6 +189,7 @@ def run_facts(run: Run, corpus: CorpusVersion) -> RunFacts:
         changes=[(step["step"], step["weights"]) for step in steps if step["step"] and "weights" in step],
         result=run.result or {},
         versions={**versions(), **run.record["versions"]},
+        team=team_facts(steps),
     )
 
 

@@ -2,7 +2,8 @@
 
     checkpoints/step-00000100/model-0000.safetensors      fp32 weights, as "weight.<parameter>", of the rank with that
                                                           number; of a run with adapters, what lies not in their base
-                              optimizer-0000.safetensors  its optimiser state, as "<kind>.<parameter>"
+                              optimizer-0000.safetensors  its optimiser state, as "<kind>.<parameter>", and
+                                                          what lossy sums of gradients keep (`kept.py`)
                               part-0000.json              which piece of which parameter each tensor is; digests
                               manifest.json               step, order, schedule, lengths of the journals, all parts
                               COMMITTED                   digest of the manifest, written last
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,17 +107,22 @@ class Checkpoint:
             )
         result = torch.empty(piece.size, dtype=next(t for t, name in DTYPES.items() if name == record["dtype"]))
         filled = 0
-        for file, boxes in record["pieces"]:
+        for where, part in self.parts(key, piece):
+            result[where] = part
+            filled += part.numel()
+        if filled != result.numel():
+            raise _corrupt(self.path / MANIFEST)
+        return result
+
+    def parts(self, key: str, piece: Piece) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """What the files have of a piece of a tensor, and where in the piece it belongs."""
+        for file, boxes in self.manifest["tensors"][key]["pieces"]:
             box: Box = tuple((start, end) for start, end in boxes)
             both = piece.overlap(box)
             if both is not None:
                 with safe_open(self.path / file, framework="pt") as stored:
                     part = stored.get_slice(key)[Piece(piece.shape, box).inside(both)]
-                result[piece.inside(both)] = part
-                filled += part.numel()
-        if filled != result.numel():
-            raise _corrupt(self.path / MANIFEST)
-        return result
+                yield piece.inside(both), part
 
 
 class CheckpointWriter:

@@ -9,6 +9,7 @@ backward: what the layout says, and one small message.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,11 +20,12 @@ from sheaf.errors import TrainingFailed
 from sheaf.model.memory import peak_memory_bytes
 from sheaf.model.pieces import Piece
 from sheaf.order.loader import Batch, micro
-from sheaf.parallel.collectives import agree
+from sheaf.parallel.collectives import agree, traffic
 from sheaf.parallel.matrices import Matrices
 from sheaf.parallel.parallelize import Spread
 from sheaf.parallel.pipeline import Inputs
 from sheaf.parallel.shard import local
+from sheaf.train.kept import kept_state
 from sheaf.train.muon import Together
 from sheaf.train.offload import HostCopies
 from sheaf.train.optimizer import Optimizer, Update
@@ -33,8 +35,8 @@ from sheaf.train.spikes import SpikeGuard
 @dataclass(frozen=True)
 class StepResult:
     """Global figures of one step. positions: token positions that were computed, padding included. replaced: samples
-    that stood in for damaged ones. skipped: its update was not made. peak_memory_bytes: of the rank that has had most
-    at any time so far."""
+    that stood in for damaged ones. skipped: its update was not made. busy: by rank, seconds that its passes took,
+    without what it waited for others. peak_memory_bytes: of the rank that has had most at any time so far."""
 
     loss: float
     gradient_norm: float
@@ -42,6 +44,7 @@ class StepResult:
     stop: bool
     replaced: int
     skipped: bool
+    busy: tuple[float, ...]
     peak_memory_bytes: int
 
 
@@ -100,6 +103,7 @@ class Learner:
         Raises, before the update, NotFinite if the loss or the gradient is not finite, and RollBack if it is a spike
         before which the run is to go back. Called by every rank.
         """
+        begin, waited = time.perf_counter(), traffic.seconds
         parts = micro(batch, self.micro_samples)
         predictions = max(batch.valid_tokens, 1)
         loss_sum = self.spread.learn([tensors(part, self.ranks.device) for part in parts], predictions)
@@ -109,9 +113,11 @@ class Learner:
         if not self.spread.mesh.is_first_of_its_samples:
             positions = replaced = 0
         mine = [loss_sum.item(), float(positions), float(stop), float(replaced), sums.squares().item()]
-        peaks = [0.0] * self.ranks.world  # a place a rank, so that the sum says each
+        busy, peaks = [0.0] * self.ranks.world, [0.0] * self.ranks.world  # a place a rank, so that the sum says each
+        busy[self.ranks.rank] = time.perf_counter() - begin - (traffic.seconds - waited)
         peaks[self.ranks.rank] = float(peak_memory_bytes(self.ranks.device))
-        total, positions, stops, replaced, squares, *peaks = self.ranks.sum(mine + peaks)
+        total, positions, stops, replaced, squares, *both = self.ranks.sum([*mine, *busy, *peaks])
+        busy, peak = tuple(both[: self.ranks.world]), int(max(both[self.ranks.world :]))
         loss, norm = total / predictions, math.sqrt(squares)
         made = self.guard.passes(batch.step, loss, norm, self.ranks)
         if made and not (math.isfinite(loss) and math.isfinite(norm)):
@@ -124,14 +130,15 @@ class Learner:
             if self._host is not None:
                 self._host.give_weights(self._held())
         sums.zero()
-        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), not made, int(max(peaks)))
+        return StepResult(loss, norm, int(positions), stops > 0, int(replaced), not made, busy, peak)
 
     def reset_optimizer(self) -> None:
-        """Forget all momenta, and what a spike is measured by: the state before the first update."""
+        """Forget all momenta, what spikes are measured by, what sums have kept: the state before the first update."""
         self.guard.forget()
         if self._host is not None:
             self._host.take_weights(self._held())
         self.optimizer = self._optimizer()
+        self.spread.sums.forget()
 
     def check_ranks_agree(self) -> None:
         """Raise RanksDiffer unless ranks that hold the same learned pieces hold the same bits. Called by every rank."""
@@ -158,13 +165,13 @@ class Learner:
             name = key.partition(".")[2]
             if self.spread.writes(name) and tensor.numel():
                 found[key] = (self.spread.pieces[name], tensor)
-        return found
+        return found | kept_state(self.spread)
 
     def _optimizer(self) -> Optimizer:
         mesh, pieces = self.spread.mesh, self.spread.pieces
 
         def together(held: Mapping[str, Piece]) -> Together:
-            return Matrices(held, mesh).apply
+            return Matrices(held, mesh, share=not self.spread.how.communication.is_lossy).apply
 
         alone = self.ranks.world == 1
         return Optimizer(self._local.items(), self.update, pieces, None if alone else together)

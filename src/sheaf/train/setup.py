@@ -101,6 +101,7 @@ def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int) ->
         update_bytes=DTYPES[recipe.train.precision].itemsize if settings.optimizer == "muon" else 0,
         learned=plan.learned,
         adapters=plan.lora is not None,
+        communication=recipe.train.communication,
     )
 
 

@@ -41,7 +41,7 @@ from sheaf.train.notes import Follower
 from sheaf.train.out_of_memory import advice, in_words, needs, paper_of, smaller
 from sheaf.train.run import Run
 from sheaf.train.setup import placed_on
-from sheaf.train.trainer import interrupted
+from sheaf.train.stopped import interrupted
 
 RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
 # What a rank needs before its first step. torch imports its compiler when it is told to be deterministic, which is half

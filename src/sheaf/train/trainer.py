@@ -12,14 +12,13 @@ from __future__ import annotations
 import signal
 import statistics
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sheaf.console import Console, duration
-from sheaf.errors import Interrupted, UsageError
+from sheaf.errors import UsageError
 from sheaf.model.memory import peak_memory_bytes
 from sheaf.model.pieces import Values
 from sheaf.model.recompute import Recompute
@@ -36,6 +35,7 @@ from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
 from sheaf.train.auto_layout import laid_out
+from sheaf.train.buckets import buckets_of, buckets_state
 from sheaf.train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -49,17 +49,20 @@ from sheaf.train.evaluate import evaluate, predicts, steps_within
 from sheaf.train.hours import PROBE_STEPS, steps_for_hours
 from sheaf.train.journal import Journal
 from sheaf.train.keep import LOSS, best_of, loss_of
+from sheaf.train.kept import restore_kept
 from sheaf.train.learner import Learner, NotFinite
 from sheaf.train.not_finite import explained as traced
 from sheaf.train.on_paper import on_paper
 from sheaf.train.optimizer import Update
 from sheaf.train.out_of_memory import explained
+from sheaf.train.pace import Pace, timed
 from sheaf.train.plan import ModelPlan, new_values, planned
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
 from sheaf.train.setup import DTYPES, order_of
 from sheaf.train.spikes import RollBack, SpikeGuard, rolled_back
+from sheaf.train.stopped import interrupted
 
 NOTES_A_RUN = 20
 
@@ -114,6 +117,7 @@ class Trainer:
         self.held_out = order_of(self.recipe, self.corpus, "held_out")
         self.mesh = Mesh(ranks, layout_on(run.layout, ranks.world))
         self.micro_samples = self.settings.micro_samples(self.train.sequence_length, self.mesh.samples.size)
+        self.pace = Pace(self.mesh)
         self.checkpoint = self._newest_valid()
         self.plan, values = self._model(self.checkpoint)
         self.learner = self._learner(self.plan, values)
@@ -134,8 +138,8 @@ class Trainer:
         steps = self.settings.steps or 0
         stage = self.console.stage("train", steps - self.done, "steps")
         pulse.begin(self.done)
-        with stage as advance, self._loader(self.done, steps) as loader:
-            for batch, data_seconds in _timed(iter(loader)):
+        with stage as advance:
+            for batch, data_seconds in self._batches(steps):
                 line = self._step(batch, data_seconds, signals)
                 stop = line.pop("stop")
                 self._after_step(files, line, stop)
@@ -151,11 +155,23 @@ class Trainer:
         if self.ranks.rank == 0:
             self.run = self.run.updated(result={**self._result(files), "peak_memory_bytes": int(memory)})
 
+    def _batches(self, stop: int) -> Generator[tuple[Batch, float]]:
+        """This rank's parts of the remaining steps, each with the seconds that it was waited for."""
+        while self.done < stop:
+            split_by = self.pace.speeds
+            with self._loader(self.done, stop) as loader:
+                for one in timed(iter(loader)):
+                    yield one
+                    if self.pace.speeds != split_by:
+                        break
+                else:
+                    return
+
     def _step(self, batch: Batch, data_seconds: float, signals: StopSignals) -> dict[str, Any]:
         """One step and its journal line (plus "stop")."""
         start = time.perf_counter()
         rate = learning_rate(batch.step, self.settings.steps or 0, self.settings.learning_rate, self.train.schedule)
-        sent, waited = traffic.bytes, traffic.seconds
+        before = replace(traffic)
         try:
             result = self.learner.step(batch, rate, stop=signals.received is not None)
         except RollBack:
@@ -169,7 +185,9 @@ class Trainer:
         self.tokens += batch.valid_tokens
         pulse.stepped(self.done, seconds)
         replaced = self.damage.of_step(batch, result.replaced)
-        figures = step_figures(self.order, batch.step, self.mesh.samples.size) if self.ranks.rank == 0 else None
+        speeds = self.pace.speeds
+        figures = step_figures(self.order, batch.step, self.mesh.samples.size, speeds) if self.ranks.rank == 0 else None
+        others = self.train.balance == "measured" and self.pace.changed(batch, result.busy)
         return {
             "step": batch.step,
             "loss": result.loss,
@@ -180,7 +198,7 @@ class Trainer:
             "skipped": result.skipped,
             "tokens_per_second": batch.inputs / seconds,
             "seconds": seconds,
-            "bytes_sent": traffic.bytes - sent,
+            "bytes_sent": traffic.bytes - before.bytes,
             "ranks": self.ranks.world,
             "sample_ranks": self.mesh.samples.size,  # over which the samples of a step are divided
             "valid_tokens": batch.valid_tokens,
@@ -189,7 +207,10 @@ class Trainer:
             "padding": 1.0 - batch.inputs / result.positions,
             **({} if figures is None else figures.to_json()),
             "data_seconds": data_seconds,
-            "communication_seconds": traffic.seconds - waited,
+            "communication_seconds": traffic.seconds - before.seconds,
+            "hidden_communication": traffic.hidden - before.hidden,  # seconds as well, behind the computing
+            "busy": [round(seconds, 4) for seconds in result.busy],  # by rank: what its passes took, without waiting
+            **({"speeds": self.pace.speeds} if others else {}),  # by which the next steps are split
             **({"replaced": [one.to_json() for one in replaced]} if replaced else {}),
             "stop": result.stop,
         }
@@ -272,7 +293,7 @@ class Trainer:
     def _save(self, files: Files) -> None:
         self.learner.check_ranks_agree()
         learner, settings = self.learner, self.settings
-        manifest = {"step": self.done}
+        manifest, buckets = {"step": self.done}, buckets_state(learner.spread)
         if files.steps is not None and files.evaluations is not None:
             manifest |= {
                 "tokens": self.tokens,
@@ -294,6 +315,7 @@ class Trainer:
                 "averaging": learner.optimizer.averaging,
                 "spikes": learner.guard.state(),
                 "layout": self.mesh.layout.model_dump(),
+                "buckets": buckets,
             }
         with learner.optimizer.as_evaluated():
             files.checkpoints.save(manifest, learner.state())
@@ -315,6 +337,7 @@ class Trainer:
             raise UsageError("the checkpoint is of another optimizer", where=str(checkpoint.path))
         self.learner.optimizer.load(checkpoint.read, manifest["updates"], manifest["averaging"])
         self.learner.guard.load(manifest["spikes"])
+        restore_kept(self.learner.spread, checkpoint)
         self.console.note(f"going on after step {self.done:,}, from {checkpoint.path.name}")
 
     # ---- beginnings and ends
@@ -329,7 +352,15 @@ class Trainer:
         if self.settings.compile:
             watch_compiling()
         train = self.train
-        how = How(self.settings.compile, self._recompute(plan), plan.lora, plan.frozen)
+        buckets = buckets_of(self.mesh, train.communication, plan.config, self.checkpoint, self.console.note)
+        how = How(
+            self.settings.compile,
+            self._recompute(plan),
+            plan.lora,
+            plan.frozen,
+            communication=train.communication,
+            buckets=buckets,
+        )
         spread = Spread(plan.config, DTYPES[train.precision], self.mesh, how, values)
         if spread.isolation:
             self.console.note(f"the model is of transformers' code; {spread.isolation}")
@@ -380,6 +411,7 @@ class Trainer:
             start=start,
             stop=stop,
             tell=self.damage.tell,
+            speeds=self.pace.speeds,
         )
 
     def _steps_for_hours(self, hours: float) -> int:
@@ -417,27 +449,3 @@ class Trainer:
             "checkpoint": str(files.checkpoints.last),
             "best": None if best is None else {"step": step_of(best), "validation_loss": loss_of(best)},
         }
-
-
-def interrupted(run: Path, number: int) -> Interrupted:
-    """What to raise after a signal; it says what there is to go on from."""
-    stopped, newest = f"stopped by {signal.Signals(number).name}", next(iter(list_checkpoints(run)), None)
-    if newest is None:
-        error = Interrupted(
-            f"{stopped}; no checkpoint yet", where=str(run), fix=f"start again with: sheaf resume {run}"
-        )
-    else:
-        what = f"{stopped}; there is a checkpoint of step {step_of(newest):,}"
-        error = Interrupted(what, where=str(run), fix=f"go on with: sheaf resume {run}")
-    error.exit_code = 128 + number
-    return error
-
-
-def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch with the seconds that were spent waiting for it."""
-    while True:
-        start = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch, time.perf_counter() - start

@@ -29,7 +29,7 @@ from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import Ranks, alone, join, threads_for
 from sheaf.parallel.shard import local
-from sheaf.processes import die_with_parent
+from sheaf.processes import die_with_parent, leave
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.learner import Learner
 from sheaf.train.optimizer import Update, choose, default_rate
@@ -37,7 +37,7 @@ from sheaf.train.plan import new_values
 from sheaf.train.settings import start_of
 from sheaf.train.setup import DTYPES, exact, order_of
 from sheaf.train.tensors import write_tensors
-from sheaf.train.verify import folder_name, of_one_process
+from sheaf.train.verify import comparable, folder_name, of_one_process
 
 
 def main(spec_file: Path, folder: Path) -> int:
@@ -131,7 +131,12 @@ def _order(recipe: Recipe, corpus: CorpusVersion, batch: int) -> Order:
 def _learner(recipe: Recipe, corpus: CorpusVersion, layout: Layout, ranks: Ranks, precision: Any) -> Learner:
     train = recipe.train
     plan, values = new_values(recipe, corpus)
-    how = How(recompute=train.activation_checkpointing, lora=plan.lora, frozen=plan.frozen)
+    how = How(
+        recompute=train.activation_checkpointing,
+        lora=plan.lora,
+        frozen=plan.frozen,
+        communication=comparable(train.communication),
+    )
     spread = Spread(plan.config, DTYPES[precision], Mesh(ranks, layout), how, values)
     optimizer, _ = choose(train.optimizer, start_of(recipe))
     update = Update(optimizer, train.weight_decay, train.betas, precision, train.rates)
@@ -144,4 +149,4 @@ def _rate(recipe: Recipe, learner: Learner) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    leave(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -13,11 +13,12 @@ import json
 import os
 import signal
 import sys
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sheaf.processes import die_with_parent
+from sheaf.processes import die_with_parent, leave
 
 if TYPE_CHECKING:
     from sheaf.parallel.ranks import Ranks
@@ -45,10 +46,11 @@ def main(folder: Path | None) -> int:
         if launcher is None:
             print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (it is told, and this process ends)
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         _say({"kind": "", "code": 1, "what": said, "where": "", "why": "", "fix": ""})
-        raise
+        traceback.print_exc()
+        return 1
     finally:
         pulse.stop_alarm()
     return 0
@@ -107,4 +109,4 @@ def _told(folder: Path | None, ranks: Ranks) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(None if sys.argv[1] == UNKNOWN else Path(sys.argv[1])))
+    leave(main(None if sys.argv[1] == UNKNOWN else Path(sys.argv[1])))
