@@ -159,7 +159,7 @@ def test_on_other_ranks_the_sum_of_what_was_kept_goes_on(tmp_path: Path) -> None
     resume(run, nproc=3, console=Silent())
     assert [line["ranks"] for line in journal.read(run)] == [2, 2, 2, 2, 3, 3]
     (checkpoint, kept) = find_checkpoint(run, 4), tensors(run, 4, ("kept",))
-    spread = Spread(checkpoint.config, torch.float32, Mesh(alone(), Layout()), How(), checkpoint.weights)
+    spread = Spread(checkpoint.config, torch.float32, Mesh(alone(), Layout()), How(), checkpoint.values())
     restore_kept(spread, checkpoint)
     for name, parameter in spread.parameters().items():
         assert parameter.grad is not None and parameter.grad.any()

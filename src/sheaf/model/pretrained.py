@@ -94,7 +94,7 @@ def _write_model(
     end_of_text: int,
     dtype: torch.dtype,
     ends_of_turn: Sequence[int],
-    values: Values | None,
+    values: Values | None = None,
 ) -> None:
     held = model.state_dict()
 
