@@ -42,6 +42,7 @@ prepare: {{tokenizer: {{train: bpe, vocab_size: 16384}}}}
 model: {{preset: small, family: llama, hidden_size: 384, layers: 6, heads: 6, kv_heads: 6, intermediate_size: 1024,
   tied: true}}
 train:
+  layout: {{data: 2}}
   sequence_length: 512
   batch_tokens: 8192
   optimizer: adamw

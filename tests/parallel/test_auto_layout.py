@@ -63,6 +63,13 @@ def test_over_a_slow_wire_activations_go_rather_than_gradients() -> None:
     assert step_seconds(Layout(data=4), FACTS, far) == step_seconds(Layout(data=4), FACTS, NEAR)
 
 
+def test_a_pipeline_whose_ends_share_the_embedding_sends_its_gradient() -> None:
+    far, layout = Machine(1e12, SLOW, SLOW, 1), Layout(pipeline=2)
+    tied = replace(FACTS, config=replace(MODEL, tie_word_embeddings=True))
+    more = step_seconds(layout, tied, far) - step_seconds(layout, FACTS, far)
+    assert more > 0.9 * 4 * MODEL.vocab_size * MODEL.hidden_size / SLOW.bytes_per_second
+
+
 def test_a_batch_too_small_to_be_divided_leaves_other_axes() -> None:
     layout, _ = choose(8, replace(FACTS, batch=2), NEAR)
     assert layout.data * layout.shard <= 2

@@ -10,7 +10,7 @@ and m micro-batches of a rank:
     tensor      per layer and micro-batch eight gathers or scatters of the activations: two forward and two backward
                 around attention, as many around the MLP
     context     per layer and micro-batch eight exchanges of heads against positions
-    pipeline    activations to the next stage and back, per micro-batch
+    pipeline    activations to the next stage and back, per micro-batch; the gradient of a tied embedding
 
 Left out: norms, the optimiser's arithmetic, the vocabulary's sums; they are the same or small. An estimate ranks
 layouts; it is no forecast of a run. bench/auto_layout.py prints it beside what was measured.
@@ -56,6 +56,8 @@ def step_seconds(layout: Layout, facts: Facts, machine: Machine) -> float:
     if layout.pipeline > 1:
         link = _link("pipeline", layout, machine)
         seconds += 2 * micro * (hidden / (layout.context * layout.tensor) / link.bytes_per_second + link.latency)
+        if getattr(config, "tie_word_embeddings", False):  # its first and last stage sum the embedding's gradient
+            seconds += link.sum_seconds(4 * config.vocab_size * config.hidden_size / layout.tensor, 2)
     return seconds
 
 
