@@ -10,9 +10,10 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-from sheaf.parallel.buckets import MIB, Buckets, Link, chosen
+from sheaf.parallel.buckets import MIB, Buckets, chosen
 from sheaf.parallel.collectives import traffic
 from sheaf.parallel.data import Gradients
+from sheaf.parallel.links import Link
 from sheaf.parallel.mesh import Group
 from sheaf.recipe import Communication
 
@@ -75,8 +76,8 @@ def test_ranks_with_unequal_work_end_with_the_same_global_sum() -> None:
 
 def test_buckets_are_larger_where_messages_are_dear_or_little_is_sent_of_them() -> None:
     exact, thin = Communication(), Communication(gradients="int8")
-    fast, slow = Link(0.0002, 1e9), Link(0.05, 2.5e6)
+    fast, slow = Link(1e9, 0.0002), Link(2.5e6, 0.05)
     sizes = [chosen(link, 68e6, how, 2).bytes // MIB for link in (fast, slow) for how in (exact, thin)]
     assert sizes == [4, 8, 2, 4]
-    assert chosen(Link(1e-9, 1e3), 1e3, exact, 2).bytes == MIB
-    assert chosen(Link(10, 1e12), 1e12, exact, 2).bytes == 64 * MIB
+    assert chosen(Link(1e3, 1e-9), 1e3, exact, 2).bytes == MIB
+    assert chosen(Link(1e12, 10), 1e12, exact, 2).bytes == 64 * MIB

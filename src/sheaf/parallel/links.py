@@ -2,30 +2,26 @@
 
 A group's sum of n bytes over N ranks takes about latency + 2·(N−1)/N · n / rate, rate being what each rank sends while
 all send (ring all-reduce; Patarasuk and Yuan 2009). Two sizes give the two numbers. A rank computes with all others
-computing beside it, as in a run. Two ranks are on one host if they see the same network interfaces of the same machine,
-so containers count as hosts of their own: what talks through a wire does not talk through memory.
+computing beside it, as in a run. Hosts are those of `Ranks.hosts`.
 
-Cost: about a second, or four sums of 4 MiB over the slowest link if that is more.
+Cost: about a second, or three sums of 1 MiB over the slowest link if that is more.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
-from zlib import crc32
 
 import torch
 import torch.distributed as dist
 
 from sheaf.parallel.ranks import TIMEOUT, Ranks, peers
 
-SMALL_BYTES, LARGE_BYTES = 1 << 10, 1 << 22
-TIMES = 3
+SMALL_BYTES, LARGE_BYTES = 1 << 10, 1 << 20
+SMALL_TIMES, TIMES = 8, 3
 COMPUTE_SECONDS = 0.3
 
 
@@ -58,14 +54,16 @@ class Machine:
 
 def measure(ranks: Ranks, rows: int, width: int, dtype: torch.dtype) -> Machine:
     """The same on all ranks. rows, width: of a matrix product that is like the model's. Called by every rank."""
-    hosts = _hosts(ranks)
+    hosts = ranks.hosts()
     number, places = hosts[ranks.rank], sorted(set(hosts))
     flops = 1 / max(ranks.rows([[1 / _flops(ranks, rows, width, dtype)]], 1))[0]
     inside = _groups([[r for r in range(ranks.world) if hosts[r] == host] for host in places])
     between = _groups([[hosts.index(host) for host in places]])
     mine, first = inside[places.index(number)], between[0]
-    host = _slowest(ranks, _link(ranks, mine, hosts.count(number)))
-    across = _slowest(ranks, _link(ranks, first, len(places)) if hosts.index(number) == ranks.rank else None)
+    inner = None if mine is None else link_over(mine, hosts.count(number), ranks.device)
+    is_first = hosts.index(number) == ranks.rank
+    outer = link_over(first, len(places), ranks.device) if first is not None and is_first else None
+    host, across = _slowest(ranks, inner), _slowest(ranks, outer)
     counts = {hosts.count(host) for host in places}
     blocks = hosts == sorted(hosts, key=hosts.index)  # neighbours have neighbouring numbers
     host_ranks = counts.pop() if len(counts) == 1 and blocks else 1
@@ -86,38 +84,27 @@ def _flops(ranks: Ranks, rows: int, width: int, dtype: torch.dtype) -> float:
     return 4 * rows * width * width / min(taken[1:])  # the first one finds its kernel; others may be disturbed
 
 
-def _hosts(ranks: Ranks) -> list[int]:
-    """For each rank a number of its host."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    machine = boot.read_text() if boot.exists() else os.uname().nodename
-    interfaces = Path("/proc/self/ns/net")
-    network = interfaces.stat().st_ino if interfaces.exists() else 0
-    return [int(row[0]) for row in ranks.rows([[crc32(f"{machine} {network}".encode())]], 1)]
-
-
 def _groups(members: Sequence[Sequence[int]]) -> list[dist.ProcessGroup | None]:
     """Process groups, made by all ranks in one order; None for one rank."""
     made = [dist.new_group(list(some), timeout=TIMEOUT) if len(some) > 1 else None for some in members]
     return [one if isinstance(one, dist.ProcessGroup) else None for one in made]
 
 
-def _link(ranks: Ranks, group: dist.ProcessGroup | None, size: int) -> Link | None:
-    if group is None:
-        return None
-    small, large = (_seconds(ranks, group, some) for some in (SMALL_BYTES, LARGE_BYTES))
-    return Link(2 * (size - 1) / size * LARGE_BYTES / max(large - small, 1e-9), small)
+def link_over(group: dist.ProcessGroup, size: int, device: torch.device) -> Link:
+    """The link of a group of so many ranks, as this one sees it. Called by all of them."""
+    _seconds(group, SMALL_BYTES, device)  # connects
+    latency = statistics.median(_seconds(group, SMALL_BYTES, device) for _ in range(SMALL_TIMES))
+    longer = min(_seconds(group, LARGE_BYTES, device) for _ in range(TIMES))
+    return Link(2 * (size - 1) / size * LARGE_BYTES / max(longer - latency, 1e-6), latency)
 
 
-def _seconds(ranks: Ranks, group: dist.ProcessGroup, size: int) -> float:
-    data = torch.zeros(size // 4, dtype=torch.float32, device=ranks.device)
-    taken: list[float] = []
-    for _ in range(TIMES + 1):
-        start = time.perf_counter()
-        with peers():
-            dist.all_reduce(data, group=group)
-        data[0].item()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])  # the first one connects
+def _seconds(group: dist.ProcessGroup, size: int, device: torch.device) -> float:
+    data = torch.zeros(size // 4, dtype=torch.float32, device=device)
+    start = time.perf_counter()
+    with peers():
+        dist.all_reduce(data, group=group)
+        data[0].item()  # until it has arrived
+    return time.perf_counter() - start
 
 
 def _slowest(ranks: Ranks, link: Link | None) -> Link:

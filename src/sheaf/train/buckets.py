@@ -28,7 +28,7 @@ def buckets_of(
     gradient_bytes = 4.0 * config.parameters() / (layout.tensor * layout.pipeline)
     buckets = chosen(link, gradient_bytes, how, mesh.sums("cut").size)
     note(
-        f"gradients in buckets of {buckets.bytes // MIB} MiB: a message takes {1000 * link.seconds:.2g} ms and"
+        f"gradients in buckets of {buckets.bytes // MIB} MiB: a message takes {1000 * link.latency:.2g} ms and"
         f" {link.bytes_per_second / 1e6:,.0f} MB/s go over the link (train.communication.bucket_mb)"
     )
     return buckets

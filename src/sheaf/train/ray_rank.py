@@ -22,7 +22,7 @@ STOP_SECONDS = 600.0  # for a step and a checkpoint
 TAIL_BYTES = 4000
 
 
-def place(_: bytes) -> bytes:
+def place() -> bytes:
     """Where this is: an address, and a port that is free there."""
     import ray
 

@@ -96,7 +96,7 @@ class _Start:
         bundle = group.bundle_specs[0]
         how = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "max_retries": 0}
         here = [{**how, "scheduling_strategy": strategy(group, placement_group_bundle_index=i)} for i in range(ranks)]
-        places = [json.loads(x) for x in ray.get([ray.remote(place).options(**one).remote(b"") for one in here])]
+        places = [json.loads(x) for x in ray.get([ray.remote(place).options(**one).remote() for one in here])]
         version = importlib.metadata.version("sheaf")
         self.tasks: dict[Any, int] = {}
         for rank, one in enumerate(here):
