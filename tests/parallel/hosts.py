@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -19,8 +19,8 @@ PORT = 29_511
 
 
 @contextmanager
-def two_hosts(rate: str) -> Generator[tuple[str, str]]:
-    """Names of two namespaces. rate: of the wire, in words of tc. Skips where they cannot be made."""
+def two_hosts(rate: str = "") -> Generator[tuple[str, str]]:
+    """Names of two namespaces. rate: of the wire, in words of tc; "": any. Skips where they cannot be made."""
     hosts = f"sheaf-{os.getpid()}-a", f"sheaf-{os.getpid()}-b"
     ends = end_of(hosts[0]), end_of(hosts[1])
     try:
@@ -33,8 +33,9 @@ def two_hosts(rate: str) -> Generator[tuple[str, str]]:
             _do("ip", "-n", host, "addr", "add", f"10.98.0.{number + 1}/24", "dev", end)
             _do("ip", "-n", host, "link", "set", end, "up")
             _do("ip", "-n", host, "link", "set", "lo", "up")
-            shape = ("rate", rate, "burst", "32kbit", "latency", "400ms")
-            _do("tc", "-n", host, "qdisc", "add", "dev", end, "root", "tbf", *shape)
+            if rate:
+                shape = ("rate", rate, "burst", "32kbit", "latency", "400ms")
+                _do("tc", "-n", host, "qdisc", "add", "dev", end, "root", "tbf", *shape)
         yield hosts
     finally:
         for host in hosts:
@@ -47,7 +48,7 @@ def end_of(host: str) -> str:
     return f"s{host.split('-')[1]}{host[-1]}"
 
 
-def start(hosts: Sequence[str], command: Sequence[str], environment: Mapping[str, str]) -> list[subprocess.Popen[str]]:
+def start(hosts: Sequence[str], command: Sequence[str]) -> list[subprocess.Popen[str]]:
     """This Python with a command as ranks 0 …, each on one of these hosts."""
     names = sorted(set(hosts))
     started: list[subprocess.Popen[str]] = []
@@ -57,7 +58,7 @@ def start(hosts: Sequence[str], command: Sequence[str], environment: Mapping[str
             "LOCAL_WORLD_SIZE": hosts.count(host), "MASTER_ADDR": "10.98.0.1", "MASTER_PORT": PORT,
             "GLOO_SOCKET_IFNAME": end_of(host), "OMP_NUM_THREADS": 1, "GROUP_RANK": names.index(host),
         }  # fmt: skip
-        told = {**os.environ, **environment, **{name: str(value) for name, value in about.items()}}
+        told = {**os.environ, **{name: str(value) for name, value in about.items()}}
         words = ["ip", "netns", "exec", host, sys.executable, *command]
         started.append(subprocess.Popen(words, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     return started

@@ -86,7 +86,7 @@ def test_a_step_of_any_layout_takes_longer_over_slower_links() -> None:
 @needs_namespaces
 def test_ranks_measure_the_wire_between_hosts_and_the_memory_inside_one() -> None:
     with two_hosts("80mbit") as (a, b):
-        found = [json.loads(said) for said in ended(start([a, a, b, b], [str(RANK)], {}))]
+        found = [json.loads(said) for said in ended(start([a, a, b, b], [str(RANK)]))]
     assert all(one == found[0] for one in found)
     assert found[0]["host_ranks"] == 2
     assert 5e6 < found[0]["hosts"]["bytes_per_second"] < 11e6  # 10 MB/s

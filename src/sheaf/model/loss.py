@@ -11,7 +11,7 @@ that stay in the cache.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -45,32 +45,50 @@ def per_token_loss(hidden_btd: Tensor, head_weight_vd: Tensor, labels_bt: Tensor
 class _NextTokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_btd: Tensor, head_vd: Tensor, labels_bt: Tensor, chunk_tokens: int) -> Tensor:
-        hidden_nd, labels_n = hidden_btd.flatten(0, 1), labels_bt.flatten()
-        weight_vd = head_vd.to(hidden_btd.dtype)
-        wanted, head_learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[1]
-        d_hidden_nd = torch.empty_like(hidden_nd) if wanted else None
-        d_head_vd: Tensor | None = None
-        total = torch.zeros((), dtype=torch.float32, device=hidden_btd.device)
-        for chunk in _spans(labels_n.numel(), chunk_tokens):
-            logits_cv = hidden_nd[chunk] @ weight_vd.T
-            total += _losses(logits_cv, labels_n[chunk], with_gradient=wanted).sum()
-            if d_hidden_nd is None:
-                continue
-            gradient_cv = logits_cv
-            d_hidden_nd[chunk] = gradient_cv @ weight_vd
-            if not head_learns:
-                continue
-            part_vd = gradient_cv.T @ hidden_nd[chunk]
-            d_head_vd = part_vd.float() if d_head_vd is None else d_head_vd.add_(part_vd)
-        if d_hidden_nd is not None:
-            ctx.save_for_backward(d_hidden_nd.view_as(hidden_btd), d_head_vd)
-        return total
+        return loss_in_chunks(ctx, hidden_btd, head_vd, labels_bt, _losses, chunk_tokens)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        d_hidden_btd, d_head_vd = ctx.saved_tensors
-        # fp32 scalar times bf16 tensor: the product is taken in fp32 and rounded once.
-        return d_hidden_btd * grads[0], None if d_head_vd is None else d_head_vd * grads[0], None, None
+        return *scaled_gradients(ctx, grads[0]), None, None
+
+
+class Losses(Protocol):
+    """(c,) fp32 losses of the logits of a chunk; with_gradient: the logits become their gradient."""
+
+    def __call__(self, logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tensor: ...
+
+
+def loss_in_chunks(
+    ctx: Any, hidden_btd: Tensor, head_vd: Tensor, labels_bt: Tensor, losses: Losses, chunk_tokens: int = CHUNK_TOKENS
+) -> Tensor:
+    """The forward of an autograd function: the sum of the losses; what `scaled_gradients` needs is kept in ctx."""
+    hidden_nd, labels_n = hidden_btd.flatten(0, 1), labels_bt.flatten()
+    weight_vd = head_vd.to(hidden_btd.dtype)
+    wanted, head_learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[1]
+    d_hidden_nd = torch.empty_like(hidden_nd) if wanted else None
+    d_head_vd: Tensor | None = None
+    total = torch.zeros((), dtype=torch.float32, device=hidden_btd.device)
+    for chunk in _spans(labels_n.numel(), chunk_tokens):
+        logits_cv = hidden_nd[chunk] @ weight_vd.T
+        total += losses(logits_cv, labels_n[chunk], with_gradient=wanted).sum()
+        if d_hidden_nd is None:
+            continue
+        gradient_cv = logits_cv
+        d_hidden_nd[chunk] = gradient_cv @ weight_vd
+        if not head_learns:
+            continue
+        part_vd = gradient_cv.T @ hidden_nd[chunk]
+        d_head_vd = part_vd.float() if d_head_vd is None else d_head_vd.add_(part_vd)
+    if d_hidden_nd is not None:
+        ctx.save_for_backward(d_hidden_nd.view_as(hidden_btd), d_head_vd)
+    return total
+
+
+def scaled_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Of hidden states and head, for the gradient of the loss."""
+    d_hidden_btd, d_head_vd = ctx.saved_tensors
+    # fp32 scalar times bf16 tensor: the product is taken in fp32 and rounded once.
+    return d_hidden_btd * gradient, None if d_head_vd is None else d_head_vd * gradient
 
 
 def _losses(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tensor:

@@ -11,13 +11,14 @@ every rank each way, and 3 fp32 numbers a position. All ranks return the same lo
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sheaf.model.loss import CHUNK_TOKENS, IGNORE
+from sheaf.model.loss import IGNORE, loss_in_chunks, scaled_gradients
 from sheaf.model.pieces import even_range
 from sheaf.parallel.collectives import gather, use, waiting
 from sheaf.parallel.mesh import Group
@@ -54,38 +55,16 @@ class Vocabulary:
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_btd: Tensor, head_vd: Tensor, labels_bt: Tensor, mine: Vocabulary) -> Tensor:
-        hidden_nd, labels_n = hidden_btd.flatten(0, 1), labels_bt.flatten()
-        weight_vd = head_vd.to(hidden_btd.dtype)
-        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        d_hidden_nd = torch.empty_like(hidden_nd) if wanted else None
-        head_learns = ctx.needs_input_grad[1]
-        d_head_vd = torch.zeros(head_vd.shape, dtype=torch.float32, device=head_vd.device) if head_learns else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden_btd.device)
-        for hidden_cd, labels_c, rows in _chunks(hidden_nd, labels_n):
-            losses_c, gradient_cv = _losses(hidden_cd @ weight_vd.T, labels_c, mine)
-            total += losses_c.sum()
-            if d_hidden_nd is not None:
-                d_hidden_nd[rows] = gradient_cv @ weight_vd
-            if d_head_vd is not None:
-                d_head_vd += gradient_cv.T @ hidden_cd
-        if d_hidden_nd is not None:
-            ctx.save_for_backward(d_hidden_nd.view_as(hidden_btd), d_head_vd)
-        return total
+        return loss_in_chunks(ctx, hidden_btd, head_vd, labels_bt, partial(_losses, mine))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        d_hidden_btd, d_head_vd = ctx.saved_tensors
         # Of the hidden states each rank has a part of the sum: the backward of `gather` adds them up.
-        return d_hidden_btd * grads[0], None if d_head_vd is None else d_head_vd * grads[0], None, None
+        return *scaled_gradients(ctx, grads[0]), None, None
 
 
-def _chunks(hidden_nd: Tensor, labels_n: Tensor) -> list[tuple[Tensor, Tensor, slice]]:
-    spans = [slice(n, n + CHUNK_TOKENS) for n in range(0, len(labels_n), CHUNK_TOKENS)]
-    return [(hidden_nd[rows], labels_n[rows], rows) for rows in spans]
-
-
-def _losses(logits_cv: Tensor, labels_c: Tensor, mine: Vocabulary) -> tuple[Tensor, Tensor]:
-    """fp32 (c,) losses; and softmax − one-hot of this rank's tokens in the logits' dtype, 0 where the label is −100."""
+def _losses(mine: Vocabulary, logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tensor:
+    """fp32 (c,) losses; with_gradient: the logits of this rank's tokens become softmax − one-hot (0 if ignored)."""
     logits_cv32 = logits_cv.float()
     largest_c = mine.reduce(logits_cv32.amax(1), dist.ReduceOp.MAX)
     exponentials_cv = (logits_cv32 - largest_c[:, None]).exp_()
@@ -95,6 +74,8 @@ def _losses(logits_cv: Tensor, labels_c: Tensor, mine: Vocabulary) -> tuple[Tens
     sums_2c = mine.reduce(torch.stack([exponentials_cv.sum(1), found_c]), dist.ReduceOp.SUM)
     valid_c = labels_c != IGNORE
     losses_c = (sums_2c[0].log() - sums_2c[1]) * valid_c
-    gradient_cv = exponentials_cv.div_(sums_2c[0][:, None])
-    gradient_cv.scatter_add_(1, target_c1, -here_c[:, None].float())
-    return losses_c, gradient_cv.mul_(valid_c[:, None]).to(logits_cv.dtype)
+    if with_gradient:
+        gradient_cv = exponentials_cv.div_(sums_2c[0][:, None])
+        gradient_cv.scatter_add_(1, target_c1, -here_c[:, None].float())
+        logits_cv.copy_(gradient_cv.mul_(valid_c[:, None]))
+    return losses_c
