@@ -114,7 +114,7 @@ def test_a_frame_that_drips_is_no_progress() -> None:
         thread = threading.Thread(target=drip, args=(theirs,), daemon=True)
         thread.start()
         with pytest.raises(TimeoutError):
-            wire.receive(ours, 1 << 40, wait=watch.wait)
+            wire.Incoming(ours).receive(1 << 40, watch.wait)
         ours.close()
         thread.join()
 

@@ -53,25 +53,20 @@ def send(sock: socket.socket, kind: bytes, *payload: bytes | pa.Buffer, fds: lis
         sock.sendall(b"".join(small))
 
 
-def receive(
-    sock: socket.socket, limit: int, fds: int = 0, wait: Callable[[socket.socket], None] | None = None
-) -> tuple[bytes, memoryview, list[int]]:
-    """(kind, payload, descriptors). Raises Closed at the end, and for a frame longer than limit.
-
-    wait: called before each part is taken; returns when there is one, or raises.
-    """
+def receive(sock: socket.socket, limit: int, fds: int = 0) -> tuple[bytes, memoryview, list[int]]:
+    """(kind, payload, descriptors). Raises Closed at the end, and for a frame longer than limit."""
     got: list[int] = []
     if fds:
         header, got, _, _ = socket.recv_fds(sock, HEADER.size, fds)
         header += bytes(_exactly(sock, HEADER.size - len(header))) if header else b""
     else:
-        header = bytes(_exactly(sock, HEADER.size, wait))
+        header = bytes(_exactly(sock, HEADER.size))
     if len(header) < HEADER.size:
         raise Closed("end of stream")
     kind, size = HEADER.unpack(header)
     if size > limit:
         raise Closed(f"a frame of {size} bytes")
-    return kind, _exactly(sock, size, wait), got
+    return kind, _exactly(sock, size), got
 
 
 class Incoming:
@@ -83,7 +78,8 @@ class Incoming:
         self._start = self._end = 0
 
     def receive(self, limit: int, wait: Callable[[socket.socket], None]) -> tuple[bytes, memoryview]:
-        """(kind, payload); as the function `receive`."""
+        """(kind, payload); as the function `receive`. wait: called where nothing is there yet; returns when something
+        is, or raises."""
         self._fill(HEADER.size, wait)
         kind, size = HEADER.unpack_from(self._buffer, self._start)
         if size > limit:
@@ -122,14 +118,12 @@ class Incoming:
         return n
 
 
-def _exactly(sock: socket.socket, size: int, wait: Callable[[socket.socket], None] | None = None) -> memoryview:
+def _exactly(sock: socket.socket, size: int) -> memoryview:
     """The next bytes. In memory of numpy's, which the kernel gives in pages of 2 MB where it can and nobody fills with
     zeros first: a third of the time that a bytearray takes."""
     view = np.empty(size, np.uint8).data
     at = 0
     while at < size:
-        if wait is not None:
-            wait(sock)
         n = sock.recv_into(view[at:])
         if n == 0:
             raise Closed("end of stream")
