@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -92,8 +92,7 @@ def ranks_of(run: Run) -> list[psutil.Process]:
     return [process for _, process in sorted(found, key=lambda pair: pair[0])]
 
 
-def wait_for(what: object, driver: subprocess.Popen[str], seconds: float = 180) -> None:
-    assert callable(what)
+def wait_for(what: Callable[[], object], driver: subprocess.Popen[str], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from sheaf.model.pieces import Piece
-from sheaf.parallel import sums
 from sheaf.parallel.data import Gradients
 from sheaf.parallel.matrices import Matrices, Whole
 from sheaf.parallel.mesh import Mesh
@@ -50,4 +49,3 @@ Gradients._send = forget_one_bucket  # type: ignore[method-assign]
 Spread.learn = scale_wrongly  # type: ignore[method-assign]
 Matrices.apply = each_piece_alone  # type: ignore[method-assign]
 Piece.slices = property(shifted)  # type: ignore[assignment]
-assert sums.GradientSums  # the module that would have summed

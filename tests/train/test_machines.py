@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.parallel.hosts import end_of, needs_namespaces, two_hosts
+from tests.parallel.hosts import end_of, ended, needs_namespaces, two_hosts
 
 from sheaf.errors import EnvironmentProblem, UsageError
 from sheaf.train import journal
@@ -52,16 +52,7 @@ def both(hosts: tuple[str, str], words: list[str], folder: Path) -> list[str]:
         command = ["ip", "netns", "exec", host, "env", f"GLOO_SOCKET_IFNAME={end_of(host)}", "OMP_NUM_THREADS=1"]
         command += [sys.executable, "-m", "sheaf", *words]
         running.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    said: list[str] = []
-    try:
-        for process in running:
-            out, complained = process.communicate(timeout=240)
-            assert process.returncode == 0, complained
-            said.append(out)
-    finally:
-        for process in running:
-            process.kill()
-    return said
+    return ended(running, seconds=240)
 
 
 def test_options_that_name_no_machines_are_refused() -> None:
@@ -79,11 +70,13 @@ def test_nothing_is_left_behind_when_the_command_is_killed(tmp_path: Path) -> No
     (tmp_path / "sheaf.yaml").write_text(RECIPE)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "one.txt").write_text("sheets make a sheaf " * 500)
-    words = ["train", "sheaf.yaml", "--nnodes", "2", "--rdzv", "localhost:29533"]  # the other one never comes
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["train", "sheaf.yaml", "--nnodes", "2", "--rdzv", f"localhost:{port}"]  # the other one never comes
     command = subprocess.Popen([sys.executable, "-m", "sheaf", *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 120
-        while not (agents := psutil.Process(command.pid).children(recursive=True)) or not listens(29533):
+        while not (agents := psutil.Process(command.pid).children(recursive=True)) or not listens(port):
             assert command.poll() is None and time.monotonic() < end
             time.sleep(0.1)
     finally:

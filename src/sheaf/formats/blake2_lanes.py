@@ -14,13 +14,14 @@ from typing import Any, cast
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from sheaf.kernel import kernel, read_only
+from sheaf.formats import text_kernels
+from sheaf.formats.text_kernels import copy_bytes
+from sheaf.kernel import kernel_with, read_only
 
-LANES, BLOCK, WORDS = 8, 128, 16
+LANES = 8
 _START = (
     *(0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1),
     *(0x510E527FADE682D1, 0x9B05688C2B3E6C1F, 0x1F83D9ABFB41BD6B, 0x5BE0CD19137E2179),
@@ -108,26 +109,12 @@ def _compress(typing: Any, state: Any, blocks: Any, counted: Any, last: Any) -> 
     return types.void(types.intp, types.intp, types.intp, types.intp), code
 
 
-@intrinsic
-def _copy(typing: Any, to: Any, source: Any, size: Any) -> Any:
-    """memcpy, by addresses."""
-
-    def code(context: Any, build: Any, signature: Any, arguments: Any) -> Any:
-        to, source, size = arguments
-        byte = ir.IntType(8).as_pointer()
-        cgutils.raw_memcpy(build, build.inttoptr(to, byte), build.inttoptr(source, byte), size, 1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp), code
-
-
 # As kernels see them.
 _compress_eight = cast(Callable[[int, int, int, int], None], _compress)
-_copy_bytes = cast(Callable[[int, int, int], None], _copy)
 _FIRST_WORDS = np.array(_FIRST, np.uint64)
 
 
-@kernel
+@kernel_with(text_kernels)
 def _digest_all(
     data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64], prefix: NDArray[np.uint8],
     first: NDArray[np.uint64], digests: NDArray[np.uint64],
@@ -165,9 +152,9 @@ def _digest_all(
                 fill = min(128, size - at)
                 skip = ahead if at == 0 else 0
                 if fill < 128:
-                    _copy_bytes(blocks[lane], zeros.ctypes.data, 128)
-                _copy_bytes(blocks[lane], prefix.ctypes.data, skip)
-                _copy_bytes(int(blocks[lane]) + skip, int(base + start + at + skip - ahead), fill - skip)
+                    copy_bytes(blocks[lane], zeros.ctypes.data, 128)
+                copy_bytes(blocks[lane], prefix.ctypes.data, skip)
+                copy_bytes(int(blocks[lane]) + skip, int(base + start + at + skip - ahead), fill - skip)
             done[lane] = min(at + 128, size)
             counted[lane] = done[lane]
             last[lane] = -1 if done[lane] == size else 0

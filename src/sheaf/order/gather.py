@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sheaf.corpus.blocks import BLOCK_BYTES
 from sheaf.corpus.tokens import TRIES, Damage, TokenFile, contested
 from sheaf.errors import CorruptStore
-from sheaf.kernel import kernel, load_numba
+from sheaf.kernel import kernel, load_numba, read_only
 from sheaf.order.bounds import Bounds
 from sheaf.order.losses import Loss
 from sheaf.order.memory import Memory
@@ -84,14 +84,14 @@ class Gatherer:
         self.cache_bytes = min((f.cache_bytes for f in self._files.values() if not f.lasting), default=0)
         pack, documents = order.pack, order.documents
         columns = pack.sample_first_run, pack.run_document, pack.run_start, pack.run_length
-        self._columns = tuple(map(_read_only, (*columns, documents.shard, documents.offset)))
+        # Memory-mapped columns are read-only, arrays are not: numba would compile once for each combination.
+        self._columns = tuple(read_only(np.asarray(x)) for x in (*columns, documents.shard, documents.offset))
         self._memory, self._memory_of_bounds = Memory(), Memory()
-        self._nothing = self._empty(0)
+        self._nothing = self._empty(0, 0)
 
-    def gather(self, rows: NDArray[np.int64], width: int | None = None) -> tuple[Arrays, dict[int, Damage]]:
+    def gather(self, rows: NDArray[np.int64], width: int) -> tuple[Arrays, dict[int, Damage]]:
         """input_ids and labels, int64 (rows, width); and which of the rows cannot be had, as a block of theirs is
-        damaged. What stands in those rows is no sample. width: no less than the longest of the samples; None: the
-        sequence length."""
+        damaged. What stands in those rows is no sample. width: no less than the longest of the samples."""
         out = a, b = self._empty(len(rows), width)
         if not (self._read(rows, out) and self._certain(rows)):
             damaged: dict[int, Damage] = {}
@@ -177,21 +177,13 @@ class Gatherer:
             fix="prepare again",
         )
 
-    def _empty(self, rows: int, width: int | None = None) -> Arrays:
-        shape = (2, rows, self._order.sequence_length if width is None else width)
-        inputs, labels = self._memory.take(2 * shape[0] * shape[1] * shape[2]).view(np.int64).reshape(shape)
+    def _empty(self, rows: int, width: int) -> Arrays:
+        inputs, labels = self._memory.take(4 * rows * width).view(np.int64).reshape(2, rows, width)
         return inputs, labels
 
 
 def _address(array: NDArray[Any] | None) -> int:
     return 0 if array is None or not array.size else array.ctypes.data
-
-
-def _read_only(x: NDArray[Any]) -> NDArray[Any]:
-    # Memory-mapped columns are read-only, arrays are not: numba would compile the kernel once for each combination.
-    view = np.asarray(x).view()
-    view.flags.writeable = False
-    return view
 
 
 def padded(array: NDArray[np.int64], rows: int, padding: int) -> NDArray[np.int64]:

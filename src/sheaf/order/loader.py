@@ -137,12 +137,13 @@ def _part(batch: Batch, which: NDArray[np.int64], rows: int, width: int) -> Batc
 
 
 class _Place(NamedTuple):
-    """Of a process among the ranks. most_r: as in Split."""
+    """Of a process among the ranks. most_r: as in Split. tokens: of an even part of a step."""
 
     rank: int
     world: int
     speeds: tuple[float, ...] | None
     most_r: list[int]
+    tokens: int
 
 
 class Loader:
@@ -280,15 +281,15 @@ class Loader:
             raise UsageError(f"rank {rank} of {world} does not exist", fix="ranks count from 0 to world - 1")
         check_ranks(self.order.batch, world)
         speeds = check_speeds(self._speeds, world)
-        return _Place(rank, world, speeds, most_samples(self.order.batch, world, speeds))
+        tokens = -(-self.order.batch // world) * self.order.sequence_length
+        return _Place(rank, world, speeds, most_samples(self.order.batch, world, speeds), tokens)
 
     def _handed_out(self, batches: Iterator[Batch]) -> Generator[Batch]:
         if self.prefetch == 0:
             yield from batches
             return
         place = self._place()
-        here = -(-self.order.batch // place.world) * self.order.sequence_length
-        groups = grouped(batches, max(1, HANDED_TOKENS // here))
+        groups = grouped(batches, max(1, HANDED_TOKENS // place.tokens))
         self._ahead = ahead = Prefetch(groups, self.prefetch, f"sheaf-loader-{place.rank}")
         with closing(ahead):
             for batch in chain.from_iterable(ahead):
@@ -299,8 +300,7 @@ class Loader:
     def _batches(self, step: int, turn: int = 0, turns: int = 1) -> Generator[Batch]:
         planned = islice(self._planned(step), turn, None, turns)
         ready = planned if self._gatherer.lasting else read_ahead(planned, self._gatherer)
-        here = -(-self.order.batch // self._place().world) * self.order.sequence_length
-        for plans in grouped(ready, 1 if self._padded else max(1, GATHERED_TOKENS // here)):
+        for plans in grouped(ready, 1 if self._padded else max(1, GATHERED_TOKENS // self._place().tokens)):
             yield from self._together(plans)
 
     def _planned(self, step: int) -> Generator[Plan]:
@@ -362,7 +362,7 @@ class Loader:
         source, epoch, index = int(planned.source[0]), int(planned.epoch[0]), int(planned.index[0])
         begin, predicted = int(order.pack.source_first_sample[source]), int(order.pack.sample_valid[plan.rows[i]])
         for other in replace_samples.candidates(order, source, epoch, index):
-            found, also_damaged = self._gatherer.gather(np.array([begin + other]))
+            found, also_damaged = self._gatherer.gather(np.array([begin + other]), plan.width)
             if not also_damaged:
                 for array, row in zip(arrays, found, strict=True):
                     array[i] = row[0]

@@ -31,7 +31,7 @@ class TorchBatches(IterableDataset[dict[str, Any]]):
     state_dict, and iterating again without seek or load_state_dict, raise UsageError rather than go on elsewhere.
     """
 
-    def __init__(self, loader: Loader, names: Sequence[str] = TENSORS) -> None:
+    def __init__(self, loader: Loader, names: Sequence[str]) -> None:
         if not set(names) <= set(ALL):
             raise UsageError(f"a batch has no tensors {sorted(set(names) - set(ALL))}", fix=f"some of {', '.join(ALL)}")
         self.loader, self.names = loader, tuple(names)
