@@ -40,7 +40,7 @@ soak: $(READY) ## the long tests
 lint: $(READY) ## style, formatting, types
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) pyright
+	$(RUN) pyright --threads 2
 
 bench: $(READY) ## every figure of the docs, one after another
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
