@@ -180,16 +180,18 @@ def resume(
 ) -> Outcome:
     """Go on with a run from its newest checkpoint, on any number of processes, in any layout."""
     from sheaf import api, show
-    from sheaf.train.curriculum import weights_of
     from sheaf.train.machines import Machines
-    from sheaf.train.run import Run
 
     if run is not None and "=" in run and not Path(run).exists():
         run, weights = None, (run, *weights)
     machines, found = Machines.of(nnodes, rdzv, nproc or 1), api.open_run(run)
     if machines is not None and not machines.here_is_host:
+        from sheaf.train.run import Run
+
         machines.train(found.path, Run.open(found.path).recipe)
         return Outcome({"run": str(found.path)}, show.joined)
+    from sheaf.train.curriculum import weights_of  # only now: it loads torch
+
     changes, console = weights_of(weights), common.console()
     done = api.resume(
         found, nproc=nproc, layout=layout, weights=changes, engine=engine, machines=machines, console=console

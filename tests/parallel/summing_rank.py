@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     found: dict[str, Tensor] = {}
     with join() as ranks:
-        group = Mesh(ranks, Layout(data=ranks.world)).group("data")
+        group = Mesh(ranks, Layout(data=ranks.world)).group("data", "context")
         for way, how in WAYS.items():
             parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in SHAPES.items()}
             gradients = Gradients(parameters, group, how, Buckets(30_000))

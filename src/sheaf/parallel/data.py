@@ -137,7 +137,7 @@ class Gradients:
                     if bucket.work is not None:
                         moved, bucket.work = bucket.work.result(), None
                         traffic.bytes += moved.bytes
-                        traffic.hidden += moved.seconds(end=begin)
+                        traffic.hidden += moved.seconds_before(begin)
             self._line.join_stream()
         self._next = len(self.buckets)
 

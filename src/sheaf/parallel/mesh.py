@@ -15,7 +15,6 @@ that is asked for, and three for the sums of gradients, made by all ranks togeth
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,11 @@ from sheaf.recipe import Layout
 
 Axis = Literal["pipeline", "data", "shard", "context", "tensor"]
 AXES: tuple[Axis, ...] = ("pipeline", "data", "shard", "context", "tensor")
+# Along which axes ranks talk, gradients aside.
+ASKED: tuple[tuple[Axis, ...], ...] = (
+    *(("pipeline",), ("shard",), ("context",), ("tensor",)),
+    *(("data", "shard"), ("data", "context"), ("shard", "tensor")),
+)
 # Along which axes gradients are summed: of what tensor ranks cut, of what they hold alike, of what both ends of a
 # pipeline hold.
 Kind = Literal["cut", "alike", "tied"]
@@ -78,7 +82,7 @@ class Mesh:
         self.at: dict[Axis, int] = {axis: int(place) for axis, place in zip(AXES, here, strict=True)}
         self._handles: dict[tuple[int, ...], dist.ProcessGroup | None] = {}
         self._numbers = np.arange(ranks.world).reshape(self.shape)
-        self._groups = {axes: self._make(axes) for n in range(1, 6) for axes in itertools.combinations(AXES, n)}
+        self._groups = {axes: self._make(axes) for axes in ASKED}
         self._sums: dict[Kind, Group] = {}
         for kind, axes in SUMMED.items():
             self._handles = {}  # no two of these have one, nor share it with others: see `sums`
@@ -86,7 +90,7 @@ class Mesh:
         self._hosts = self._make_hosts(ranks.hosts())
 
     def group(self, *axes: Axis) -> Group:
-        """This rank's group along these axes."""
+        """This rank's group along these axes, one of ASKED."""
         return self._groups[tuple(sorted(axes, key=AXES.index))]
 
     def sums(self, kind: Kind) -> Group:

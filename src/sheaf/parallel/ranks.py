@@ -54,12 +54,12 @@ class Ranks:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over ranks, in float64."""
-        return self._reduce(values, dist.ReduceOp.SUM)
-
-    def agree(self, value: float) -> bool:
-        """Whether all ranks hold the very same value."""
-        low, high = self._reduce([value, -value], dist.ReduceOp.MIN)
-        return low == -high
+        if self.world == 1:
+            return [float(value) for value in values]
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with peers():
+            dist.all_reduce(tensor)
+        return tensor.tolist()
 
     def from_first(self, values: Sequence[float]) -> list[float]:
         """Rank 0's values, on every rank."""
@@ -82,14 +82,6 @@ class Ranks:
         digest = hashlib.blake2b(name.encode(), digest_size=6).digest()
         mine = float(int.from_bytes(digest, "little"))  # 48 bits: exact as a float
         return [int(one) for one in self.sum([mine if rank == self.rank else 0.0 for rank in range(self.world)])]
-
-    def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
-        if self.world == 1:
-            return [float(value) for value in values]
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        with peers():
-            dist.all_reduce(tensor, op=operation)
-        return tensor.tolist()
 
 
 def alone() -> Ranks:

@@ -31,9 +31,9 @@ class Moved:
     bytes: int = 0
     spans: list[tuple[float, float]] = field(default_factory=list)
 
-    def seconds(self, begin: float = float("-inf"), end: float = float("inf")) -> float:
-        """Of its collectives between two moments."""
-        return sum(max(0.0, min(e, end) - max(b, begin)) for b, e in self.spans)
+    def seconds_before(self, end: float) -> float:
+        """Of its collectives."""
+        return sum(max(0.0, min(e, end) - b) for b, e in self.spans)
 
 
 @dataclass

@@ -70,10 +70,6 @@ class Checkpoint:
         said = self.manifest["adapters"]
         return None if said is None else Lora.from_json(said)
 
-    def names(self, kind: str) -> list[str]:
-        """The parameters of which there is a tensor of this kind."""
-        return [name.removeprefix(f"{kind}.") for name in self.manifest["tensors"] if name.startswith(f"{kind}.")]
-
     def values(self, *, check: bool = True) -> Values:
         """Any piece of the model's parameters: of a run with adapters, what they stand beside is read from their base.
 
@@ -260,6 +256,11 @@ def list_checkpoints(run: Path) -> list[Path]:
     """The committed checkpoints' folders, newest first, unchecked."""
     found = (path for path in (run / "checkpoints").glob("step-[0-9]*") if (path / COMMITTED).exists())
     return sorted(found, key=step_of, reverse=True)
+
+
+def newest_step(run: Path) -> int:
+    """That of the newest checkpoint, valid or not; 0 without one."""
+    return next(map(step_of, list_checkpoints(run)), 0)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -12,7 +12,7 @@ Cost: some 0.3 s; several seconds the first time, for what torch imports.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -63,9 +63,6 @@ class Footprint:
     def peak(self) -> int:
         state = self.weights + self.gradients + self.optimizer + self.copy
         return state + max(self.activations + max(self.block, self.logits), self.update)
-
-    def to_json(self) -> dict[str, int]:
-        return {**asdict(self), "peak": self.peak}
 
     def __str__(self) -> str:
         parts = {

@@ -75,7 +75,7 @@ class Machines:
             self._wait_for_host()
         signalled, code = _wait(self._command(folder, recipe))
         if signalled is not None:
-            from sheaf.train.trainer import interrupted  # it takes seconds, and only torchrun's processes need torch
+            from sheaf.train.stopped import interrupted  # it loads torch, which only torchrun's processes need
 
             raise interrupted(folder or Path("RUN"), signalled)
         if code:

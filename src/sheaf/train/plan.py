@@ -44,8 +44,7 @@ def plan_of(recipe: Recipe, corpus: CorpusVersion) -> ModelPlan:
     Raises RecipeError if it cannot take the corpus' tokens or the recipe's sequences, or if a name in the recipe fits
     none of its parameters.
     """
-    config = _config_of(recipe, corpus)
-    return planned(recipe, config, _lora(recipe.model, corpus, config))
+    return _plan(recipe, corpus, _new_tokens(recipe.model, corpus))
 
 
 def planned(recipe: Recipe, config: AnyConfig, lora: Lora | None) -> ModelPlan:
@@ -59,15 +58,15 @@ def planned(recipe: Recipe, config: AnyConfig, lora: Lora | None) -> ModelPlan:
     return ModelPlan(config, model.lora, still, sum(left.values()), sum(p.numel() for p in model.parameters()))
 
 
-def new_values(recipe: Recipe, corpus: CorpusVersion) -> tuple[ModelPlan, Values]:
+def new_values(recipe: Recipe, corpus: CorpusVersion, *, digest: bool = True) -> tuple[ModelPlan, Values]:
     """The model before step 0, as any piece of it: initialised from the seed, or a published checkpoint with what the
-    recipe adds."""
-    plan, spec, seed = plan_of(recipe, corpus), recipe.model, seed_of(recipe)
+    recipe adds. digest: compute that of the adapters' base, which a checkpoint names; a second a gigabyte."""
+    new = _new_tokens(recipe.model, corpus)
+    plan, spec, seed = _plan(recipe, corpus, new), recipe.model, seed_of(recipe)
     if isinstance(plan.config, ModelConfig) and spec.from_ is None:
         return plan, starting_values(plan.config, seed)
     folder = Path(spec.from_ or "")
     _, values = folder_values(folder, corpus.vocab_size)
-    new = _new_tokens(spec, corpus)
     if new is not None:
         values = with_new_tokens(values, _embeddings(plan.config), new)
     if spec.lora is None or plan.lora is None:
@@ -77,10 +76,16 @@ def new_values(recipe: Recipe, corpus: CorpusVersion) -> tuple[ModelPlan, Values
         with torch.device("meta"):
             model = built(plan.config, torch.float32, plan.lora)
         values = with_adapters(values, model, Path(spec.lora.from_))
-    return replace(plan, lora=replace(plan.lora, base=str(folder), digest=digest_of_base(folder))), values
+    known = digest_of_base(folder) if digest else ""
+    return replace(plan, lora=replace(plan.lora, base=str(folder), digest=known)), values
 
 
-def _config_of(recipe: Recipe, corpus: CorpusVersion) -> AnyConfig:
+def _plan(recipe: Recipe, corpus: CorpusVersion, new: NewTokens | None) -> ModelPlan:
+    config = _config_of(recipe, corpus, new)
+    return planned(recipe, config, _lora(recipe.model, new, config))
+
+
+def _config_of(recipe: Recipe, corpus: CorpusVersion, new: NewTokens | None) -> AnyConfig:
     spec, length = recipe.model, recipe.train.sequence_length
     if spec.from_ is None:
         return of_preset(spec, vocab_size=corpus.vocab_size, max_positions=length, end_of_text=corpus.end_of_text)
@@ -92,7 +97,7 @@ def _config_of(recipe: Recipe, corpus: CorpusVersion) -> AnyConfig:
             fix=f"remove model.{changed[0]}, or start from a preset",
         )
     config = read_config(Path(spec.from_))
-    if _new_tokens(spec, corpus) is None and config.vocab_size < corpus.vocab_size:
+    if new is None and config.vocab_size < corpus.vocab_size:
         raise RecipeError(
             f"the model knows {config.vocab_size:,} tokens, the corpus uses {corpus.vocab_size:,}",
             where=spec.from_,
@@ -108,16 +113,16 @@ def _config_of(recipe: Recipe, corpus: CorpusVersion) -> AnyConfig:
 
 
 def _new_tokens(spec: ModelSpec, corpus: CorpusVersion) -> NewTokens | None:
-    """None if the model's folder has no tokenizer. Raises RecipeError if it is another one than the corpus'."""
-    folder = Path(spec.from_ or "")
-    return new_tokens(folder, corpus.tokenizer_path) if has_tokenizer(folder) else None
+    """None if no folder, or none with a tokenizer, is the model's. Raises RecipeError if it is not the corpus'."""
+    folder = None if spec.from_ is None else Path(spec.from_)
+    return None if folder is None or not has_tokenizer(folder) else new_tokens(folder, corpus.tokenizer_path)
 
 
-def _lora(spec: ModelSpec, corpus: CorpusVersion, config: AnyConfig) -> Lora | None:
+def _lora(spec: ModelSpec, new: NewTokens | None, config: AnyConfig) -> Lora | None:
     """As the recipe says; where there are new tokens, embedding and head learn whole, or nobody would learn them."""
     if spec.lora is None:
         return None
-    lora, new = lora_of(spec.lora), _new_tokens(spec, corpus)
+    lora = lora_of(spec.lora)
     if new is None or not new.pieces:
         return lora
     names = [name.split(".")[-2] for name in _embeddings(config)]

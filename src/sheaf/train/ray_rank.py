@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sheaf.engine.ray_worker import other_version
+from sheaf.parallel.launch import STOP_SECONDS
 from sheaf.train.worker import LAST_WORDS
 
-STOP_SECONDS = 600.0  # for a step and a checkpoint
 TAIL_BYTES = 4000
 
 

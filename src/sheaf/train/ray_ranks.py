@@ -27,7 +27,7 @@ from sheaf.errors import EnvironmentProblem
 from sheaf.parallel.launch import FAILURE_SECONDS, STOP_SECONDS, STOPPED, Ended, Failed, blamed
 from sheaf.processes import StopSignals
 from sheaf.train import journal
-from sheaf.train.checkpoint import list_checkpoints, step_of
+from sheaf.train.checkpoint import newest_step
 from sheaf.train.ray_rank import place, run_rank
 from sheaf.train.run import Run
 from sheaf.train.supervise import supervised
@@ -90,7 +90,7 @@ class _Start:
 
     def __init__(self, ray: Any, group: Any, run: Run, ranks: int) -> None:
         self.ray, self.run = ray, run
-        self.began = next((step_of(path) for path in list_checkpoints(run.folder)), 0)
+        self.began = newest_step(run.folder)
         self.at = time.time()
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
         bundle = group.bundle_specs[0]

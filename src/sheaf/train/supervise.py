@@ -35,7 +35,7 @@ from sheaf.parallel.pulse import Patience
 from sheaf.parallel.ranks import PeerLost, threads_for
 from sheaf.processes import StopSignals
 from sheaf.train import journal
-from sheaf.train.checkpoint import list_checkpoints, step_of
+from sheaf.train.checkpoint import newest_step
 from sheaf.train.learner import RanksDiffer
 from sheaf.train.notes import Follower
 from sheaf.train.out_of_memory import advice, in_words, needs, paper_of, smaller
@@ -102,7 +102,7 @@ class Restarts:
         self._folder, self._say, self._where = run.folder, say, where
         self._allowed = run.recipe.train.restarts
         self._in_a_row = 0
-        self._checkpoint = _newest(run.folder)
+        self._checkpoint = newest_step(run.folder)
         self._last: _Fault | None = None
         self._open: dict[str, Any] | None = None
         self._failed_at = 0.0
@@ -119,7 +119,7 @@ class Restarts:
             return
         if _named(failed):
             raise error  # somebody knows what is wrong: it would only happen again
-        fault, newest = _Fault.of(failed), _newest(self._folder)
+        fault, newest = _Fault.of(failed), newest_step(self._folder)
         if newest != self._checkpoint:
             self._checkpoint, self._in_a_row = newest, 0
         elif fault == self._last and not _by_chance(failed):
@@ -287,10 +287,6 @@ def _by_chance(failed: Failed) -> bool:
     if failed.stuck:
         return failed.stuck[0].state.startswith("stopped")
     return failed.code < 0 and not failed.out_of_memory and -failed.code not in CRASH_SIGNALS
-
-
-def _newest(folder: Path) -> int:
-    return next((step_of(path) for path in list_checkpoints(folder)), 0)
 
 
 def _steps(step: int) -> str:

@@ -20,8 +20,6 @@ from typing import Any
 from sheaf.console import Console, duration
 from sheaf.errors import UsageError
 from sheaf.model.memory import peak_memory_bytes
-from sheaf.model.pieces import Values
-from sheaf.model.recompute import Recompute
 from sheaf.order.figures import step_figures
 from sheaf.order.loader import Batch, Loader
 from sheaf.order.mix import LARGEST_DRAW
@@ -29,13 +27,13 @@ from sheaf.order.replace import digest
 from sheaf.parallel.collectives import traffic
 from sheaf.parallel.layout import layout_on
 from sheaf.parallel.mesh import Mesh
-from sheaf.parallel.parallelize import How, Spread
-from sheaf.parallel.pulse import Phase, pulse, watch_compiling
+from sheaf.parallel.pulse import Phase, pulse
 from sheaf.parallel.ranks import Ranks
 from sheaf.processes import StopSignals
 from sheaf.train import journal
+from sheaf.train.assemble import learner_of
 from sheaf.train.auto_layout import laid_out
-from sheaf.train.buckets import buckets_of, buckets_state
+from sheaf.train.buckets import buckets_state
 from sheaf.train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -50,18 +48,15 @@ from sheaf.train.hours import PROBE_STEPS, steps_for_hours
 from sheaf.train.journal import Journal
 from sheaf.train.keep import LOSS, best_of, loss_of
 from sheaf.train.kept import restore_kept
-from sheaf.train.learner import Learner, NotFinite
+from sheaf.train.learner import NotFinite
 from sheaf.train.not_finite import explained as traced
-from sheaf.train.on_paper import on_paper
-from sheaf.train.optimizer import Update
 from sheaf.train.out_of_memory import explained
 from sheaf.train.pace import Pace, timed
-from sheaf.train.plan import ModelPlan, new_values, planned
 from sheaf.train.run import Run
 from sheaf.train.schedule import learning_rate
 from sheaf.train.settings import attention_span, with_steps
-from sheaf.train.setup import DTYPES, order_of
-from sheaf.train.spikes import RollBack, SpikeGuard, rolled_back
+from sheaf.train.setup import order_of
+from sheaf.train.spikes import RollBack, rolled_back
 from sheaf.train.stopped import interrupted
 
 NOTES_A_RUN = 20
@@ -119,9 +114,7 @@ class Trainer:
         self.micro_samples = self.settings.micro_samples(self.train.sequence_length, self.mesh.samples.size)
         self.pace = Pace(self.mesh)
         self.checkpoint = self._newest_valid()
-        self.plan, values = self._model(self.checkpoint)
-        self.learner = self._learner(self.plan, values)
-        del values  # it may hold a whole model
+        self.plan, self.learner = learner_of(run, self.corpus, self.mesh, self.checkpoint, self.micro_samples, console)
         self.done, self.tokens = 0, 0
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
@@ -341,66 +334,6 @@ class Trainer:
         self.console.note(f"going on after step {self.done:,}, from {checkpoint.path.name}")
 
     # ---- beginnings and ends
-
-    def _model(self, checkpoint: Checkpoint | None) -> tuple[ModelPlan, Values]:
-        if checkpoint is None:
-            return new_values(self.recipe, self.corpus)
-        plan = planned(self.recipe, checkpoint.config, checkpoint.lora)
-        return plan, checkpoint.values(check=self.ranks.rank == 0)
-
-    def _learner(self, plan: ModelPlan, values: Values) -> Learner:
-        if self.settings.compile:
-            watch_compiling()
-        train = self.train
-        buckets = buckets_of(self.mesh, train.communication, plan.config, self.checkpoint, self.console.note)
-        how = How(
-            self.settings.compile,
-            self._recompute(plan),
-            plan.lora,
-            plan.frozen,
-            communication=train.communication,
-            buckets=buckets,
-        )
-        spread = Spread(plan.config, DTYPES[train.precision], self.mesh, how, values)
-        if spread.isolation:
-            self.console.note(f"the model is of transformers' code; {spread.isolation}")
-        update = Update(self.settings.optimizer, train.weight_decay, train.betas, train.precision, train.rates)
-        guard = SpikeGuard(train.spikes, self.run.avoided)
-        offload = train.offload_optimizer and self._can_offload()
-        return Learner(spread, update, train.clip, self.micro_samples, guard, offload=offload)
-
-    def _recompute(self, plan: ModelPlan) -> Recompute | tuple[Recompute, ...]:
-        if self.train.activation_memory is None:
-            return self.train.activation_checkpointing
-        paper = on_paper(plan, self.train, self.settings, self.mesh.layout, self.ranks.rank)
-        if paper is None:
-            raise UsageError(
-                "what this model's blocks hold is not known before they run",
-                where="train.activation_memory",
-                why="it is of transformers' code",
-                fix="set train.activation_checkpointing instead",
-            )
-        self.console.note(paper.choice())
-        return paper.layer_modes
-
-    def _can_offload(self) -> bool:
-        """Whether there is a GPU whose memory that saves. Raises UsageError for an optimiser that cannot be."""
-        if self.ranks.device.type == "cpu":
-            self.console.note(
-                "train.offload_optimizer changes nothing: without a GPU the optimiser's state is in host memory"
-            )
-            return False
-        kind = self.settings.optimizer
-        if kind == "schedule-free" or (kind == "muon" and self.ranks.world > 1):
-            raise UsageError(
-                f"{kind} is not updated in host memory",
-                where="train.offload_optimizer",
-                why="its mean of the weights is evaluated where they lie"
-                if kind == "schedule-free"
-                else "its matrices are put together from all ranks, which GPUs do among themselves",
-                fix="set train.optimizer to adamw, or leave train.offload_optimizer out",
-            )
-        return True
 
     def _loader(self, start: int, stop: int) -> Loader:
         return Loader(

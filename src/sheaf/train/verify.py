@@ -168,7 +168,7 @@ def layouts_to_try(ranks: Sequence[int], facts: Facts) -> list[Layout]:
         if number % 2 == 0:
             piped = {"data": number // 2, "pipeline": 2}
             found += [Layout.model_validate({**piped, "schedule": s}) for s in ("interleaved", "zero-bubble")]
-    return [one for one in found if not any(problems(one, facts))]
+    return [one for one in dict.fromkeys(found) if not any(problems(one, facts))]
 
 
 def _launch(

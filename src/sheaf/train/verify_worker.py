@@ -10,7 +10,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from sheaf.corpus.version import CorpusVersion
 from sheaf.files import write_json
 from sheaf.model.pieces import Piece
+from sheaf.order.gather import Tokens
 from sheaf.order.loader import Loader
 from sheaf.order.order import Order
 from sheaf.parallel.forker import LAUNCHER
@@ -48,9 +49,13 @@ def main(spec_file: Path, folder: Path) -> int:
     if spec["fault"]:
         runpy.run_path(spec["fault"])
     try:
+        recipe = Recipe.model_validate_json(orjson.dumps(spec["recipe"]))
+        corpus = CorpusVersion.open(Path(spec["workspace"]), spec["corpus"])
+        order = _order(recipe, corpus, spec["batch"])
         with exact(threads_for(int(os.environ["WORLD_SIZE"]))), _ranks() as ranks:
-            for layout in spec["layouts"]:
-                _one(spec, Layout.model_validate(layout), ranks, folder)
+            for layout in map(Layout.model_validate, spec["layouts"]):
+                learner = _learner(recipe, corpus, layout, ranks, spec["precision"])
+                _one(learner, order, corpus.token_files(), spec["steps"], _rate(recipe, learner), folder)
     except Exception as error:  # noqa: BLE001  (it is told by the parent)
         traceback.print_exc()
         (folder / f"failure-{os.environ['RANK']}.txt").write_text(f"{type(error).__name__}: {error}")
@@ -67,23 +72,20 @@ def _ranks() -> Generator[Ranks]:
             yield ranks
 
 
-def _one(spec: dict[str, Any], layout: Layout, ranks: Ranks, folder: Path) -> None:
-    where = folder / folder_name(layout)
+def _one(learner: Learner, order: Order, files: Sequence[Tokens], steps: int, rate: float, folder: Path) -> None:
+    """The steps of one layout."""
+    spread, ranks, layout = learner.spread, learner.ranks, learner.spread.mesh.layout
+    where, samples = folder / folder_name(layout), spread.mesh.samples
     where.mkdir(exist_ok=True)
-    recipe = Recipe.model_validate_json(orjson.dumps(spec["recipe"]))
-    corpus = CorpusVersion.open(Path(spec["workspace"]), spec["corpus"])
-    order = _order(recipe, corpus, spec["batch"])
-    learner = _learner(recipe, corpus, layout, ranks, spec["precision"])
-    spread, samples = learner.spread, learner.spread.mesh.samples
     losses: list[float] = []
     found = _Kept(spread)
-    with Loader(order, corpus.token_files(), rank=samples.rank, world=samples.size, stop=spec["steps"]) as loader:
+    with Loader(order, files, rank=samples.rank, world=samples.size, stop=steps) as loader:
         for batch in loader:
             if layout != Layout():
                 spread.fill(of_one_process(folder, "before", batch.step))
             before = {name: tensor.clone() for name, tensor in spread.held().items()}
             watch = partial(_compare_gradients, found, batch.step, None if layout == Layout() else folder)
-            losses.append(learner.step(batch, _rate(recipe, learner), watch=watch).loss)
+            losses.append(learner.step(batch, rate, watch=watch).loss)
             after = spread.held()
             found.keep(f"change:{batch.step}", {name: after[name] - before[name] for name in spread.trained()})
             if layout == Layout():
@@ -130,7 +132,7 @@ def _order(recipe: Recipe, corpus: CorpusVersion, batch: int) -> Order:
 
 def _learner(recipe: Recipe, corpus: CorpusVersion, layout: Layout, ranks: Ranks, precision: Any) -> Learner:
     train = recipe.train
-    plan, values = new_values(recipe, corpus)
+    plan, values = new_values(recipe, corpus, digest=False)
     how = How(
         recompute=train.activation_checkpointing,
         lora=plan.lora,
