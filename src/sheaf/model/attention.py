@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sheaf.model.operator import operator
 from sheaf.model.workers import for_each
 
 ROWS = 128
@@ -75,7 +76,7 @@ def attend_masked(q_bhtgd: Tensor, k_bhld: Tensor, v_bhld: Tensor, visible_btl: 
     return out.view(b, h, g, t, d).transpose(2, 3)
 
 
-@torch.library.custom_op("sheaf::attend", mutates_args=())
+@operator("sheaf::attend")
 def _attend_cpu(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:
     out = torch.empty_like(q)
 
@@ -89,7 +90,7 @@ def _attend_cpu(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("sheaf::attend_backward", mutates_args=())
+@operator("sheaf::attend_backward")
 def _attend_cpu_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, starts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

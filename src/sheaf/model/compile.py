@@ -36,6 +36,7 @@ def compile_decoder(model: Model, mode: Literal["on", "off"]) -> None:
     # torch 2.13 writes this folder unquoted into a command line that it then splits like a shell: without this, an
     # environment in a folder with a space in its name could not link.
     cpp_extension.TORCH_LIB_PATH = shlex.quote(str(Path(torch.__file__).parent / "lib"))
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # tells the compiler
     for block in model.blocks():
         block.compile(fullgraph=True, dynamic=False)
 

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sheaf.model.operator import operator
 from sheaf.parallel.mesh import Group
 from sheaf.parallel.ranks import peers
 
@@ -59,7 +60,7 @@ def waiting(sent: int) -> Generator[None]:
     traffic.bytes += sent
 
 
-@torch.library.custom_op("sheaf::gather", mutates_args=())
+@operator("sheaf::gather")
 def gather(part: Tensor, dimension: int, group: str) -> Tensor:
     """Every rank's part, end to end along a dimension. All parts have one shape."""
     known = _groups[group]
@@ -70,7 +71,7 @@ def gather(part: Tensor, dimension: int, group: str) -> Tensor:
     return whole.movedim(0, dimension).contiguous()
 
 
-@torch.library.custom_op("sheaf::scatter_sum", mutates_args=())
+@operator("sheaf::scatter_sum")
 def scatter_sum(whole: Tensor, dimension: int, group: str) -> Tensor:
     """The sum over ranks, of which each keeps its equal part of a dimension. Summed in fp32 and rounded once."""
     known = _groups[group]
@@ -84,7 +85,7 @@ def scatter_sum(whole: Tensor, dimension: int, group: str) -> Tensor:
     return parts.sum(0, dtype=torch.float32).to(whole.dtype).movedim(0, dimension).contiguous()
 
 
-@torch.library.custom_op("sheaf::total", mutates_args=())
+@operator("sheaf::total")
 def total(value: Tensor, group: str) -> Tensor:
     """The sum over ranks."""
     known = _groups[group]
@@ -94,7 +95,7 @@ def total(value: Tensor, group: str) -> Tensor:
     return result
 
 
-@torch.library.custom_op("sheaf::exchange", mutates_args=())
+@operator("sheaf::exchange")
 def exchange(x: Tensor, cut: int, join: int, group: str) -> Tensor:
     """Part r of the dimension `cut` goes to rank r; what arrives is joined along `join`, in the order of ranks."""
     known = _groups[group]

@@ -26,10 +26,10 @@ from sheaf.model.pieces import Piece, Values
 from sheaf.model.recompute import Recompute, recompute_blocks
 from sheaf.parallel.buckets import Buckets
 from sheaf.parallel.context import split_attention
+from sheaf.parallel.local import is_sharded, local
 from sheaf.parallel.mesh import Axis, Group, Mesh
 from sheaf.parallel.pipeline import Inputs, Pipeline, cut, keep_layers
 from sheaf.parallel.schedule import stages_of
-from sheaf.parallel.shard import is_sharded, local, reshard, shard_matrices
 from sheaf.parallel.sums import EMBEDDING, GradientSums
 from sheaf.parallel.tensor import split_tensors
 from sheaf.parallel.vocabulary import Vocabulary
@@ -109,8 +109,11 @@ class Spread:
         recompute_blocks(model, [how if isinstance(how, str) else how[number] for number in here])
         compile_decoder(model, "on" if self.how.compile else "off")
         if layout.shard > 1:
+            from sheaf.parallel.shard import shard_matrices  # torch's FSDP: two seconds
+
             shard_matrices(model, pieces, mesh, self.how.communication)
-        return model.to_empty(device=mesh.ranks.device) if isinstance(model, Decoder) else model
+            return model.to_empty(device=mesh.ranks.device) if isinstance(model, Decoder) else model
+        return _in_memory(model, mesh.ranks.device) if isinstance(model, Decoder) else model
 
     def _unfilled(self, compute_dtype: torch.dtype) -> Model:
         """The whole model before it is cut. A decoder takes no memory yet; others compute what is no weight in them (a
@@ -164,7 +167,7 @@ class Spread:
         if not isinstance(model, OtherModel):
             return ""
         said = model.isolation_in_words
-        reshard(model)
+        self._drop_gathered(model)
         if model.isolation == "rows" and self.sharded:
             raise UsageError(
                 "this model cannot be sharded",
@@ -173,6 +176,13 @@ class Spread:
                 fix=f"the nearest layout of {self.mesh.ranks.world} ranks: {{data: {self.mesh.ranks.world}}}",
             )
         return said
+
+    def _drop_gathered(self, model: Model) -> None:
+        """What a forward without a backward has gathered of sharded weights."""
+        if self.sharded:
+            from sheaf.parallel.shard import reshard
+
+            reshard(model)
 
     # ---- passes
 
@@ -205,7 +215,7 @@ class Spread:
         else:
             sums = [self._measured(self.stages[0](*one), wanted) for one, wanted in zip(inputs, labels, strict=True)]
         for stage in self.stages:
-            reshard(stage)
+            self._drop_gathered(stage)
         total = torch.zeros((), dtype=torch.float64, device=self.mesh.ranks.device)
         total += sum(sums)
         return total if self.counts else torch.zeros_like(total)
@@ -240,3 +250,8 @@ class Spread:
         size = x_bt.shape[1] // self.mesh.layout.context
         start = self.mesh.at["context"] * size
         return slice(start, start + size)
+
+
+def _in_memory(model: Decoder, device: torch.device) -> Decoder:
+    """As `to_empty`, whose way to strides imports sympy, a second of every rank's time."""
+    return model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # pyright: ignore[reportPrivateUsage]

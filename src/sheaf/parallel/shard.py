@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
-from torch.distributed.tensor import DTensor
 
 from sheaf.model.decoder import Decoder
 from sheaf.model.families import Model
@@ -65,19 +64,10 @@ def shard_matrices(model: Model, pieces: dict[str, Piece], mesh: Mesh, how: Comm
 
 
 def reshard(model: nn.Module) -> None:
-    """Drop what a forward without a backward has gathered."""
+    """Drop what the modules have gathered of their weights."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def is_sharded(parameter: Tensor) -> bool:
-    return isinstance(parameter, DTensor)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What of a parameter or gradient lies on this rank: the tensor itself, or its part where it is sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class _Allocates:

@@ -21,8 +21,8 @@ from sheaf.model.pieces import Piece
 from sheaf.parallel.buckets import Buckets
 from sheaf.parallel.collectives import waiting
 from sheaf.parallel.data import Gradients
+from sheaf.parallel.local import is_sharded, local
 from sheaf.parallel.mesh import SUMMED, Kind, Mesh, size_of
-from sheaf.parallel.shard import is_sharded, local
 from sheaf.recipe import Communication
 
 EMBEDDING = "model.embed_tokens.weight"

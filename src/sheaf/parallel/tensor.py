@@ -16,8 +16,9 @@ of norms and residuals: 1/N each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sheaf.model.config import ModelConfig
 from sheaf.model.decoder import Block, Decoder
@@ -35,15 +36,19 @@ def split_tensors(model: Decoder, pieces: dict[str, Piece], group: Group) -> Non
     tokens = even_range(model.config.vocab_size, group.size, group.rank)
     cut.rows("model.embed_tokens", tokens)
     cut.rows("lm_head", tokens)
+
+    def scatter(_module: nn.Module, _args: tuple[Any, ...], partial: Tensor) -> Tensor:
+        return scatter_sum(partial, POSITIONS, name)
+
     if model.begins:
         embedding = model.model.embed_tokens
         embedding.first_id, embedding.is_part = tokens[0], True
-        embedding.register_forward_hook(lambda _module, _args, partial: scatter_sum(partial, POSITIONS, name))
+        embedding.register_forward_hook(scatter)
     for number, block in model.model.held():
         _split_block(block, model.config, cut, f"model.layers.{number}", group)
         for module in (block.self_attn, block.mlp):
             module.register_forward_pre_hook(lambda _module, args: (gather(args[0], POSITIONS, name), *args[1:]))
-            module.register_forward_hook(lambda _module, _args, partial: scatter_sum(partial, POSITIONS, name))
+            module.register_forward_hook(scatter)
 
 
 def _split_block(block: Block, config: ModelConfig, cut: _Cutter, prefix: str, group: Group) -> None:

@@ -21,10 +21,10 @@ from sheaf.model.memory import peak_memory_bytes
 from sheaf.model.pieces import Piece
 from sheaf.order.loader import Batch, micro
 from sheaf.parallel.collectives import agree, traffic
+from sheaf.parallel.local import local
 from sheaf.parallel.matrices import Matrices
 from sheaf.parallel.parallelize import Spread
 from sheaf.parallel.pipeline import Inputs
-from sheaf.parallel.shard import local
 from sheaf.train.kept import kept_state
 from sheaf.train.muon import Together
 from sheaf.train.offload import HostCopies

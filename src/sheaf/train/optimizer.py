@@ -17,11 +17,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from sheaf.model.pieces import Piece
 from sheaf.train.muon import Together, each_alone, muon_step
 from sheaf.train.patterns import factor_of
-from sheaf.train.schedule_free import averaged, schedule_free_step
+from sheaf.train.schedule_free import EPSILON, averaged, schedule_free_step
 
 # Rows are tokens, or rank 16: Muon's geometry does not hold (Jordan et al. 2024). By the names of many families.
 NOT_HIDDEN = ("embed_tokens", "lm_head", "lora_", "wte", "wpe", "embed_in", "embed_out", "embedding")
@@ -78,9 +79,11 @@ class Optimizer:
         self._momenta = {name: torch.zeros_like(parameter) for name, parameter in muon.items()}
         self._free = update.optimizer == "schedule-free"
         self._z = {name: p.detach().clone() for name, p in self._rest.items()} if self._free else {}
-        self._squares = {name: torch.zeros_like(p) for name, p in self._rest.items()} if self._free else {}
+        self._means = {} if self._free else {name: torch.zeros_like(p) for name, p in self._rest.items()}
+        self._squares = {name: torch.zeros_like(p) for name, p in self._rest.items()}
+        self._counts = {} if self._free else {n: torch.zeros((), device=p.device) for n, p in self._rest.items()}
+        """AdamW's number of updates, as torch's kernel wants it: a tensor for each parameter."""
         self._aside: dict[str, Tensor] = {}
-        self._adamw = None if self._free or not self._rest else _adamw(self._rest, self._plain, update)
 
     def step(self, rate: float) -> None:
         """One update of every parameter from its `.grad`."""
@@ -97,10 +100,8 @@ class Optimizer:
             )
         if self._free:
             self._schedule_free(rate)
-        if self._adamw is not None:
-            for group, plan in zip(self._adamw.param_groups, self._plain, strict=True):
-                group["lr"] = rate * plan.factor
-            self._adamw.step()
+        else:
+            self._adamw(rate)
         self.updates += 1
 
     @contextmanager
@@ -126,12 +127,11 @@ class Optimizer:
         """The tensors themselves (not copies), by "<kind>.<parameter name>"."""
         tensors = {f"momentum.{name}": momentum for name, momentum in self._momenta.items()}
         for name, parameter in self._rest.items():
-            if self._adamw is not None:
-                for kind in ("exp_avg", "exp_avg_sq"):
-                    tensors[f"{kind}.{name}"] = self._adamw.state[parameter][kind]
+            if self._free:
+                tensors[f"y.{name}"], tensors[f"z.{name}"] = self._aside.get(name, parameter.detach()), self._z[name]
             else:
-                tensors[f"y.{name}"] = self._aside.get(name, parameter.detach())
-                tensors[f"z.{name}"], tensors[f"exp_avg_sq.{name}"] = self._z[name], self._squares[name]
+                tensors[f"exp_avg.{name}"] = self._means[name]
+            tensors[f"exp_avg_sq.{name}"] = self._squares[name]
         return tensors
 
     @torch.no_grad()
@@ -140,9 +140,29 @@ class Optimizer:
         for key, tensor in self.state().items():
             tensor.copy_(read(key, self._pieces[key.partition(".")[2]]))
         self.updates, self.averaging = updates, averaging
-        if self._adamw is not None:
-            for parameter in self._rest.values():
-                self._adamw.state[parameter]["step"].fill_(float(updates))
+        for count in self._counts.values():
+            count.fill_(float(updates))
+
+    @torch.no_grad()
+    def _adamw(self, rate: float) -> None:
+        """torch's fused kernel through its functional form: the class imports torch's compiler, which takes seconds."""
+        for group in self._plain:
+            adamw(
+                [self._parameters[name] for name in group.names],
+                [_gradient(self._parameters[name]) for name in group.names],
+                [self._means[name] for name in group.names],
+                [self._squares[name] for name in group.names],
+                [],
+                [self._counts[name] for name in group.names],
+                fused=True,
+                amsgrad=False,
+                beta1=self.update.betas[0],
+                beta2=self.update.betas[1],
+                lr=rate * group.factor,
+                weight_decay=group.weight_decay,
+                eps=EPSILON,
+                maximize=False,
+            )
 
     def _schedule_free(self, rate: float) -> None:
         self.averaging += rate**2
@@ -226,18 +246,3 @@ def _grouped(named: Mapping[str, Tensor], weight_decay: float, factor: Mapping[s
     keys = {n: (weight_decay if is_decayed(n, p) else 0.0, factor.get(n, 1.0)) for n, p in named.items()}
     order = sorted(dict.fromkeys(keys.values()), key=lambda key: key[0], reverse=True)
     return [_Group(tuple(name for name in named if keys[name] == key), *key) for key in order]
-
-
-def _adamw(named: Mapping[str, nn.Parameter], groups: list[_Group], update: Update) -> torch.optim.AdamW:
-    """torch's fused AdamW with its state made at once: a checkpoint has the same keys whenever it was written."""
-    parameters = [
-        {"params": [named[name] for name in group.names], "weight_decay": group.weight_decay} for group in groups
-    ]
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=update.betas, fused=True)
-    for parameter in named.values():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer

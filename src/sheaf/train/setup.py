@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Generator
 from typing import Literal
 
@@ -115,14 +116,23 @@ def exact(threads: int) -> Generator[None]:
         _fills(),
     )
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    _be_deterministic(True)
     _set_fills(False)  # it would fill every torch.empty, and nothing here reads one
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        _be_deterministic(before[1])
         _set_fills(before[2])
+
+
+def _be_deterministic(mode: bool) -> None:
+    """As torch.use_deterministic_algorithms, which imports torch's compiler to tell it: five seconds of processor time
+    that a run without it need not spend. `model/compile.py` tells it when it comes."""
+    if "torch._inductor.config" in sys.modules:
+        torch.use_deterministic_algorithms(mode)
+    else:
+        torch.set_deterministic_debug_mode("error" if mode else "default")
 
 
 def _fills() -> bool:

@@ -26,10 +26,10 @@ from sheaf.order.gather import Tokens
 from sheaf.order.loader import Loader
 from sheaf.order.order import Order
 from sheaf.parallel.forker import LAUNCHER
+from sheaf.parallel.local import local
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
 from sheaf.parallel.ranks import Ranks, alone, join, threads_for
-from sheaf.parallel.shard import local
 from sheaf.processes import die_with_parent, leave
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.learner import Learner
