@@ -84,6 +84,8 @@ def test_relative_paths_start_at_the_recipes_folder() -> None:
     [
         ("batch_tokens:", "batch_token:", 18, ["train.batch_token", "did you mean 'batch_tokens'?", "sequence_length"]),
         ("{train: bpe,", "{form: x,", 13, ["prepare.tokenizer.form", "did you mean 'from'?"]),
+        ("compile: off", "lr: 0.1", 21, ["unknown key 'train.lr'", "write 'learning_rate'"]),
+        ("compile: off", "zzzzzz: 1", 21, ["unknown key 'train.zzzzzz'", "delete the line"]),
         ("license: C", "licence: C", 4, ["sources.0.licence", "did you mean 'license'?"]),
         ("wiki: {weight", "wikki: {weight", 15, ["wikki", "did you mean 'wiki'?", "tickets"]),
         ("compile: off", "compile: sometimes", 21, ["train.compile", "'auto', 'on' or 'off'", "'sometimes'"]),

@@ -26,6 +26,20 @@ SECRET_PARAMETER = re.compile(
     r"(access|auth|api|x-amz-security)?[-_]?(token|key|secret|password|signature|sig)|x-amz-signature", re.IGNORECASE
 )
 PLAIN_OPTION = re.compile(r"_(file|type|enabled|url|host)$|_credentials$|kms_key_id$", re.IGNORECASE)
+OTHERS_NAMES = {  # of transformers' config.json and of other trainers
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "tie_word_embeddings": "tied",
+    "lr": "learning_rate",
+    "max_seq_length": "sequence_length",
+    "seq_len": "sequence_length",
+    "block_size": "sequence_length",
+    "batch_size": "batch_tokens",
+    "max_steps": "budget",
+    "epochs": "budget",
+    "num_train_epochs": "budget",
+}
 REFERENCE = "write a reference: {env: NAME} or {file: PATH}"
 
 
@@ -102,7 +116,8 @@ def _problem(path: KeyPath, missing: str, errors: list[Any], tree: Tree) -> Prob
         return Problem(place, f"the key '{missing}' is missing in '{dotted(path)}'", fix=_only(path))
     if kind == "extra_forbidden":
         known = keys_at(path[:-1])
-        fix = nearest(str(path[-1]), known) or f"delete the line, or use one of: {', '.join(known)}"
+        elsewhere = OTHERS_NAMES.get(str(path[-1]))
+        fix = f"write '{elsewhere}'" if elsewhere in known else nearest(str(path[-1]), known) or "delete the line"
         allowed = f"allowed in '{dotted(path[:-1])}': {', '.join(known)}"
         return Problem(place, f"unknown key '{dotted(path)}'", why=allowed, fix=fix)
     if errors[0]["loc"][-1:] == ("[key]",):
