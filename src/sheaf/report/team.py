@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class RankFacts:
 class TeamFacts:
     """Of the steps that as many ranks made as the last one. bytes: what rank 0 sent in a mean step. seconds: how long
     it was sending or waiting for others; hidden: the part of them that lay behind its computing, 0 … 1. splits: from
-    which step on samples were divided by which speeds."""
+    which step on samples were divided by which speeds; none: equal parts again."""
 
     bytes: float
     seconds: float
@@ -47,5 +47,14 @@ def team_facts(steps: Sequence[dict[str, Any]]) -> TeamFacts | None:
         seconds=seconds,
         hidden=hidden / seconds if seconds else 0.0,
         ranks=tuple(RankFacts(rank, value, value / whole if whole else 0.0) for rank, value in enumerate(busy)),
-        splits=tuple((step["step"], step["speeds"]) for step in those if "speeds" in step),
+        splits=tuple(_splits(those)),
     )
+
+
+def _splits(steps: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[float]]]:
+    before: list[float] = []
+    for step in steps:
+        speeds: list[float] = step.get("speeds", [])
+        if speeds != before:
+            yield step["step"], speeds
+        before = speeds

@@ -8,7 +8,8 @@ next one on. Every window is twice as long as the one before it, because passes 
 which compiled layers are compiled again. Speeds are rounded, so that noise is no speed.
 
 What a step holds, its loss and its gradient do not depend on the split, but for the order of sums. So speeds are in no
-checkpoint: a resumed run begins with equal parts and measures again. Cost: microseconds a step; no message of its own.
+checkpoint: a resumed run begins with equal parts and measures again. A line of the journal has those of its step, by
+which a trace finds the rank of a sample. Cost: microseconds a step; no message of its own.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ class Pace:
         self._window = WINDOW
         self._slowness: list[list[float]] = []
 
-    def changed(self, batch: Batch, busy: Sequence[float]) -> bool:
-        """Note a step; whether steps are to be split by other speeds from the next one on. busy: by rank, seconds."""
+    def note(self, batch: Batch, busy: Sequence[float]) -> None:
+        """A step was made; at the end of a window `speeds` may change. busy: by rank, seconds."""
         split, order = batch.split, batch.order
         work = [float(order.cost(split.rows[slots]).sum()) for slots in split.slots_r]
         seconds = [max(b for b, group in zip(busy, self._group, strict=True) if group == g) for g in range(len(work))]
         self._slowness.append([s / w if w else 0.0 for s, w in zip(seconds, work, strict=True)])
         if len(self._slowness) < self._window:
-            return False
+            return
         slowness = [self._median(g) for g in range(len(work))]
         self._slowness = []
         speeds = _rounded([1 / one for one in slowness])
@@ -51,11 +52,9 @@ class Pace:
             max(float(order.cost(split.rows[slots]).sum()) * slow for slots, slow in zip(one, slowness, strict=True))
             for one in (split.slots_r, parts)
         )
-        if then > (1 - GAIN) * now:
-            return False
-        self.speeds = speeds
-        self._window *= 2
-        return True
+        if then <= (1 - GAIN) * now:
+            self.speeds = speeds
+            self._window *= 2
 
     def _median(self, group: int) -> float:
         """Of seconds over work; a rank that had no work in the window is as slow as it was thought to be."""

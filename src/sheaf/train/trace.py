@@ -65,7 +65,7 @@ def trace_run(
     corpus = opened.corpus()
     order = order_of(opened.recipe, corpus, "train")
     line = _journalled(opened, step)
-    places = _places(order, step, line["sample_ranks"])
+    places = places_of(order, line)
     if token is not None and sample is None:
         raise UsageError("a token is one of a sample", fix=f"name the sample too: --sample 0 --token {token}")
     samples = _samples(order, line, sample, rank, places)
@@ -105,12 +105,11 @@ def trace_item(run: Path, pattern: str) -> Json:
     numbers = by_id if len(by_id) else lineage.documents_of(corpus, pattern)
     order = order_of(opened.recipe, corpus, "train")
     lines = read_journal(opened.folder)
-    ranks = [line["sample_ranks"] for line in lines]
-    uses = uses_of(order, numbers, lines) if len(numbers) and ranks else []
+    uses = uses_of(order, numbers, lines) if len(numbers) and lines else []
     without_text = 0 if len(by_id) else lineage.without_text(corpus, pattern)
     first = min((u.step for u in uses), default=None)
     checkpoints = sorted(p.name for p in list_checkpoints(opened.folder))
-    places = {step: _places(order, step, ranks[step]) for step in {u.step for u in uses}}
+    places = {step: places_of(order, lines[step]) for step in {u.step for u in uses}}
     return {
         "item": pattern,
         "documents": [bytes(corpus.documents.id[n]).hex() for n in numbers],
@@ -130,6 +129,12 @@ def trace_item(run: Path, pattern: str) -> Json:
         ],
         "checkpoints": [] if first is None else [c for c in checkpoints if int(c.rpartition("-")[2]) > first],
     }
+
+
+def places_of(order: Order, line: Json) -> dict[int, tuple[int, int]]:
+    """Slot of the step → (rank, row of its batch), as the step was made by the journal's line of it."""
+    split = order.split_ranks(line["step"], line["sample_ranks"], tuple(line.get("speeds", ())) or None)
+    return {slot: (rank, row) for rank, slots in enumerate(split) for row, slot in enumerate(slots.tolist())}
 
 
 def _with_id(corpus: CorpusVersion, pattern: str) -> NDArray[np.int64]:
@@ -153,16 +158,10 @@ def _journalled(run: Run, step: int) -> Json:
     )
 
 
-def _places(order: Order, step: int, world: int) -> dict[int, tuple[int, int]]:
-    """Slot of the step → (rank, row of its batch), as the step was made on `world` ranks."""
-    split = order.split_ranks(step, world)
-    return {slot: (rank, row) for rank, slots in enumerate(split) for row, slot in enumerate(slots.tolist())}
-
-
 def _samples(
     order: Order, line: Json, sample: int | None, rank: int | None, places: dict[int, tuple[int, int]]
 ) -> list[TracedSample]:
-    step, world = line["step"], 1 + max(r for r, _ in places.values())
+    step, world = line["step"], line["sample_ranks"]
     if rank is not None and not 0 <= rank < world:
         raise UsageError(f"step {step} was made by ranks 0 to {world - 1}, not {rank}")
     here = [s for s in trace_step(order, step, replaced_in(line)) if rank is None or places[s.slot][0] == rank]
@@ -170,7 +169,7 @@ def _samples(
         return here
     if not 0 <= sample < len(here):
         whose = f"step {step}" if rank is None else f"rank {rank} in step {step}"
-        raise UsageError(f"{whose} has samples 0 to {len(here) - 1}, not {sample}")
+        raise UsageError(f"{whose} has {f'samples 0 to {len(here) - 1}' if here else 'no samples'}, not {sample}")
     return [here[sample]]
 
 

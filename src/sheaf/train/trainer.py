@@ -180,7 +180,8 @@ class Trainer:
         replaced = self.damage.of_step(batch, result.replaced)
         speeds = self.pace.speeds
         figures = step_figures(self.order, batch.step, self.mesh.samples.size, speeds) if self.ranks.rank == 0 else None
-        others = self.train.balance == "measured" and self.pace.changed(batch, result.busy)
+        if self.train.balance == "measured":
+            self.pace.note(batch, result.busy)
         return {
             "step": batch.step,
             "loss": result.loss,
@@ -203,7 +204,7 @@ class Trainer:
             "communication_seconds": traffic.seconds - before.seconds,
             "hidden_communication": traffic.hidden - before.hidden,  # seconds as well, behind the computing
             "busy": [round(seconds, 4) for seconds in result.busy],  # by rank: what its passes took, without waiting
-            **({"speeds": self.pace.speeds} if others else {}),  # by which the next steps are split
+            **({"speeds": speeds} if speeds else {}),  # by which this step is split, where not evenly
             **({"replaced": [one.to_json() for one in replaced]} if replaced else {}),
             "stop": result.stop,
         }
