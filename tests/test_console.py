@@ -129,6 +129,29 @@ def test_markup_and_controls_in_documents_reach_the_reader_as_they_are_or_escape
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("one\n\ntwo  three\n", "one two three"),
+        ("x" * 300, "x" * 300),
+        ("x" * 301, "x" * 300 + " …"),
+        ("a" + " " * 700 + "b", "a …"),
+    ],
+)
+def test_a_traced_text_ends_in_dots_only_where_something_is_left_out(text: str, shown: str) -> None:
+    document = {"record": "00", "tokens": [0, 3], "text": text, "origins": []}
+    traced = {"step": 1, "samples": [{"sample": 0, "rank": 0, "row": 0, "documents": [document]}]}
+    assert show.render(show.traced(traced), io.StringIO()).endswith(f"\n    | {shown}\n")
+
+
+def test_a_traced_token_is_shown_once_with_what_it_predicts() -> None:
+    token = {"position": 5, "id": 363, "text": " (", "predicts": {"id": 7, "text": "Unicode"}}
+    document = {"record": "00", "tokens": [5, 6], "origins": [], **token}
+    traced = {"step": 1, "samples": [{"sample": 0, "rank": 0, "row": 0, "documents": [document]}]}
+    shown = show.render(show.traced(traced), io.StringIO())
+    assert shown.endswith("\n    position 5: token 363 ' (' predicts token 7 'Unicode'\n")
+
+
 def test_off_a_terminal_long_lines_are_not_folded() -> None:
     data = {"run": "x", "report": "/" + "long/" * 100 + "report.html"}
     assert data["report"] in show.render(show.report(data), io.StringIO())

@@ -308,10 +308,10 @@ def traced(data: Json) -> Parts:
         for document in sample["documents"]:
             start, end = document["tokens"]
             parts.append(_line(f"  record {document['record']}, tokens {start:,} to {end:,}"))
-            if "predicts" in document:
-                parts.append(_line(f"    {_learned(document)}"))
+            one = "predicts" in document  # a single token, whose text stands in its line
+            parts += [_line(f"    {_learned(document)}")] if one else []
             parts += [_line(f"    from {_origin(origin)}") for origin in document["origins"]]
-            parts.append(_line(f"    | {_excerpt(document['text'])}", style="dim"))
+            parts += [] if one else [_line(f"    | {_excerpt(document['text'])}", style="dim")]
     return parts
 
 
@@ -337,7 +337,9 @@ def item_traced(data: Json) -> Parts:
         for u in uses[:MOST_USES]
     ]
     more = [_line(f"… and {len(uses) - MOST_USES:,} more; --json lists all")] if len(uses) > MOST_USES else []
-    head = _line(f"{data['item']}: {len(documents):,} records in the corpus, used {len(uses):,} times", style="bold")
+    head = _line(
+        f"{data['item']}: records in the corpus: {len(documents):,}; uses in the run: {len(uses):,}", style="bold"
+    )
     silent = data["without_text"]
     if silent:
         more.append(_line(f"{silent:,} records of it have no text: pictures or sounds, and nothing is trained on them"))
@@ -430,8 +432,8 @@ def _shown(excerpt: str) -> str:
 
 
 def _excerpt(text: str) -> str:
-    short = " ".join(text[: 2 * EXCERPT].split())[:EXCERPT]
-    return short + (" …" if len(text) > len(short) else "")
+    begins, rest = " ".join(text[: 2 * EXCERPT].split()), text[2 * EXCERPT :]
+    return begins[:EXCERPT] + (" …" if len(begins) > EXCERPT or rest.strip() else "")
 
 
 def _count(value: list[Any] | dict[str, Any]) -> str:
