@@ -199,7 +199,11 @@ class Learner:
 def tensors(part: Batch, device: torch.device) -> tuple[Inputs, Tensor]:
     """A micro-batch as the model takes it: (ids, positions, documents), labels."""
     arrays = (part.input_ids, part.position_ids, part.document_ids, part.labels)
-    ids, positions, documents, labels = (torch.from_numpy(x).to(device, non_blocking=True) for x in arrays)
+    here = (torch.from_numpy(x) for x in arrays)
+    # From memory that may be paged out the copy to a GPU would wait for all the work that was given to it before. The
+    # loader's memory is not pinned itself: it is filled again as soon as nobody holds it, perhaps before the copy.
+    pinned = (x.pin_memory() for x in here) if device.type == "cuda" else here
+    ids, positions, documents, labels = (x.to(device, non_blocking=True) for x in pinned)
     return (ids, positions, documents), labels
 
 
