@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -242,6 +243,9 @@ def test_the_state_is_small_json_and_is_checked() -> None:
         with pytest.raises(UsageError, match="another order") as caught:
             made.order(**change).check(state)
         assert caught.value.where == next(iter(change))
+    with pytest.raises(UsageError, match="fingerprint was 'a fingerprint', is 'of other texts'") as caught:
+        replace(order, fingerprint="of other texts").check(state)  # a corpus of the same sizes
+    assert caught.value.where == "fingerprint"
     for step in (-1, True, "7", None):
         with pytest.raises(UsageError):
             order.check({**state, "step": step})
