@@ -22,7 +22,7 @@ def counts(data: Json) -> Parts:
         for source, found in data["sources"].items()
         for reason, n in sorted(found.items(), key=lambda item: (item[0] != "kept", -item[1], item[0]))
     ]
-    parts = [table(["source", "what became of them", ">records"], rows)]
+    parts = [table(["source", "what became of them", ">distinct records"], rows)]
     personal = [
         (source, kind, f"{n['all']:,}", f"{n['kept']:,}")
         for source, kinds in data["privacy"].items()
@@ -48,7 +48,7 @@ def largest(data: Json) -> str:
 
 def examples(data: Json) -> Parts:
     """Each example: where it lies, the scores that decided, how it begins; beside it the record kept in its place."""
-    head = f"{data['reason']}: {data['count']:,} records. {data['meaning']}"
+    head = f"{data['reason']}: {data['count']:,} distinct records. {data['meaning']}"
     parts: list[RenderableType] = [line(head, style="bold")]
     for example in data["examples"]:
         why = [f"{name} {_value(value)}" for name, value in example["scores"].items()]

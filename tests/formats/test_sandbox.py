@@ -224,6 +224,20 @@ def test_a_child_that_cannot_start_is_an_error_that_says_so(monkeypatch: pytest.
         parse_files(sandbox, [("a.txt", b"text")], ParseOptions())
 
 
+def test_a_child_that_does_not_get_the_processor_may_start_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 3.0)
+    monkeypatch.setattr(start, "_MAIN", f"import time; time.sleep(4)\n{start._MAIN}")
+    with Sandbox(TIGHT) as sandbox:
+        assert parse_files(sandbox, [("a.txt", b"text")], ParseOptions()).records["text"].to_pylist() == ["text"]
+
+
+def test_a_child_that_never_starts_is_ended_and_told_with_its_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 0.05)
+    monkeypatch.setattr(start, "_MAIN", "import time; time.sleep(600)")
+    with Sandbox(TIGHT) as sandbox, pytest.raises(EnvironmentProblem, match="without progress"):
+        parse_files(sandbox, [("a.txt", b"text")], ParseOptions())
+
+
 def test_no_process_descriptor_or_folder_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     gc.collect()

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from tokenizers import Tokenizer
 
 from sheaf import api, recipe_file, show
@@ -100,6 +101,16 @@ def test_a_preview_says_exactly_what_would_change_and_changes_nothing(recipe: Re
     assert told["promoted"]["by_source"] == {"wiki": 1, "web": 1}
 
 
+def test_a_picture_that_goes_is_counted_with_its_source_although_it_has_no_tokens(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "wiki/red.png")
+    prepare(recipe, workers=1)
+    gone = api.forget(recipe, source="wiki")["gone"]
+    assert gone["records"] == gone["by_source"]["wiki"]["records"] == 7  # six pages and the picture
+    assert api.forget(recipe, item="red.png")["gone"]["by_source"] == {"wiki": {"records": 1, "tokens": 0}}
+
+
 def test_the_next_copy_and_the_near_copy_take_the_place_of_what_goes(recipe: Recipe, first: dict[str, Any]) -> None:
     assert SHARED in texts(opened(recipe))["mail"]
     assert not any(text.startswith("word0") for text in texts(opened(recipe))["web"])
@@ -185,6 +196,9 @@ def test_a_forgotten_item_is_not_opened_again_even_when_it_changes(
 
 def test_after_a_purge_the_workspace_holds_no_trace(recipe: Recipe, first: dict[str, Any]) -> None:
     workspace = Path(recipe.workspace)
+    report = workspace / "runs/forgetful-001/report.html"  # it quotes what a run was trained on
+    report.parent.mkdir(parents=True)
+    report.write_text(f"<p>{CANARY}</p>")
     assert any(CANARY in text for _, text in everything_in(workspace, opened(recipe)))
     api.forget(recipe, item="secret.txt", yes=True, workers=1)
     assert any(CANARY in text for _, text in everything_in(workspace, opened(recipe)))  # the older version is there

@@ -202,6 +202,31 @@ def test_tokens_gained_are_those_of_the_records(corpus: CorpusVersion) -> None:
     assert lost["tokens"] == expected < 0
 
 
+def test_what_holds_a_secret_or_an_exam_question_as_well_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sheaf.engine.make", lambda *_: InThisProcess())
+    rng = random.Random(5)
+    question = prose(rng, 2)
+    texts = [prose(rng, 5), f"{prose(rng, 4)} {CANARY}", f"{prose(rng, 3)} {question}", prose(rng, 9)]
+    (tmp_path / "web.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"question": question}))
+    text = """
+name: held
+sources: [{name: web, uri: ./web.jsonl}]
+prepare:
+  filters: ["score.words > 60"]
+  privacy: {email: drop}
+  decontaminate: [./exam.jsonl]
+  tokenizer: {train: bpe, vocab_size: 300}
+"""
+    pipeline.prepare(recipe_file.loads(text, tmp_path))
+    corpus = CorpusVersion.open(tmp_path / "workspace")
+    (rule,) = (r for r in what_if(corpus)["rules"] if r["reason"] == "filter:score.words > 60")
+    assert rule["drops"] == 3
+    assert next(a for a in rule["alternatives"] if a["threshold"] == 30.0)["records"] == 1
+
+
 def test_histograms_count_every_judged_record_once(corpus: CorpusVersion) -> None:
     n = len(corpus.decisions())
     found = [r for r in what_if(corpus)["rules"] if r["histogram"]]

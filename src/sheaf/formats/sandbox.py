@@ -208,17 +208,19 @@ class _Child:
         self._sock, theirs = socket.socketpair()
         with theirs:
             self._process = start(theirs, limits, extra, self._folder.name, self._errors)
+        self._watch = Watch(self._process.pid, limits)
+        self._watch.begin(0, START_SECONDS)
         try:
+            self._watch.wait(self._sock)  # by its own time: on a busy machine a start may take minutes
             self._sock.settimeout(START_SECONDS)
             _, payload, _ = wire.receive(self._sock, 1 << 16)
         except (wire.Closed, OSError) as error:
             self._process.wait(timeout=5) if isinstance(error, wire.Closed) else None
-            detail = self.last_words()
+            detail = self.last_words() or (str(error) if isinstance(error, TimeoutError) else "")
             self.kill()
             raise _cannot_start(detail) from error
         self.holds: dict[str, bool] = orjson.loads(payload)
         self._sock.settimeout(None)
-        self._watch = Watch(self._process.pid, limits)
         self._incoming = wire.Incoming(self._sock)
 
     def alive(self) -> bool:

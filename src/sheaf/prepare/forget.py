@@ -173,10 +173,12 @@ def summary(corpus: CorpusVersion, found: Found, change: Change) -> Json:
     going = np.isin(ids, change.gone)
     source, length = np.asarray(corpus.documents.source)[going], np.asarray(corpus.documents.length)[going]
     names = corpus.source_names
+    had, was = _kept([corpus.decisions()])  # pictures and sounds are kept, and no documents
+    records = np.bincount(was[np.isin(had, change.gone)], minlength=len(names))
     by_source = {
-        name: {"records": int((source == n).sum()), "tokens": int(length[source == n].sum())}
+        name: {"records": int(records[n]), "tokens": int(length[source == n].sum())}
         for n, name in enumerate(names)
-        if (source == n).any()
+        if records[n]
     }
     promoted = np.bincount(change.by, minlength=len(names))
     return {

@@ -2,9 +2,9 @@
 
 One rule is changed at a time, the others stay. A record comes back if the changed rule was all that dropped it, and
 goes if the changed rule drops it now; what was dropped for anything but a rule, or is kept by `prepare.admit`, stays as
-it is. What comes back could still be a near duplicate, and what goes could have been the kept one of several: those are
-not decided again, so the figures are of the rules alone. Cost: one pass over the score columns that the rules read, no
-text; memory: a shard's scores, and 25 bytes a record.
+it is. So does what holds a secret or a part of an evaluation file, whose reason a rule's came before. What comes back
+could still be a near duplicate, and what goes could have been the kept one of several: those are not decided again.
+Cost: one pass over the score columns that the rules read, no text; memory: a shard's scores, and 25 bytes a record.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from sheaf.corpus.signals import SIGNAL
 from sheaf.corpus.version import CorpusVersion
 from sheaf.files import checked
+from sheaf.prepare import decontaminate, encode, protect
+from sheaf.prepare.rendering import Rendering
 from sheaf.prepare.rules import Rule, Rules, Scored, Threshold, rules_of
 
 Json = dict[str, Any]
@@ -76,7 +78,8 @@ def edges_of(threshold: Threshold) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some decided records of one shard. by_rule: dropped by a rule. kept: and by no rule's exception."""
+    """Some decided records of one shard. by_rule: dropped by a rule, and by nothing else. kept: and by no rule's
+    exception."""
 
     scored: Scored
     source: NDArray[np.int32]
@@ -166,7 +169,20 @@ def _pieces(corpus: CorpusVersion, rules: Rules) -> Iterator[_Piece]:
         name, row = corpus.shard_names[number], here["row"]
         scores = rules.read(corpus.workspace, name).take(pa.array(row)).combine_chunks()
         tokens = _tokens(corpus.workspace.tokens(corpus.rendering, name), row) * here["times"]
-        yield _Piece(Scored(scores), here["source"], tokens, here["state"] == _KEPT, here["state"] == _BY_RULE)
+        by_rule = (here["state"] == _BY_RULE) & ~np.isin(row, _held(corpus, name))
+        yield _Piece(Scored(scores), here["source"], tokens, here["state"] == _KEPT, by_rule)
+
+
+def _held(corpus: CorpusVersion, shard: str) -> NDArray[np.int64]:
+    """The rows of a shard that go even where no rule drops them: the reasons that come after the rules."""
+    stages, workspace = corpus.manifest["stages"], corpus.workspace
+    found = [encode.refused(workspace, Rendering.from_json(corpus.manifest["rendering"]), shard)[0]]
+    if dropped := stages.get("privacy", {}).get("dropped"):
+        counts = protect.counts(workspace, shard)
+        found += [np.flatnonzero(counts[kind].to_numpy()) for kind in dropped]
+    if "evaluation" in stages:
+        found.append(decontaminate.hits(workspace, stages["evaluation"]["files"], shard)["row"].to_numpy())
+    return np.concatenate(found)
 
 
 _KEPT, _BY_RULE, _OTHERWISE = 0, 1, 2
