@@ -30,6 +30,7 @@ import orjson
 
 from prepare_scale import Memory, Stages, processor_seconds
 from sheaf import recipe_file
+from sheaf.corpus.version import CorpusVersion
 from sheaf.prepare.pipeline import prepare
 
 PACKAGES = ("datatrove==0.10.1", "spacy", "xxhash<4", "orjson", "tokenizers", "nltk", "regex", "fasteners")
@@ -76,6 +77,7 @@ def main():
     for name, (pipeline, tasks) in stages.items():
         started = time.perf_counter()
         LocalPipelineExecutor(pipeline=pipeline, tasks=tasks, workers=min(workers, tasks),
+                              start_method="fork", # waited for, so that their processor time is known
                               logging_dir=work + "/log_" + name, skip_completed=False).run()
         seconds[name] = time.perf_counter() - started
     print("SECONDS " + json.dumps(seconds), flush=True)
@@ -158,7 +160,9 @@ def main() -> None:
         reading = stages.seconds["list"] + stages.seconds["read"]
         print(f"ours: {ours:.2f} s, {size / ours:.2f} MB/s with reading; {size / (ours - reading):.2f} MB/s without; "
               f"peak {memory.peak / 1e6:.0f} MB; {shown}; records {done['records']}")  # fmt: skip
-        print(f"exact copies: {exact} written, {done['records']['duplicate']} found")  # more: equal once normalised
+        # Those whose record goes as a near duplicate are counted there. More are found: equal once normalised.
+        distinct = CorpusVersion.open(root / "second").decisions().num_rows
+        print(f"exact copies: {exact} written, {done['records']['read'] - distinct} found")
         (root / "theirs.py").write_text(THEIRS)
         command = [python, str(root / "theirs.py"), str(root / "lines"), str(tokenizer), str(root / "work")]
         used = processor_seconds()
