@@ -112,8 +112,7 @@ def _chosen(search: Search, best: Trial, wide: Recipe, corpus: CorpusVersion) ->
         raise AssertionError("a model that was narrowed is one of ours")
     recipe = search.recipe.filled(values)
     optimizer, _ = choose(recipe.train.optimizer, start_of(wide))
-    tied, sizes = config.tie_word_embeddings, {"narrow": search.width, "wide": config.hidden_size}
-    carried = transferred(recipe, optimizer, tied=tied, rate=float(values[RATE]), **sizes)
+    carried = transferred(recipe, optimizer, config, width=search.width, rate=float(values[RATE]))
     return values | carried, {"from": search.width, "to": config.hidden_size, "optimizer": optimizer}
 
 

@@ -71,8 +71,8 @@ def tune(
     """Search, or go on with the search of the same recipe, and return what `sheaf tune --json` prints (`result.told`).
     out: where to write the whole recipe with what was found.
 
-    Raises Interrupted after a signal; what is done is kept, and the same call goes on. Raises TrainingFailed if no trial
-    could be measured.
+    Raises Interrupted after a signal; what is done is kept, and the same call goes on. Raises TrainingFailed if no
+    trial could be measured.
     """
     ends = None if limits.hours is None else time.monotonic() + 3600 * limits.hours
     search = search_of(recipe, on=on, tokens=tokens, width=width)

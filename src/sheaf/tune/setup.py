@@ -10,7 +10,7 @@ from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import RecipeError, UsageError
 from sheaf.files import digest_json
 from sheaf.recipe import Budget, Recipe, Train
-from sheaf.recipe_file import OpenRecipe
+from sheaf.recipe_file import OpenRecipe, parse_tokens
 from sheaf.recipe_marks import Mark
 from sheaf.recipe_yaml import KeyPath
 from sheaf.train.optimizer import choose, default_rate
@@ -100,6 +100,8 @@ def search_of(
                 f"'{mark.name}' cannot be tuned", where=recipe.tree.place(mark.path), why=why, fix="write one value"
             )
     found = Search(recipe, usual, Space(recipe.marks), tuple(on) or None, tokens, width)
+    if tokens is not None:
+        parse_tokens(tokens)
     _check_budget(found)
     if found.touches(("mixture",)) and not on:
         raise UsageError(

@@ -16,12 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, create_trial
-
+from sheaf.errors import MissingExtra
 from sheaf.recipe_marks import Mark
 from sheaf.recipe_yaml import KeyPath
+
+try:
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.trial import FrozenTrial, create_trial
+except ImportError as error:
+    raise MissingExtra("tune", "`sheaf tune`") from error
 
 DRAWN_FIRST = 8  # trials before the model of the past says anything
 ATTEMPTS = 100  # draws for a combination that was not tried yet

@@ -1,8 +1,8 @@
 """The trials of a search and what came of them: optuna's study, in a SQLite file of the workspace.
 
-    tune/<name>-<digest>/   study.db       of each trial its values, the held-out loss at each rung, its run, why it failed
-                            judges/        what all are measured on: a recipe and a version of the corpus
-                            .lock          held by the process that searches
+    tune/<name>-<digest>/  study.db   of each trial its values, the held-out loss at each rung, its run, why it failed
+                           judges/    what all are measured on: a recipe and a version of the corpus
+                           .lock      held by the process that searches
 
 The digest is of all that decides a trial: the recipe, the open places, the seed. So the same command finds its search
 again. SQLite commits each word, so a process that is killed has lost none.

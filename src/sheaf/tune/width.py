@@ -1,19 +1,20 @@
 """A narrow model in place of a wide one, and the wide one's learning rate from the narrow one's best.
 
 What the rule says follows from how weights start (`model/init.py`) and how they are updated. A matrix in the layers
-starts at N(0, 1/width) and takes vectors whose entries are about 1, so a layer's output changes as much at every width if
-the update's effect on such a vector does (Yang et al. 2022, Tensor Programs V, table 8; per layer for this "standard"
-start: Everett et al. 2024, arXiv 2407.05872, table 1):
+starts at N(0, 1/width) and takes vectors whose entries are about 1. A layer's output changes as much at every width if
+the update's effect on such a vector does (Yang et al. 2022, Tensor Programs V, table 8; layer by layer for this
+"standard" start: Everett et al. 2024, arXiv 2407.05872, table 1):
 
-    AdamW's update has entries of about 1, which all push the same way: its effect grows as the width     → rate ∝ 1/width
-    Muon's has singular values of 0.2·√width (train/muon.py), so its effect grows as √width              → rate ∝ 1/√width
-    the head, which AdamW updates, is a matrix that takes such vectors                                    → rate ∝ 1/width
-    embedding, norms and biases are added or multiplied entry by entry                                    → rate as it is
-    an embedding that is the head too has to be as slow as the head                                       → rate ∝ 1/width
+    AdamW's update has entries of about 1 that all push the same way: its effect grows as the width  → rate ∝ 1/width
+    Muon's has singular values of 0.2·√width (train/muon.py): its effect grows as √width             → rate ∝ 1/√width
+    the head, which AdamW updates, is a matrix that takes such vectors                               → rate ∝ 1/width
+    embedding, norms and biases are added or multiplied entry by entry                               → rate as it is
+    an embedding that is the head too has to be as slow as the head                                  → rate ∝ 1/width
 
-Decay is rate times weight_decay a step and has to be as strong at every width, so weight_decay grows as the rate of the
-layers shrinks (Wang and Aitchison 2024, arXiv 2405.13698). All of it is said in a recipe's own words: `learning_rate` is
-that of the layers, `rates` the others' factors on it. Depth, batch and steps stay as they are: no rule is applied to them.
+Decay is rate times weight_decay a step and has to be as strong at every width, so weight_decay grows as the rate of
+the layers shrinks (Wang and Aitchison 2024, arXiv 2405.13698). All of it is said in a recipe's own words:
+`learning_rate` is that of the layers, `rates` are the others' factors on it. Depth, batch and steps stay as they are:
+no rule is applied to them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sheaf.recipe import ModelSpec, Recipe
 from sheaf.recipe_yaml import KeyPath
 from sheaf.train.optimizer import Kind
 
-HEAD, EMBEDDING, ENTRYWISE = "lm_head*", "*embed_tokens*", ("*norm*", "*bias")
+HEAD, EMBEDDING, NORMS, BIASES = "lm_head*", "*embed_tokens*", "*norm*", "*bias"
 LAYERS: dict[Kind, float] = {"adamw": 1.0, "schedule-free": 1.0, "muon": 0.5}
 
 
@@ -51,18 +52,16 @@ def narrowed(spec: ModelSpec, wide: ModelConfig, width: int) -> ModelSpec:
     return spec.model_copy(update={**changed, "layers": wide.num_hidden_layers})
 
 
-def transferred(
-    recipe: Recipe, optimizer: Kind, *, tied: bool, narrow: int, wide: int, rate: float
-) -> dict[KeyPath, Any]:
-    """What the wide model's recipe says, from the narrow one's best rate. Raises RecipeError if it has `rates` of its
-    own."""
+def transferred(recipe: Recipe, optimizer: Kind, wide: ModelConfig, *, width: int, rate: float) -> dict[KeyPath, Any]:
+    """What the wide model's recipe says, from the best rate of one of that width. Raises RecipeError if it has `rates`
+    of its own."""
     if recipe.train.rates:
         why = "the rule for another width is written there"
         raise RecipeError("train.rates and --width do not go together", why=why, fix="leave one of them out")
-    factor = narrow / wide
+    factor = width / wide.hidden_size
     layers = factor ** LAYERS[optimizer]
-    rates = {pattern: 1 / layers for pattern in ENTRYWISE}
-    if tied:
+    rates = {NORMS: 1 / layers} | ({BIASES: 1 / layers} if wide.attention_bias else {})
+    if wide.tie_word_embeddings:
         rates[EMBEDDING] = factor / layers
     else:
         rates |= {EMBEDDING: 1 / layers, HEAD: factor / layers}
