@@ -20,7 +20,7 @@ import sheaf
 from sheaf.console import Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import Interrupted, RecipeError, TrainingFailed, UsageError
-from sheaf.recipe_file import load, load_open
+from sheaf.recipe_file import load
 from sheaf.train import journal
 from sheaf.train.run import Run
 
@@ -192,11 +192,12 @@ def test_a_search_without_marks_says_what_it_searches(recipe: Path) -> None:
         (["train.budget={hours: 1}", RATES], "give --tokens"),
         (["train.batch_tokens={tune: [256, 512]}"], "as many steps of a larger batch see more tokens"),
         (["train.held_out={tune: [0.1, 0.2]}"], "the held-out records judge all trials"),
+        (["train.rates={lm_head*: 2}", "width"], "train.rates and --width do not go together"),
         (["train.budget={tune: [{steps: 1}, {steps: 2}]}"], "equal budgets"),
     ],
 )
 def test_what_would_not_be_a_fair_comparison_is_refused(recipe: Path, words: list[str], said: str) -> None:
+    width = 16 if words[-1] == "width" else None
     with pytest.raises(RecipeError) as raised:
-        sheaf.tune(recipe, words)
+        sheaf.tune(recipe, [word for word in words if "=" in word], width=width)
     assert said in str(raised.value)
-    assert load_open(recipe, words)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sheaf.errors import RecipeError, UsageError
+from sheaf.errors import UsageError
 from sheaf.model.config import ModelConfig, of_preset
 from sheaf.model.decoder import Decoder
 from sheaf.model.init import initialise
@@ -131,6 +131,3 @@ def test_the_rule_is_said_in_the_recipes_own_words() -> None:
     assert said["learning_rate"] == 0.02  # ∝ 1/√width
     assert said["rates"] == {"*norm*": 2.0, "*embed_tokens*": 2.0, "lm_head*": 0.5}
     assert said["weight_decay"] == 0.2
-    own = recipe.model_copy(update={"train": recipe.train.model_copy(update={"rates": {"lm_head*": 2.0}})})
-    with pytest.raises(RecipeError, match="do not go together"):
-        transferred(own, "muon", config_of(recipe), width=NARROW, rate=0.04)

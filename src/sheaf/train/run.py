@@ -80,7 +80,7 @@ class Run:
     @property
     def until(self) -> int | None:
         """The step after which to stop with a checkpoint, short of the end; None: train to the end."""
-        return self.record["until"]
+        return self.record.get("until")
 
     @property
     def avoided(self) -> list[int]:

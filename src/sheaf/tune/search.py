@@ -235,7 +235,8 @@ class _Work:
             self._failed(number, TrainingFailed(f"its {self.search.measure} is {value}"))
             return
         self.study.measured(number, rung, value)
-        self.console.note(f"trial {number}: {value:.4f} after {figures['step']:,} steps ({rung}%)  {trial.params}")
+        took = ", ".join(f"{name}={said}" for name, said in trial.params.items())
+        self.console.note(f"trial {number}: {value:.4f} after {figures['step']:,} steps ({rung}%); {took}")
 
     def _failed(self, number: int, error: SheafError) -> None:
         reason = ": ".join(part for part in (error.what, error.why) if part)

@@ -109,6 +109,9 @@ def search_of(
             why="by the loss on all sources, more of a source helps on that source itself, noise not excepted",
             fix=f"name the sources whose held-out records are to judge: --on {names[0]}",
         )
+    if width is not None and usual.train.rates:
+        why = "the rule for another width is written there"
+        raise RecipeError("train.rates and --width do not go together", why=why, fix="leave one of them out")
     if width is not None and recipe.marks and not found.touches(RATE):
         raise UsageError(
             "a narrow model is tried for its learning rate, which is not searched",

@@ -105,4 +105,7 @@ def _label(value: Any) -> Any:
 
 
 def _value(mark: Mark, label: Any) -> Any:
+    """Of a range four digits: nobody wants to copy seventeen."""
+    if isinstance(label, float) and not mark.choices:
+        return min(max(float(f"{label:.4g}"), mark.low), mark.high)
     return next((value for value in mark.choices if _label(value) == label), label)

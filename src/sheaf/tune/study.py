@@ -72,7 +72,10 @@ class Study:
         params = self.space.propose(self._frozen(), whole=whole, seed=self.seed)
         if params is None:
             return None
-        self._study.enqueue_trial(params, user_attrs={BRACKET: bracket})
+        if not self._study.get_trials(
+            deepcopy=False, states=(TrialState.WAITING,)
+        ):  # of a process that was killed here
+            self._study.enqueue_trial(params, user_attrs={BRACKET: bracket})
         number = self._study.ask(self.space.distributions).number
         return self.trials()[number]
 

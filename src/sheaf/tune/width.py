@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sheaf.errors import RecipeError, UsageError
+from sheaf.errors import UsageError
 from sheaf.model.config import ModelConfig
 from sheaf.recipe import ModelSpec, Recipe
 from sheaf.recipe_yaml import KeyPath
@@ -53,11 +53,7 @@ def narrowed(spec: ModelSpec, wide: ModelConfig, width: int) -> ModelSpec:
 
 
 def transferred(recipe: Recipe, optimizer: Kind, wide: ModelConfig, *, width: int, rate: float) -> dict[KeyPath, Any]:
-    """What the wide model's recipe says, from the best rate of one of that width. Raises RecipeError if it has `rates`
-    of its own."""
-    if recipe.train.rates:
-        why = "the rule for another width is written there"
-        raise RecipeError("train.rates and --width do not go together", why=why, fix="leave one of them out")
+    """What the wide model's recipe says, from the best rate of one of that width; it has no `rates` of its own."""
     factor = width / wide.hidden_size
     layers = factor ** LAYERS[optimizer]
     rates = {NORMS: 1 / layers} | ({BIASES: 1 / layers} if wide.attention_bias else {})
