@@ -66,7 +66,7 @@ def trained(width: int, optimizer: Kind, tied: bool, said: dict[str, Any], steps
         optimiser.step(said["learning_rate"] * (1 - step / steps))
         losses.append(loss.item())
     last = losses[-max(1, steps // 4) :]
-    return model, sum(last) / len(last)
+    return model, sum(last) / max(1, len(last))
 
 
 def logits(model: Decoder, ids: Tensor) -> Tensor:
