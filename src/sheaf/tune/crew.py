@@ -24,7 +24,7 @@ from sheaf.parallel.forker import Forker
 from sheaf.processes import StopSignals
 
 MODULE = "sheaf.tune.trial"
-IMPORTS = ("sheaf.train.launch", "sheaf.train.evaluate", "torch._inductor")
+IMPORTS = ("sheaf.train.launch", "sheaf.train.evaluate")
 ATTEMPTS = 3
 POLL_SECONDS = 0.05
 STOP_SECONDS = 600.0  # a trial that is asked to stop finishes its step and writes a checkpoint
