@@ -63,7 +63,7 @@ def recipe(tmp_path: Path) -> Path:
     words = "the sheaf gathers scattered data from many places and every origin is known".split(" ")  # noqa: SIM905
     for source in ("text", "noise"):
         (tmp_path / source).mkdir()
-        for n in range(40):
+        for n in range(24):
             start = rng.randrange(len(words))
             said = f"{n} " + " ".join(words[(start + k) % len(words)] for k in range(60))
             drawn = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=len(said)))
@@ -154,7 +154,7 @@ def test_a_threshold_selects_anew_and_all_trials_are_judged_on_the_same_records(
     workspace = recipe.parent / "workspace"
     runs = [Run.open(Path(one["run"])) for one in data["trials"]]
     sizes = [len(run.corpus().documents) for run in runs]
-    assert sizes[0] == 80 and sizes[1] < 60
+    assert sizes[0] == 48 and sizes[1] < 36
     judges = list(Path(data["study"]).glob("judges/*.json"))
     assert len(judges) == 1
     assert CorpusVersion.open(workspace).digest == runs[data["best"]["trial"]].corpus().digest

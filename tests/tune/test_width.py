@@ -77,9 +77,9 @@ def logits(model: Decoder, ids: Tensor) -> Tensor:
 def moved(width: int, optimizer: Kind, tied: bool, rule: bool) -> float:
     """How far the logits of a batch are moved by the first steps: root of the mean square."""
     said, ids = settings_at(width, optimizer, tied, CENTRE[optimizer] / 8, rule), batch(99)[:, :-1]
+    start, after = (trained(width, optimizer, tied, said, steps)[0] for steps in (0, 3))
     with torch.no_grad():
-        start = logits(trained(width, optimizer, tied, said, 0)[0], ids)
-        return (logits(trained(width, optimizer, tied, said, 3)[0], ids) - start).square().mean().sqrt().item()
+        return (logits(after, ids) - logits(start, ids)).square().mean().sqrt().item()
 
 
 @functools.cache
