@@ -97,8 +97,10 @@ def best(width: int, optimizer: Kind, tied: bool, rule: bool) -> int:
 def test_the_first_steps_move_a_wide_model_as_far_as_a_narrow_one(optimizer: Kind, tied: bool) -> None:
     narrow = moved(NARROW, optimizer, tied, rule=True)
     ruled, same = (moved(4 * NARROW, optimizer, tied, rule) / narrow for rule in (True, False))
-    assert 0.6 < ruled < 1.7
-    assert same > 1.5 * ruled
+    # An own head starts at N(0, 0.02²) at every width, so what moves before it counts √width times as much; no rate
+    # changes that. A tied one is as slow as it has to be.
+    assert 0.6 < ruled < (1.4 if tied else 2.1)
+    assert same > (1.8 if tied else 1.2) * ruled
 
 
 @pytest.mark.soak
