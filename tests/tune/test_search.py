@@ -89,7 +89,7 @@ def stop_after(recipe: Path, runs: int) -> threading.Thread:
 
     def watch() -> None:
         while sum(bool(path.stat().st_size) for path in journals(recipe)) < runs:
-            time.sleep(0.01)
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=watch)
@@ -108,7 +108,7 @@ def test_a_search_that_is_stopped_and_killed_goes_on_to_what_an_undisturbed_run_
     process = subprocess.Popen(words, cwd=recipe.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while sum(bool(path.stat().st_size) for path in journals(recipe)) < 3:
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
-        time.sleep(0.01)
+        time.sleep(0.05)
     process.kill()  # whatever it is doing, with two trials under way
     process.wait()
 

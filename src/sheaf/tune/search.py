@@ -45,7 +45,7 @@ USUAL_TRIALS = 8  # of an open search, where the command does not say how many
 LARGEST_GRID = 16  # so many combinations are all tried unless the command says how many trials there are
 USUAL_JOBS = 4  # at most, unless the command says so: each has a model in memory
 # What says something about a trial's values and nothing about this machine or the other trials.
-OF_VALUES = (TrainingFailed, OutOfMemory, RecipeError, UsageError, DataRefused)
+OF_VALUES = (TrainingFailed, OutOfMemory, RecipeError, DataRefused)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class _Work:
         """What a trial's process is to do; None if the trial cannot be made, which is noted."""
         try:
             run, judge = self._run_of(trial)
-        except OF_VALUES as error:
+        except (*OF_VALUES, UsageError) as error:  # a shape or a layout that cannot be
             self._failed(trial.number, error)
             return None
         steps = Run.open(run).settings.steps or 0
