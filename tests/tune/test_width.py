@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +24,15 @@ from sheaf.tune.width import narrowed, transferred
 NARROW, VOCABULARY, LENGTH, ROWS, STEPS = 32, 64, 32, 8, 40
 GRID = [2.0**k for k in range(-3, 4)]
 CENTRE: dict[Kind, float] = {"adamw": 2e-2, "muon": 4e-2}  # about what suits the narrow one
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices as small as these are slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def recipe_of(width: int, tied: bool) -> Recipe:
