@@ -122,7 +122,7 @@ def test_the_best_rate_of_a_narrow_model_is_the_best_at_two_larger_widths_within
     found = [best(width, optimizer, tied, rule=True) for width in (NARROW, 2 * NARROW, 4 * NARROW)]
     assert max(found) - min(found) <= 1
     assert 0 < found[0] < len(GRID) - 1  # inside the grid, or nothing would be shown
-    if optimizer == "adamw":  # Muon's shift over this range is one step
+    if optimizer == "adamw" or tied:  # by theory Muon's shift, with a head of its own, is a step or two
         assert found[0] - best(4 * NARROW, optimizer, tied, rule=False) >= 2
 
 
