@@ -20,6 +20,7 @@ VERBS = [
     "init",
     "prepare",
     "train",
+    "tune",
     "resume",
     "evaluate",
     "generate",

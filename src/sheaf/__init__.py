@@ -14,7 +14,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sheaf.api import Corpus, Run, load, open_run, prepare, register_scorer, resume, scan, trace, train, verify
+    from sheaf.api import (
+        Corpus,
+        Run,
+        load,
+        open_run,
+        prepare,
+        register_scorer,
+        resume,
+        scan,
+        trace,
+        train,
+        tune,
+        verify,
+    )
     from sheaf.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -32,6 +45,7 @@ __all__ = [
     "scan",
     "trace",
     "train",
+    "tune",
     "verify",
 ]
 
@@ -41,7 +55,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'sheaf' has no attribute '{name}'")
     import importlib
 
-    if name in ("prepare", "scan", "train"):  # rooms that can be called: see rooms.py
+    if name in ("prepare", "scan", "train", "tune"):  # rooms that can be called: see rooms.py
         return importlib.import_module(f"sheaf.{name}")
     return getattr(importlib.import_module("sheaf.recipe" if name == "Recipe" else "sheaf.api"), name)
 

@@ -206,6 +206,44 @@ def verify(
     }
 
 
+def tune(
+    recipe: Recipe | str | Path = "sheaf.yaml",
+    overrides: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    hours: float | None = None,
+    jobs: int | None = None,
+    on: Sequence[str] = (),
+    tokens: str | int | None = None,
+    width: int | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Json:
+    """Search for what a recipe marks with `{tune: …}`, or for learning rate, weight decay and tokens of a batch; go on
+    with a search that was stopped. Returns what `sheaf tune --json` prints.
+
+    trials: in all; hours: of this call; jobs: trials at a time. on: sources whose held-out records judge. tokens: of a
+    whole trial, in place of the recipe's budget. width: try a model of this hidden size, and carry its learning rate
+    over to the recipe's. out: write the recipe with what was found there.
+    """
+    from sheaf.recipe_file import OpenRecipe, load_open
+    from sheaf.recipe_yaml import Tree
+    from sheaf.tune.search import Limits
+    from sheaf.tune.search import tune as search
+
+    if isinstance(recipe, Recipe):
+        tree = Tree(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+        opened = OpenRecipe(tree, (), Path.cwd(), judge=_judge)
+    else:
+        opened = load_open(Path(recipe), list(overrides), _judge)
+    if out is not None:
+        _make_folder_of(out)
+    console, limits = console or Silent(), Limits(trials, hours, jobs)
+    with telling(console.note):
+        return search(opened, limits, on=on, tokens=tokens, width=width, out=out, workers=workers, console=console)
+
+
 def trace(run: Run | str | Path | None = None, *, step: int, sample: int | None = None) -> Json:
     """What a step was made of, down to source bytes: {"step", "samples": [{"sample", "documents": […]}]}."""
     return open_run(run).trace(step=step, sample=sample)

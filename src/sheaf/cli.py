@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from sheaf import cli_corpus  # its verbs are the application's by being imported
+from sheaf import cli_corpus, cli_tune  # their verbs are the application's by being imported
 from sheaf.cli_words import (
     DEFAULT,
     RECIPE,
@@ -43,7 +43,7 @@ from sheaf.console import printable
 from sheaf.errors import UsageError
 from sheaf.shell import Common, Outcome, command_line, run, write
 
-__all__ = ["app", "cli_corpus", "main"]
+__all__ = ["app", "cli_corpus", "cli_tune", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

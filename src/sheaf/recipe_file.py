@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sheaf import recipe_yaml
 from sheaf.errors import EnvironmentProblem, RecipeError
 from sheaf.recipe import TEMPLATES, Recipe, Secret, SourceSpec, TokenizerSpec
 from sheaf.recipe_errors import Problem, dotted, explain, keys_at, literal_secrets, nearest, refuse
+from sheaf.recipe_marks import Mark, marks_in, refusals, with_open_values, with_values
 from sheaf.recipe_yaml import KeyPath, Tree
 
 SCHEMA_FILE = Path(__file__).with_name("recipe.schema.json")
@@ -40,16 +42,43 @@ EITHER: dict[KeyPath, tuple[str, ...]] = {
 Judge = Callable[[Recipe], Iterable[tuple[KeyPath, RecipeError]]]
 
 
+@dataclass(frozen=True)
+class OpenRecipe:
+    """A recipe that may leave values open (`recipe_marks`). name: what errors call it."""
+
+    tree: Tree
+    marks: tuple[Mark, ...]
+    base: Path
+    name: str = "<recipe>"
+    judge: Judge | None = None
+
+    def filled(self, values: Mapping[KeyPath, Any] | None = None) -> Recipe:
+        """The recipe with these values, and what is usual in the other open places. Raises RecipeError."""
+        chosen = {mark.path: mark.usual for mark in self.marks} | dict(values or {})
+        tree = Tree(with_values(self.tree, chosen), self.tree.places)
+        return _validated(tree, [], self.base, self.name, self.judge)
+
+
 def load(path: Path, overrides: Sequence[str] = (), judge: Judge | None = None) -> Recipe:
     """Read a recipe file. overrides: "train.seed=8", "sources.wiki.uri=./x". judge: of a room that knows more than the
     keys; what it finds is told with file:line like the rest. Raises RecipeError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise _no_recipe(path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("the recipe cannot be read", where=str(path), why=str(error)) from None
-    return loads(text, path.absolute().parent, str(path), overrides, judge)
+    return loads(_text(path), path.absolute().parent, str(path), overrides, judge)
+
+
+def load_open(path: Path, overrides: Sequence[str] = (), judge: Judge | None = None) -> OpenRecipe:
+    """As `load`, for who puts values in the places that are left open. Every choice must be one that can be, with the
+    usual values of the others. Raises RecipeError."""
+    name = str(path)
+    tree, problems = _tree(_text(path), name, overrides)
+    marks, odd = marks_in(tree)
+    found = OpenRecipe(tree, tuple(marks), path.absolute().parent, name, judge)
+    if problems + odd:
+        refuse(problems + odd, name)
+    for mark in marks:
+        for value in mark.ends:
+            found.filled({mark.path: value})
+    found.filled()
+    return found
 
 
 def loads(
@@ -60,6 +89,25 @@ def loads(
     judge: Judge | None = None,
 ) -> Recipe:
     """Read a recipe from text. base: the folder that relative paths start at. name: what errors call the file."""
+    tree, problems = _tree(text, name, overrides)
+    marks, odd = marks_in(tree)
+    if odd:
+        refuse(problems + odd, name)
+    usual = Tree(with_values(tree, {mark.path: mark.usual for mark in marks}), tree.places)
+    return _validated(usual, problems + refusals(tree, marks), base, name, judge)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise _no_recipe(path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("the recipe cannot be read", where=str(path), why=str(error)) from None
+
+
+def _tree(text: str, name: str, overrides: Sequence[str]) -> tuple[Tree, list[Problem]]:
+    """What is written, with the overrides in it, and what is wrong with that as YAML."""
     tree = recipe_yaml.read(text, name)
     if not isinstance(tree.value, dict):
         raise RecipeError(
@@ -71,9 +119,14 @@ def loads(
     problems = [Problem(place, f"the key '{dotted(path)}' is given twice") for place, path in tree.twice]
     for override in overrides:
         problems += _override(tree, override)
+    return tree, problems
+
+
+def _validated(tree: Tree, problems: list[Problem], base: Path, name: str, judge: Judge | None) -> Recipe:
+    """The recipe that a tree without open places means."""
     secrets = literal_secrets(tree)
     told = {p.place for p in secrets}
-    problems += secrets + _disagreements(tree)
+    problems = problems + secrets + _disagreements(tree)
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(tree.value)
@@ -94,7 +147,7 @@ def dump(recipe: Recipe) -> str:
 def json_schema() -> dict[str, Any]:
     """JSON schema of a recipe file, for editors."""
     about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Sheaf recipe"}
-    return {**Recipe.model_json_schema(by_alias=True), **about}
+    return {**with_open_values(Recipe.model_json_schema(by_alias=True)), **about}
 
 
 def schema_text() -> str:

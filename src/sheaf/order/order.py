@@ -13,7 +13,7 @@ each in the order of its pack, the last step perhaps smaller than a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -149,6 +149,15 @@ class Order:
             return None
         total = self.mixture.total
         return -(-total // self.batch) if self.split == "held_out" else total // self.batch
+
+    def of_sources(self, names: Collection[str]) -> Order:
+        """A held-out order with these sources alone. Raises UsageError for another order, or a name that is none."""
+        if self.split != "held_out":
+            raise UsageError("an order of training is narrowed by its mixture, not by sources")
+        if odd := sorted(set(names) - set(self.source_names)):
+            raise UsageError(f"there is no source '{odd[0]}'", fix=f"sources: {', '.join(self.source_names)}")
+        taken_s = np.isin(self.source_names, list(names))
+        return replace(self, mixture=replace(self.mixture, share_s=np.where(taken_s, self.mixture.share_s, 0.0)))
 
     def steps_for(self, epochs: float) -> int:
         """Steps that draw `epochs` times as many samples as the mixture's sources hold, rounded up, within `steps`."""

@@ -80,15 +80,22 @@ def evaluate(
 def evaluate_run(run: Path, *, step: int | None = None) -> dict[str, Any]:
     """The whole held-out split with a run's newest (or the given) checkpoint, in this process."""
     opened = Run.open(run)
-    recipe, corpus, ranks = opened.recipe, opened.corpus(), alone()
-    order = order_of(recipe, corpus, "held_out")
-    with exact(threads_for(1)):
-        checkpoint, info = checkpoint_of(run, step)
-        size = opened.settings.micro_samples(order.sequence_length, 1)
+    corpus = opened.corpus()
+    return evaluate_on(opened, corpus, order_of(opened.recipe, corpus, "held_out"), step=step, threads=threads_for(1))
+
+
+def evaluate_on(
+    run: Run, corpus: CorpusVersion, order: Order, *, step: int | None, threads: int, tokens: int | None = None
+) -> dict[str, Any]:
+    """A run's checkpoint on a held-out order, of its own corpus or of another one in the same tokens, in this process.
+    tokens: as in `evaluate`."""
+    with exact(threads):
+        checkpoint, info = checkpoint_of(run.folder, step)
+        size = run.settings.micro_samples(order.sequence_length, 1)
         how = How(lora=checkpoint.lora)
-        config, dtype = checkpoint.config, DTYPES[recipe.train.precision]
-        spread = Spread(config, dtype, Mesh(ranks, Layout()), how, checkpoint.values())
-        figures = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=size)
+        config, dtype = checkpoint.config, DTYPES[run.recipe.train.precision]
+        spread = Spread(config, dtype, Mesh(alone(), Layout()), how, checkpoint.values())
+        figures = evaluate(spread, corpus, order, corpus.token_files(), micro_samples=size, tokens=tokens)
     return {**info, **figures}
 
 

@@ -99,6 +99,7 @@ def resume(
     nproc: int | None = None,
     layout: Layout | None = None,
     weights: Mapping[str, float] | None = None,
+    until: int | None = None,
     engine: str = "local",
     machines: Machines | None = None,
     console: Console,
@@ -106,7 +107,8 @@ def resume(
     """Go on with a run from its newest valid checkpoint, spread as it was, or over `nproc` ranks, or as `layout` says.
     engine, machines: as of `train`.
 
-    weights: of sources, from that checkpoint's step on. Raises UsageError if the run is finished or is being trained by
+    weights: of sources, from that checkpoint's step on. until: stop after that step, with a checkpoint to go on from,
+    and return {"run", "steps"}. Raises UsageError if the run is finished or is being trained by
     another process.
     """
     engines.check_name(engine)
@@ -131,6 +133,8 @@ def resume(
             opened = opened.updated(ranks=ranks, layout=chosen and chosen.model_dump())
         if weights:
             opened = _with_weights(opened, weights, console)
+        if opened.until != until:
+            opened = opened.updated(until=until)
         if engine == "local" and machines is None:
             return _go(opened, opened.ranks, console)
     return _elsewhere(opened, opened.ranks, machines, console)
@@ -178,7 +182,9 @@ def _elsewhere(run: Run, nproc: int, machines: Machines | None, console: Console
 
 def _finished(run: Run) -> dict[str, Any]:
     if run.result is None:
-        raise AssertionError("a run that ended well has a result")
+        if run.until is None:
+            raise AssertionError("a run that ended well has a result")
+        return {"run": str(run.folder), "steps": run.until}
     return run.updated(result={**run.result, **summary(run.folder)}).result or {}
 
 

@@ -78,6 +78,11 @@ class Run:
         return self.record["result"]
 
     @property
+    def until(self) -> int | None:
+        """The step after which to stop with a checkpoint, short of the end; None: train to the end."""
+        return self.record.get("until")
+
+    @property
     def avoided(self) -> list[int]:
         """Steps whose updates are left out (`train.spikes: rollback`)."""
         return self.record["avoided"]
@@ -120,6 +125,7 @@ def start_run(
         "settings": settings.to_json(),
         "ranks": ranks,
         "layout": layout and layout.model_dump(),
+        "until": None,
         "avoided": [],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "result": None,
@@ -151,8 +157,8 @@ def claim_folder(runs: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Hold the run. Raises UsageError if another process trains it now."""
+def locked(folder: Path, what: str = "is training this run") -> Generator[None]:
+    """Hold the run, or what else a folder holds. Raises UsageError if another process does so now: what it does."""
     with disk_errors(folder):
         fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -160,7 +166,7 @@ def locked(folder: Path) -> Generator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                "another process is training this run", where=str(folder), fix="wait for it, or stop it first"
+                f"another process {what}", where=str(folder), fix="wait for it, or stop it first"
             ) from error
         yield
     finally:

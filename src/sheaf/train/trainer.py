@@ -63,7 +63,7 @@ NOTES_A_RUN = 20
 
 
 def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
-    """Train a run to its end. Returns it with its result (on rank 0). Called by every rank.
+    """Train a run to its end, or to `run.until`. Returns it with its result (on rank 0). Called by every rank.
 
     Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written; TrainingFailed if the numbers went wrong;
     EnvironmentProblem if the disk is full; OutOfMemory. Whatever is raised, the run can be resumed.
@@ -129,16 +129,21 @@ class Trainer:
         if self.settings.steps is None:
             self._set_steps(self._steps_for_hours(self.train.budget.hours or 0.0))
         steps = self.settings.steps or 0
-        stage = self.console.stage("train", steps - self.done, "steps")
+        until = min(steps, self.run.until or steps)
+        stage = self.console.stage("train", max(0, until - self.done), "steps")
         pulse.begin(self.done)
         with stage as advance:
-            for batch, data_seconds in self._batches(steps):
+            for batch, data_seconds in self._batches(until):
                 line = self._step(batch, data_seconds, signals)
                 stop = line.pop("stop")
                 self._after_step(files, line, stop)
                 advance(1)
                 if stop and self.done < steps:
                     self._stop(files, signals)
+        if self.done < steps:  # as far as it was asked to go for now
+            pulse.end()
+            files.checkpoints.wait()
+            return
         if not self.ranks.from_first([self.evaluation is not None])[0]:  # rank 0 alone reads what was written
             with pulse.phase(Phase.EVALUATING):  # killed between the last checkpoint and the result
                 self._evaluate(files)
@@ -211,6 +216,7 @@ class Trainer:
 
     def _after_step(self, files: Files, line: dict[str, Any], stop: bool) -> None:
         last = self.done == self.settings.steps
+        stop = stop or self.done == self.run.until
         if files.steps is not None:
             files.steps.append(line)
         files.checkpoints.check()
