@@ -10,27 +10,21 @@ Use: python bench/auto_layout.py [--preset small] [--rounds 3]
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 import sheaf
-from sheaf.model.memory import keep_memory
+from sheaf.forecast.here import measured
 from sheaf.parallel.cost import step_seconds
 from sheaf.parallel.layout import Facts, describe, possible
-from sheaf.parallel.links import Link, Machine, measure
-from sheaf.parallel.ranks import join
 from sheaf.train import journal
 from sheaf.train.plan import plan_of
 from sheaf.train.run import Run
-from sheaf.train.setup import DTYPES, facts_of
+from sheaf.train.setup import facts_of
 
 STEPS, SKIPPED = 12, 4
 RECIPE = """
@@ -47,12 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rank", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.rank:
-        rows, width, kind = options.rank
-        rank(int(rows), int(width), DTYPES[kind])
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = folder / "sheaf.yaml"
@@ -60,7 +49,7 @@ def main() -> None:
         recipe.write_text(RECIPE.format(package=package, preset=options.preset, steps=STEPS))
         sheaf_command(folder, "prepare")
         facts = facts_here(sheaf_command(folder, "train", "--nproc", "2"))
-        machine = measured(facts)
+        machine = measured(facts, 2).machine
         layouts = possible(2, facts)
         taken: dict[str, list[float]] = {describe(one): [] for one in layouts}
         for _ in range(options.rounds):
@@ -68,7 +57,7 @@ def main() -> None:
                 run = sheaf_command(folder, "train", "--nproc", "2", f"train.layout={describe(one)}")
                 taken[describe(one)].append(seconds_of(run))
     print(
-        f"{machine.flops / 1e9:.0f} GFLOP/s a rank, {machine.host.bytes_per_second / 1e6:.0f} MB/s; load",
+        f"{machine.rates.layers / 1e9:.0f} GFLOP/s a rank, {machine.host.bytes_per_second / 1e6:.0f} MB/s; load",
         os.getloadavg()[0],
     )
     for one in layouts:
@@ -91,30 +80,6 @@ def seconds_of(run: Path) -> float:
 def facts_here(folder: Path) -> Facts:
     run = Run.open(folder)
     return facts_of(run.recipe, plan_of(run.recipe, run.corpus()), run.settings, 2)
-
-
-def measured(facts: Facts) -> Machine:
-    kind = next(name for name, dtype in DTYPES.items() if dtype.itemsize == facts.compute_bytes)
-    words = [sys.executable, __file__, "--rank", str(facts.micro_tokens), str(facts.config.hidden_size), kind]
-    ranks = [
-        subprocess.Popen(
-            words,
-            env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE,
-        )
-        for r in range(2)
-    ]  # fmt: skip
-    found = json.loads(ranks[0].communicate()[0])
-    ranks[1].communicate()
-    return Machine(found["flops"], Link(**found["host"]), Link(**found["hosts"]), found["host_ranks"])
-
-
-def rank(rows: int, width: int, dtype: torch.dtype) -> None:
-    torch.set_num_threads(1)
-    keep_memory()
-    with join() as ranks:
-        print(json.dumps(asdict(measure(ranks, rows, width, dtype))))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,52 @@ def prepare(
     return Corpus.open(recipe.workspace, result["corpus"])
 
 
+def plan(
+    recipe: Recipe | str | Path,
+    *,
+    nproc: int | None = None,
+    machine: str | None = None,
+    nodes: Sequence[int] = (),
+    price: float | None = None,
+    budget: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Json:
+    """Forecast what preparing and training will take, before anything runs: what `sheaf plan --json` prints.
+
+    nproc: ranks, by default as many as the recipe's layout has. machine: of published figures, such as "h100", instead
+    of measuring this one, and nodes: numbers of its hosts to compare. price: of an hour of one rank. budget: such as
+    "6 hours" or "100 EUR": which model, tokens and layout that is best spent on. Nothing is written.
+    """
+    from sheaf.forecast.plan import plan as room
+
+    recipe, console = load(recipe), console or Silent()
+    with telling(console.note):
+
+        def looked() -> Json:
+            from sheaf.scan.survey import scan as survey
+
+            return survey(recipe, workers=workers, console=console)
+
+        return room(
+            recipe,
+            nproc=nproc,
+            machine=machine,
+            nodes=nodes,
+            price=price,
+            budget=budget,
+            survey=looked,
+            console=console,
+        )
+
+
+def calibrate(recipe: Recipe | str | Path = "sheaf.yaml") -> Json:
+    """Let forecasts in this workspace learn from its finished runs: what `sheaf plan --calibrate` prints."""
+    from sheaf.forecast.calibrate import calibrate as room
+
+    return room(load(recipe))
+
+
 def train(
     recipe: Recipe | str | Path,
     *,
@@ -133,7 +179,8 @@ def train(
     workers: processes of the preparation. start_only: make the run and train nothing: torchrun starts its ranks,
     `nproc` of them in all, on many machines.
 
-    Raises TryAgain if items could not be had now: the corpus without them is made, and nothing is trained on it.
+    Raises TryAgain if items could not be had now: the corpus without them is made, and nothing is trained on it;
+    Doomed, with changes that would help, if the run could not be finished on this machine.
     """
     from sheaf.prepare.pipeline import refuse_deferred
     from sheaf.prepare.pipeline import summary as prepared
@@ -142,8 +189,31 @@ def train(
     recipe = load(recipe)
     corpus = prepare(recipe, workers=workers, engine=engine, console=console)
     refuse_deferred(prepared(corpus, read_now=0, seconds=0.0))
-    result = launch(recipe, corpus, nproc=nproc, start_only=start_only, engine=engine, console=console or Silent())
-    return Run(Path(result["run"]), None if start_only else result)
+    forecast = forecast_of(recipe, corpus.digest, nproc) if engine == "local" and not start_only else None
+    result = launch(
+        recipe,
+        corpus,
+        nproc=nproc,
+        start_only=start_only,
+        engine=engine,
+        forecast=forecast,
+        console=console or Silent(),
+    )
+    return Run(Path(result["run"]), None if start_only else with_facts(result))
+
+
+def forecast_of(recipe: Recipe, digest: str, nproc: int | None) -> Json | None:
+    """What a run will take that is about to start here. Raises Doomed (exit code 4) if it could not be finished."""
+    from sheaf.forecast.doomed import forecast_of_run
+
+    return forecast_of_run(recipe, CorpusVersion.open(recipe.workspace, digest), nproc)
+
+
+def with_facts(result: Json) -> Json:
+    """The result of a run, its forecast beside it."""
+    from sheaf.forecast.fact import against_fact
+
+    return {**result, "forecast": against_fact(Path(result["run"]))}
 
 
 def resume(

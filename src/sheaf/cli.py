@@ -2,7 +2,7 @@
 
 Data goes to stdout, messages and progress to stderr; `--json` on every verb. How a verb is run, its outcome printed
 and its errors told is in `shell.py`, what a person sees in `show.py`; the verbs about a corpus are in
-`cli_corpus.py`. Cost: `sheaf --help` loads neither pydantic nor
+`cli_corpus.py`, the forecast in `cli_plan.py`. Cost: `sheaf --help` loads neither pydantic nor
 torch; a verb loads what it needs when it runs.
 """
 
@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from sheaf import cli_corpus, cli_tune  # their verbs are the application's by being imported
+from sheaf.cli_plan import plan
 from sheaf.cli_words import (
     DEFAULT,
     RECIPE,
@@ -43,7 +44,7 @@ from sheaf.console import printable
 from sheaf.errors import UsageError
 from sheaf.shell import Common, Outcome, command_line, run, write
 
-__all__ = ["app", "cli_corpus", "cli_tune", "main"]
+__all__ = ["app", "cli_corpus", "cli_tune", "main", "plan"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +136,7 @@ def train(
     common: Common = DEFAULT,
 ) -> Outcome:
     """Prepare what is not prepared yet, then train."""
-    from sheaf import show
+    from sheaf import api, show
     from sheaf.corpus.version import CorpusVersion
     from sheaf.prepare.pipeline import prepare as run_pipeline
     from sheaf.prepare.pipeline import refuse_deferred
@@ -155,15 +156,23 @@ def train(
     from sheaf.train.launch import train as launch
 
     corpus = CorpusVersion.open(loaded.workspace, prepared["corpus"])
+    elsewhere = start_only or machines is not None or engine != "local"  # its machines are not this one
     trained = launch(
-        loaded, corpus, nproc=nproc, start_only=start_only, engine=engine, machines=machines, console=console
+        loaded,
+        corpus,
+        nproc=nproc,
+        start_only=start_only,
+        engine=engine,
+        machines=machines,
+        forecast=None if elsewhere else api.forecast_of(loaded, corpus.digest, nproc),
+        console=console,
     )
     if start_only:
         following = command_line("torchrun …", *trained["worker"])
         return Outcome({**trained, "prepare": prepared}, show.started, following, strictly(strict, prepared))
     following = command_line("sheaf generate", trained["run"])
     code = 5 if strict and trained["replaced"] else strictly(strict, prepared)
-    return Outcome({**trained, "prepare": prepared}, show.trained, following, code)
+    return Outcome({**api.with_facts(trained), "prepare": prepared}, show.trained, following, code)
 
 
 @app.command

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter, validators
 
 from sheaf import __version__
+from sheaf.errors import UsageError
 from sheaf.shell import Common
 
 if TYPE_CHECKING:
@@ -78,3 +79,11 @@ def load_unjudged(recipe: str, words: Sequence[str]) -> Recipe:
     from sheaf import recipe_file
 
     return recipe_file.load(Path(recipe), list(words))
+
+
+def numbers(words: str, of: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers above 0."""
+    parts = [word.strip() for word in words.split(",") if word.strip()]
+    if any(not part.isdecimal() or int(part) < 1 for part in parts):
+        raise UsageError(f"these are no numbers above 0: {words}", where=of, fix=f"write them as in {of} 1,2,4")
+    return tuple(map(int, parts))

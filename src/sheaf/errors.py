@@ -103,3 +103,7 @@ class Interrupted(SheafError):
     """Ctrl-C or SIGTERM, after what was done has been made safe."""
 
     exit_code = 130
+
+
+class Doomed(EnvironmentProblem):
+    """A run that could not be finished here: too little memory or disk, data or hours. `fix` names what would fit."""

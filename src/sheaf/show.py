@@ -260,6 +260,10 @@ def trained(data: Json) -> Parts:
         "peak memory": size(data["peak_memory_bytes"] or 0),
         "checkpoint": data["checkpoint"],
     }
+    if step := (data.get("forecast") or {}).get("step_seconds"):
+        shown["a step"] = f"{step['fact']:.3g} s; the forecast was {step['forecast']:.3g} s"
+    if memory := (data.get("forecast") or {}).get("memory_bytes"):
+        shown["peak memory"] += f"; the forecast was {size(memory['forecast'])} of a rank"
     best = data.get("best")
     if best and best["step"] != data["steps"]:
         loss = _number(best["validation_loss"])

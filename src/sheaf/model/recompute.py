@@ -21,6 +21,8 @@ from sheaf.model.families import Model
 
 Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")
+# Time that a block takes longer, over its forward pass, as `bench/memory.py` measures it.
+COST: dict[Recompute, float] = {"none": 0.0, "selective": 0.6, "full": 0.9}
 
 
 def recompute_blocks(model: Model, modes: Sequence[Recompute]) -> None:

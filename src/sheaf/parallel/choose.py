@@ -53,7 +53,7 @@ def _measured(facts: Facts, machine: Machine) -> str:
         links = f"{_rate(machine.host)} inside a host of {machine.host_ranks}, {_rate(machine.hosts)} between hosts"
     state, room = _state(Layout(), facts), ROOM * facts.memory_bytes
     memory = f"weights, gradients and optimiser state {_gb(state)} a replica, room for {_gb(room)} a rank"
-    return f"measured: {machine.flops / 1e9:,.0f} GFLOP/s a rank, {links}; {memory}"
+    return f"measured: {machine.rates.layers / 1e9:,.0f} GFLOP/s a rank, {links}; {memory}"
 
 
 def _rate(link: Link) -> str:

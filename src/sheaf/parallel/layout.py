@@ -25,7 +25,8 @@ class Facts:
     """What a layout depends on. batch: samples of a global step. micro_tokens: of one forward pass of a rank.
     memory_bytes: of a rank. compute_bytes: of a number that it computes with. update_bytes: of one weight's update, if
     replicas share the work of computing it. learned: share of the weights that learn. adapters: whether these are
-    low-rank factors beside frozen ones."""
+    low-rank factors beside frozen ones. span: keys that a mean token sees (0: half the sequence). again: share of the
+    blocks' forward passes that is computed a second time. update_flops: of one update of all matrices, by Muon."""
 
     config: AnyConfig
     sequence_length: int
@@ -39,6 +40,9 @@ class Facts:
     learned: float = 1.0
     adapters: bool = False
     communication: Communication = EXACT
+    span: float = 0.0
+    again: float = 0.0
+    update_flops: float = 0.0
 
 
 def of_ranks(layout: Layout, ranks: int | None) -> Layout:
@@ -157,10 +161,11 @@ def describe(layout: Layout) -> str:
 
 def possible(ranks: int, facts: Facts, schedule: str = "1f1b") -> list[Layout]:
     """The layouts of so many ranks that can be."""
-    return [one for one in _all(ranks, schedule) if not any(problems(one, facts))]
+    return [one for one in all_layouts(ranks, schedule) if not any(problems(one, facts))]
 
 
-def _all(ranks: int, schedule: str) -> Iterator[Layout]:
+def all_layouts(ranks: int, schedule: str = "1f1b") -> Iterator[Layout]:
+    """Every way to factor so many ranks, whether a model can have it or not."""
     for degrees in _factors(ranks, len(AXES)):
         yield Layout.model_validate({**dict(zip(AXES, degrees, strict=True)), "schedule": schedule})
 

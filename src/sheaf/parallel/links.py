@@ -1,10 +1,9 @@
-"""How fast a run's ranks compute, and talk inside a host and between hosts: measured by themselves, before they train.
+"""How fast a run's ranks talk inside a host and between hosts: measured by themselves, before they train.
 
 A group's sum of n bytes over N ranks takes about latency + 2·(N−1)/N · n / rate, rate being what each rank sends while
-all send (ring all-reduce; Patarasuk and Yuan 2009). Two sizes give the two numbers. A rank computes with all others
-computing beside it, as in a run. Hosts are those of `Ranks.hosts`.
+all send (ring all-reduce; Patarasuk and Yuan 2009). Two sizes give the two numbers. Hosts are those of `Ranks.hosts`.
 
-Cost: about a second, or three sums of 1 MiB over the slowest link if that is more.
+Cost: less than a second, or three sums of 1 MiB over the slowest link if that is more.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import torch
 import torch.distributed as dist
 
 from sheaf.parallel.ranks import TIMEOUT, Ranks, peers
+from sheaf.parallel.rates import Rates
 
 SMALL_BYTES, LARGE_BYTES = 1 << 10, 1 << 20
 SMALL_TIMES, TIMES = 8, 3
-COMPUTE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,19 @@ class Link:
 
 @dataclass(frozen=True)
 class Machine:
-    """flops: of a rank, in matrix products as the model makes them. host, hosts: the links inside a host and between
-    hosts (the same where there is one host). host_ranks: on one host; 1 if hosts hold unequally many."""
+    """rates: of a rank. host, hosts: the links inside a host and between hosts (the same where there is one host);
+    hosts is the wire of a whole host. host_ranks: on one host; 1 if hosts hold unequally many."""
 
-    flops: float
+    rates: Rates
     host: Link
     hosts: Link
     host_ranks: int
 
 
-def measure(ranks: Ranks, rows: int, width: int, dtype: torch.dtype) -> Machine:
-    """The same on all ranks. rows, width: of a matrix product that is like the model's. Called by every rank."""
+def measure(ranks: Ranks, rates: Rates) -> Machine:
+    """The same on all ranks. rates: how fast they compute, which the same on all is too. Called by every rank."""
     hosts = ranks.hosts()
     number, places = hosts[ranks.rank], sorted(set(hosts))
-    flops = 1 / max(ranks.rows([[1 / _flops(ranks, rows, width, dtype)]], 1))[0]
     inside = _groups([[r for r in range(ranks.world) if hosts[r] == host] for host in places])
     between = _groups([[hosts.index(host) for host in places]])
     mine, first = inside[places.index(number)], between[0]
@@ -68,20 +66,8 @@ def measure(ranks: Ranks, rows: int, width: int, dtype: torch.dtype) -> Machine:
     blocks = hosts == sorted(hosts, key=hosts.index)  # neighbours have neighbouring numbers
     host_ranks = counts.pop() if len(counts) == 1 and blocks else 1
     if len(places) == 1:
-        return Machine(flops, host, host, ranks.world)
-    return Machine(flops, host if host_ranks > 1 else across, across, host_ranks)
-
-
-def _flops(ranks: Ranks, rows: int, width: int, dtype: torch.dtype) -> float:
-    a = torch.ones(rows, width, dtype=dtype, device=ranks.device)
-    b = torch.ones(width, width, dtype=dtype, device=ranks.device)
-    taken: list[float] = []
-    ranks.sum([0.0])  # all at once
-    while len(taken) < TIMES + 1 or sum(taken) < COMPUTE_SECONDS:
-        start = time.perf_counter()
-        (a.T @ (a @ b))[0, 0].item()  # the two kinds in a layer: by rows, and over them
-        taken.append(time.perf_counter() - start)
-    return 4 * rows * width * width / min(taken[1:])  # the first one finds its kernel; others may be disturbed
+        return Machine(rates, host, host, ranks.world)
+    return Machine(rates, host if host_ranks > 1 else across, across, host_ranks)
 
 
 def _groups(members: Sequence[Sequence[int]]) -> list[dist.ProcessGroup | None]:

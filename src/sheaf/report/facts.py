@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sheaf.console import size
 from sheaf.corpus.decided import KEPT
 from sheaf.corpus.ledger import sums
 from sheaf.corpus.version import CorpusVersion, read_rows
+from sheaf.forecast.fact import against_fact
 from sheaf.formats.reasons import explain
 from sheaf.prepare.examples import shown
 from sheaf.report.rules import RulesFacts, rules_facts
@@ -124,6 +127,16 @@ class BatchFacts:
 
 
 @dataclass(frozen=True)
+class ForecastFacts:
+    """What was told of a run before it began, beside what came of it, in words. ratio: fact over forecast."""
+
+    name: str
+    forecast: str
+    fact: str
+    ratio: float
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """steps, evaluations: lines of the journals. seconds: where the time went, by name; their sum is the time of the
     steps and of what stood between them. changes: first step and shares, where the weights of sources changed.
@@ -145,6 +158,7 @@ class RunFacts:
     result: dict[str, Any]
     versions: dict[str, str]
     team: TeamFacts | None = None
+    forecast: tuple[ForecastFacts, ...] = ()
 
 
 def corpus_facts(corpus: CorpusVersion) -> CorpusFacts:
@@ -190,7 +204,23 @@ def run_facts(run: Run, corpus: CorpusVersion) -> RunFacts:
         result=run.result or {},
         versions={**versions(), **run.record["versions"]},
         team=team_facts(steps),
+        forecast=_forecast(run.folder),
     )
+
+
+def _forecast(folder: Path) -> tuple[ForecastFacts, ...]:
+    found = against_fact(folder) or {}
+    return tuple(
+        ForecastFacts(name.replace("_", " ").removesuffix(" bytes"), *_written(name, told), told["ratio"])
+        for name, told in found.items()
+    )
+
+
+def _written(name: str, told: dict[str, float]) -> tuple[str, str]:
+    def write(value: float) -> str:
+        return size(value) if name.endswith("_bytes") else f"{value:.3g} s"
+
+    return write(told["forecast"]), write(told["fact"])
 
 
 def time_spent(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> dict[str, float]:

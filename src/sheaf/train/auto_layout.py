@@ -12,13 +12,14 @@ import torch
 
 from sheaf.console import Console
 from sheaf.parallel.choose import choose
-from sheaf.parallel.links import measure
 from sheaf.parallel.mesh import size_of
 from sheaf.parallel.pulse import Phase, pulse
 from sheaf.parallel.ranks import Ranks
 from sheaf.train.plan import plan_of
+from sheaf.train.probe import machine_here
 from sheaf.train.run import Run
-from sheaf.train.setup import DTYPES, facts_of
+from sheaf.train.settings import attention_span
+from sheaf.train.setup import DTYPES, facts_of, order_of
 
 
 def laid_out(run: Run, ranks: Ranks, console: Console) -> Run:
@@ -27,11 +28,13 @@ def laid_out(run: Run, ranks: Ranks, console: Console) -> Run:
     if run.recipe.train.layout != "auto" or (known is not None and size_of(known) == ranks.world):
         return run
     recipe = run.recipe
-    facts = facts_of(recipe, plan_of(recipe, run.corpus()), run.settings, ranks.world)
+    corpus = run.corpus()
+    span = attention_span(order_of(recipe, corpus, "train"))
+    facts = facts_of(recipe, plan_of(recipe, corpus), run.settings, ranks.world, span)
     facts = replace(facts, memory_bytes=-max(ranks.rows([[-facts.memory_bytes]], 1))[0])
     dtype: torch.dtype = DTYPES[recipe.train.precision]
     with pulse.phase(Phase.STARTING):
-        machine = measure(ranks, facts.micro_tokens, facts.config.hidden_size, dtype)
+        machine = machine_here(ranks, facts, dtype)
     layout, reasons = choose(ranks.world, facts, machine)
     for reason in reasons:
         console.note(reason)

@@ -12,7 +12,7 @@ Cost: some 0.3 s; several seconds the first time, for what torch imports.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -77,6 +77,10 @@ class Footprint:
         return ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
 
 
+# Blocks that have been traced in this process, by all that their tensors depend on: layouts have many in common.
+_HELD: dict[tuple[object, ...], Held] = {}
+
+
 class Rank:
     """One rank of a layout, on paper. Only for models of `model/decoder.py`."""
 
@@ -97,7 +101,6 @@ class Rank:
         self.stages = [self._stage(layers) for layers in layers_of(config, layout, self.at["pipeline"])]
         self.parameters = {name: p for stage in self.stages for name, p in stage.named_parameters()}
         self.blocks = [block for stage in self.stages for _, block in stage.model.held()]
-        self._held: dict[Recompute, Held] = {}
 
     def footprint(self, optimizer: Kind, modes: Sequence[Recompute]) -> Footprint:
         """modes: what each of the blocks here computes again, in their order."""
@@ -133,11 +136,21 @@ class Rank:
         return self.kept(modes) - here + max(here, peak)
 
     def held(self, mode: Recompute) -> Held:
-        if mode not in self._held:
-            shape, cut = self.shape, self.layout.tensor
-            positions = (shape.micro_samples, shape.sequence_length // self.layout.context)
-            self._held[mode] = held_by(self.blocks[0], self.config, mode, positions, cut, shape.dtype)
-        return self._held[mode]
+        shape, cut = self.shape, self.layout.tensor
+        positions = (shape.micro_samples, shape.sequence_length // self.layout.context)
+        learning = tuple((tuple(p.shape), p.requires_grad) for p in self.blocks[0].parameters())
+        key = (
+            repr(replace(self.config, num_hidden_layers=1)),
+            mode,
+            positions,
+            cut,
+            self.layout.context,
+            shape.dtype,
+            learning,
+        )
+        if key not in _HELD:
+            _HELD[key] = held_by(self.blocks[0], self.config, mode, positions, cut, shape.dtype)
+        return _HELD[key]
 
     @cached_property
     def in_flight(self) -> int:

@@ -14,7 +14,7 @@ from sheaf import engine as engines
 from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import OutOfMemory, UsageError
-from sheaf.files import folder_of, write_file
+from sheaf.files import folder_of, write_file, write_json
 from sheaf.model.config import ModelConfig
 from sheaf.model.memory import keep_memory, return_memory
 from sheaf.parallel.layout import ranks_of
@@ -44,10 +44,12 @@ def train(
     start_only: bool = False,
     engine: str = "local",
     machines: Machines | None = None,
+    forecast: dict[str, Any] | None = None,
     console: Console,
 ) -> dict[str, Any]:
     """Start a new run and train it to its end. nproc: ranks (None: as many as the layout has, or one). engine: "local",
     on this machine, or "ray". machines: on all of these, of which this one is the host; they say how many ranks.
+    forecast: of the run (`forecast/`), to be kept in its folder.
 
     start_only: make the run, train nothing, return {"run"} and the arguments that torchrun needs for its workers,
     "worker"; nproc is then the number of ranks on all machines.
@@ -80,6 +82,8 @@ def train(
     with locked(folder):
         write_file(folder / "recipe.yaml", dump(recipe).encode())
         run = start_run(folder, recipe, corpus, settings, ranks, layout, order.state(0))
+        if forecast is not None:
+            write_json(folder / "forecast.json", forecast)
         notes = NotesFile(folder, console)
         notes.note(f"run {folder}: {config.parameters():,} parameters, {ranks} {'rank' if ranks == 1 else 'ranks'}")
         if not held_out.steps:

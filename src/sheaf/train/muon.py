@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sheaf.model.config import ModelConfig
+
 A, B, C = 3.4445, -4.7750, 2.0315  # steepest at zero; singular values end in about [0.7, 1.2]
 ITERATIONS = 5
 MOMENTUM = 0.95
@@ -35,6 +37,20 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         polynomial = torch.addmm(gram, gram, gram, beta=B, alpha=C)
         x = torch.addmm(x, polynomial, x, beta=A)
     return x if wide else x.T
+
+
+def muon_flops(rows: int, columns: int) -> float:
+    """Of orthogonalising one matrix."""
+    m, n = sorted((rows, columns))
+    return 5.0 * (4 * m * m * n + 2 * m**3)
+
+
+def muon_flops_of(config: ModelConfig) -> float:
+    """Of orthogonalising all matrices in the layers once."""
+    d, wide = config.hidden_size, config.intermediate_size
+    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    shapes = [(q, d), (kv, d), (kv, d), (d, q), (wide, d), (wide, d), (d, wide)]
+    return config.num_hidden_layers * sum(muon_flops(*shape) for shape in shapes)
 
 
 @torch.no_grad()

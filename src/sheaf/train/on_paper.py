@@ -17,7 +17,7 @@ import torch
 from sheaf.console import size
 from sheaf.errors import UsageError
 from sheaf.model.config import ModelConfig
-from sheaf.model.recompute import Recompute
+from sheaf.model.recompute import COST, Recompute
 from sheaf.parallel.layout import describe
 from sheaf.recipe import Layout, Train
 from sheaf.train.footprint import Footprint, Rank, Shape
@@ -25,9 +25,6 @@ from sheaf.train.optimizer import Kind
 from sheaf.train.plan import ModelPlan
 from sheaf.train.settings import Settings
 from sheaf.train.setup import DTYPES
-
-# Time that a block takes longer, over its forward pass, as `bench/memory.py` measures it. Only the ratio counts.
-COST: dict[Recompute, float] = {"none": 0.0, "selective": 0.6, "full": 0.9}
 
 
 @dataclass(frozen=True)

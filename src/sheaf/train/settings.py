@@ -101,7 +101,7 @@ def decide(
         reasons.append(f"learning rate {rate:g}: {source}")
     compiled, why = False, "the model is of transformers' code, which is run as it is"
     if built_in:
-        compiled, why = _compile(train, order, flops_per_token, steps, ranks, gpu)
+        compiled, why = compiles(train, flops_per_token * order.batch * order.sequence_length, steps, ranks, gpu)
     elif train.compile == "on":
         raise RecipeError("this model is not compiled", where="train.compile: on", why=why, fix="set it to auto")
     reasons.append(f"compile {'on' if compiled else 'off'}: {why}")
@@ -194,9 +194,8 @@ def mean_tokens(order: Order, tokens: int) -> float:
     return found or float(order.pack.sample_valid.mean()) * order.batch  # long prompts: perhaps none is among them
 
 
-def _compile(
-    train: Train, order: Order, flops_per_token: float, steps: int | None, ranks: int, gpu: bool
-) -> tuple[bool, str]:
+def compiles(train: Train, step_flops: float, steps: int | None, ranks: int, gpu: bool) -> tuple[bool, str]:
+    """Whether a run of our decoder is compiled, and why."""
     if train.compile == "off":
         return False, "the recipe says so"
     if train.packing == "padded":
@@ -216,8 +215,7 @@ def _compile(
     if steps is None:
         seconds = 3600.0 * (train.budget.hours or 0.0)
     else:
-        flops = flops_per_token * steps * order.batch * order.sequence_length
-        seconds = flops / (GPU_FLOPS * ranks if gpu else CORE_FLOPS * available_cores())
+        seconds = step_flops * steps / (GPU_FLOPS * ranks if gpu else CORE_FLOPS * available_cores())
     saved = COMPILE_SAVES * seconds
     why = f"it would save about {saved:.0f} s of some {seconds:.0f} s and costs {COMPILE_SECONDS:.0f} s to compile"
     return saved > COMPILE_SECONDS, why

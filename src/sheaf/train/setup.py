@@ -14,10 +14,13 @@ from torch.utils import deterministic
 
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused, UsageError
+from sheaf.model.config import ModelConfig
+from sheaf.model.recompute import COST
 from sheaf.order.order import Order
 from sheaf.parallel.layout import Facts, check_layout, of_ranks, possible
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.curriculum import with_steps
+from sheaf.train.muon import muon_flops_of
 from sheaf.train.plan import ModelPlan, plan_of
 from sheaf.train.run import Run
 from sheaf.train.settings import Settings, batch_samples, seed_of
@@ -86,9 +89,9 @@ def placed_on(run: Run, ranks: int) -> Run | None:
     return None
 
 
-def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int) -> Facts:
-    """What the layout of so many ranks on this machine depends on."""
-    gpu = torch.cuda.is_available()
+def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int, span: float = 0.0) -> Facts:
+    """What the layout of so many ranks on this machine depends on. span: see `Facts`; it only decides about time."""
+    gpu, muon = torch.cuda.is_available(), settings.optimizer == "muon"
     memory = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().total / ranks
     return Facts(
         config=plan.config,
@@ -99,10 +102,13 @@ def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int) ->
         packing=recipe.train.packing,
         memory_bytes=memory,
         compute_bytes=DTYPES[recipe.train.precision].itemsize,
-        update_bytes=DTYPES[recipe.train.precision].itemsize if settings.optimizer == "muon" else 0,
+        update_bytes=DTYPES[recipe.train.precision].itemsize if muon else 0,
         learned=plan.learned,
         adapters=plan.lora is not None,
         communication=recipe.train.communication,
+        span=span,
+        again=COST[recipe.train.activation_checkpointing],
+        update_flops=muon_flops_of(plan.config) if muon and isinstance(plan.config, ModelConfig) else 0.0,
     )
 
 
