@@ -28,7 +28,7 @@ from sheaf.recipe_yaml import KeyPath, Tree
 SCHEMA_FILE = Path(__file__).with_name("recipe.schema.json")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
 SQLITE = "sqlite:///"
-UNITS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+UNITS = {"k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 OPTIONS_WITH_PATHS = ("known_hosts", "key_file")  # of sftp
 # Keys of which one only may be given: overriding one takes the others out.
 EITHER: dict[KeyPath, tuple[str, ...]] = {
@@ -179,12 +179,12 @@ def resolve_secret(secret: Secret) -> str:
 
 
 def parse_tokens(text: str | int) -> int:
-    """A number of tokens: 20000000, "20M", "1.5B" (k, M, B or G). Raises RecipeError for anything else."""
-    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?) ?([kKMBG]?)", str(text).strip())
+    """A number of tokens: 20000000, "20M", "1.5B", "1T" (k, M, B or G, T). Raises RecipeError for anything else."""
+    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?) ?([kKMBGT]?)", str(text).strip())
     count = Decimal(match[1].replace("_", "")) * UNITS.get(match[2].replace("K", "k"), 1) if match else Decimal(0)
     if count < 1 or count != int(count):
         raise RecipeError(
-            f"'{text}' is not a number of tokens", fix="write a number such as 20000000, 500k, 20M or 1.5B"
+            f"'{text}' is not a number of tokens", fix="write a number such as 20000000, 500k, 20M, 1.5B or 1T"
         )
     return int(count)
 

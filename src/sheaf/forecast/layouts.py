@@ -67,8 +67,10 @@ def fitting(subject: Subject, place: Place, most: int = LOOKED_AT) -> tuple[list
         if least > place.room:
             out.append(Row(row.layout, row.cost, None, f"{_needs(least, place)} for weights, gradients and optimiser"))
         elif len(good) < most:
-            if (least := least + kept_bytes(subject, row.layout)) > place.room:
-                out.append(Row(row.layout, row.cost, None, f"{_needs(least, place)} with activations, at least"))
+            kept = kept_bytes(subject, row.layout)
+            if least + kept > place.room:
+                reason = f"{_needs(least + kept, place)}; {size(kept)} are activations"
+                out.append(Row(row.layout, row.cost, None, reason))
                 continue
             looked = judged(subject, row.layout, facts, place)
             (out if looked.reason else good).append(looked)

@@ -20,8 +20,8 @@ TOLD = ("layout", "step_seconds", "seconds", "tokens_per_second", "memory_bytes"
 def scaling(
     subject_on: Callable[[int], Subject], known: Accelerator, counts: Sequence[int], price: float | None
 ) -> list[Json]:
-    """The best layout on each number of hosts. efficiency: tokens a second of a rank, over those on the fewest hosts
-    that do. pays: against the number before it."""
+    """The best layout on each number of hosts. efficiency: tokens a second of a rank, over the most that any number
+    has. pays: against the number before it."""
     return _paying([_of(count, subject_on, known, price) for count in sorted(set(counts))])
 
 
@@ -43,10 +43,10 @@ def _of(count: int, subject_on: Callable[[int], Subject], known: Accelerator, pr
 
 def _paying(found: list[Json]) -> list[Json]:
     able = [one for one in found if one["layout"] is not None]
+    most = max((one["tokens_per_second"]["value"] / one["ranks"] for one in able), default=1.0)
     for at, one in enumerate(able):
-        speed = one["tokens_per_second"]["value"]
-        first, before = able[0], able[max(0, at - 1)]
-        one["efficiency"] = speed / one["ranks"] / (first["tokens_per_second"]["value"] / first["ranks"])
+        speed, before = one["tokens_per_second"]["value"], able[max(0, at - 1)]
+        one["efficiency"] = speed / one["ranks"] / most
         gained = speed / before["tokens_per_second"]["value"] - 1
         one["pays"] = gained >= PAYS * (one["ranks"] / before["ranks"] - 1)
     return found
