@@ -32,7 +32,7 @@ demo: $(READY) ## real scattered data to a trained, traced model: about 8 minute
 	$(RUN) sheaf demo
 
 test: $(READY) ## the tests, without the long ones
-	$(RUN) pytest -m "not soak"
+	$(RUN) pytest -m "not soak" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 soak: $(READY) ## the long tests
 	$(RUN) pytest -m soak

@@ -57,7 +57,7 @@ def measured(facts: Facts, ranks: int, folder: Path | None = None) -> Measured:
         here = Path(name)
         spec = {"config": facts.config.to_hf(), **{field: getattr(facts, field) for field in FIELDS}}
         write_json(here / "spec.json", spec)
-        with forker("sheaf.forecast.probe_rank", ("sheaf.train.probe", "torch._inductor"), ranks) as starts:
+        with forker("sheaf.forecast.probe_rank", ("sheaf.train.probe",), ranks) as starts:
             ended = run_once(starts, [name], ranks, here)
         if ended != Ended():
             left = sorted(here.glob("failure-*.txt"))

@@ -48,7 +48,7 @@ TOLERANCE: dict[Precision, dict[str, float]] = {
 # Of a gradient that was summed in bf16, with all else in fp32: two roundings of 2⁻⁸ at most. A parameter's first update
 # divides a gradient by its own size, so what is near zero may turn its sign: 0.17 was seen.
 ROUNDED = {"loss": 1e-5, "gradient": 1e-2, "change": 0.5}
-IMPORTS = ("sheaf.train.learner", "sheaf.train.setup", "torch._inductor")  # what its ranks need
+IMPORTS = ("sheaf.train.learner", "sheaf.train.setup", "sheaf.parallel.shard")  # what its ranks need
 STEPS = 3
 SAMPLES = 8  # of a global batch, at least: enough for 4 ranks and two micro-batches
 
