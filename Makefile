@@ -31,8 +31,10 @@ $(READY): pyproject.toml
 demo: $(READY) ## real scattered data to a trained, traced model: about 8 minutes
 	$(RUN) sheaf demo
 
+# A file at a time on each core. Some tests measure time: what fails beside others is run once more, alone.
 test: $(READY) ## the tests, without the long ones
-	$(RUN) pytest -m "not soak" --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(RUN) pytest -m "not soak" --numprocesses logical --maxprocesses 4 --dist loadfile || \
+	{ test $$? = 1 && $(RUN) pytest -m "not soak" --last-failed --last-failed-no-failures none; }
 
 soak: $(READY) ## the long tests
 	$(RUN) pytest -m soak

@@ -61,7 +61,9 @@ def test_a_call_that_is_made_promptly_gives_what_it_gives_and_raises_what_it_rai
 
 
 LISTING = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
 from sheaf.recipe import SourceSpec
 from sheaf.sources.registry import open_source
 spec = SourceSpec.model_validate({source})

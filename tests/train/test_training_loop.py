@@ -100,7 +100,10 @@ def test_budgets_in_tokens_and_epochs_become_steps(tmp_path: Path) -> None:
     assert epochs["tokens"] == pytest.approx(0.1 * total, rel=0.3)
 
 
-def test_a_budget_of_hours_is_measured_before_the_first_step_and_written_down(tmp_path: Path) -> None:
+def test_a_budget_of_hours_is_measured_before_the_first_step_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two beside another test's wait for each other, five times as long
     corpus, console = make_corpus(tmp_path), Listening()
     result = train(make_recipe(tmp_path, budget={"hours": 5 / 3600}), corpus, console=console)
     settings = Run.open(Path(result["run"])).settings
