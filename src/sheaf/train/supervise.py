@@ -44,6 +44,8 @@ from sheaf.train.setup import placed_on
 from sheaf.train.stopped import interrupted
 
 RESTARTS, STACKS = "restarts.jsonl", "stuck.txt"
+# What ranks may need before their first step, imported once for all of them: a compiled run needs torch's compiler.
+IMPORTS = ("sheaf.train.trainer", "torch._inductor")
 LONGEST_PAUSE = 30.0
 STACKS_SHOWN = 3
 # Kinds of last words that a restart may cure; of some nobody knows which rank they were the fault of.
@@ -63,20 +65,13 @@ def supervise(run: Run, nproc: int, console: Console) -> Run:
     failed for a reason that restarts do not cure. Whatever is raised, the run can be resumed.
     """
     patience = Patience(run.recipe.train.restarts.stuck_after)
-    with forker("sheaf.train.worker", _imports(run), nproc) as ranks:
+    with forker("sheaf.train.worker", IMPORTS, nproc) as ranks:
 
         def start(slots: Sequence[int], signals: StopSignals, moved: Callable[[int], None]) -> Ended:
             words, folder = [str(run.folder)], run.folder
             return run_ranks(ranks, words, slots, folder, signals=signals, patience=patience, moved=moved)
 
         return supervised(run, nproc, console, start)
-
-
-def _imports(run: Run) -> tuple[str, ...]:
-    """What the ranks need, imported once for all of them."""
-    compiler = ("torch._inductor",) if run.settings.compile else ()
-    sharding = ("sheaf.parallel.shard",) if run.layout is not None and run.layout.shard > 1 else ()
-    return ("sheaf.train.trainer", *compiler, *sharding)
 
 
 def supervised(run: Run, nproc: int, console: Console, start: Start, where: str = "") -> Run:
