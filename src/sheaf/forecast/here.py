@@ -18,12 +18,14 @@ import orjson
 
 from sheaf.errors import EnvironmentProblem
 from sheaf.files import write_json
+from sheaf.forecast.run_time import DISK
 from sheaf.parallel.launch import Ended, forker, run_once
 from sheaf.parallel.layout import Facts
 from sheaf.parallel.links import Link, Machine
 from sheaf.parallel.rates import Rates
 
 ANSWER = "answer.json"
+TRIED_BYTES = 32 << 20  # written to a disk
 FIELDS = ("sequence_length", "batch", "micro_tokens", "compile", "packing", "memory_bytes", "compute_bytes", "span")
 
 
@@ -64,7 +66,7 @@ def measured(facts: Facts, ranks: int, folder: Path | None = None) -> Measured:
             why = left[0].read_text() if left else "they were stopped"
             raise EnvironmentProblem("the ranks that were to be measured did not end well", why=why)
         answer = orjson.loads((here / ANSWER).read_bytes())
-    disk = USUAL_DISK if folder is None else _disk(folder)
+    disk = DISK if folder is None else _disk(folder)
     seconds = time.monotonic() - begun
     start = answer["began"] - begun
     return Measured.from_json({**answer, "start_seconds": start, "seconds": seconds, "disk": disk})
@@ -76,13 +78,10 @@ def _link(data: dict[str, Any]) -> Link:
     return Link(math.inf if rate is None else rate, data["latency"])
 
 
-USUAL_DISK, DISK_BYTES = 1e9, 32 << 20
-
-
 def _disk(folder: Path) -> float:
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".plan-") as file:
         start = time.perf_counter()
-        file.write(bytes(DISK_BYTES))
+        file.write(bytes(TRIED_BYTES))
         file.flush()
         os.fsync(file.fileno())
-        return DISK_BYTES / (time.perf_counter() - start)
+        return TRIED_BYTES / (time.perf_counter() - start)

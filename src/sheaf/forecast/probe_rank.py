@@ -7,8 +7,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from sheaf.model.families import config_from_hf
 from sheaf.model.memory import keep_memory
 from sheaf.parallel.forker import LAUNCHER
 from sheaf.parallel.layout import Facts
-from sheaf.parallel.ranks import Ranks, alone, join, threads_for
+from sheaf.parallel.ranks import alone_or_joined, threads_for
 from sheaf.processes import die_with_parent, leave
 from sheaf.train.probe import machine_here
 from sheaf.train.setup import exact
@@ -36,7 +34,7 @@ def main(folder: Path) -> int:
     dtype = torch.bfloat16 if facts.compute_bytes == 2 else torch.float32
     keep_memory()
     try:
-        with exact(threads_for(int(os.environ["WORLD_SIZE"]))), _ranks() as ranks:
+        with exact(threads_for(int(os.environ["WORLD_SIZE"]))), alone_or_joined() as ranks:
             began = time.monotonic()  # the launcher's clock: of one kernel
             machine = machine_here(ranks, facts, dtype)
             if ranks.rank == 0:
@@ -48,15 +46,6 @@ def main(folder: Path) -> int:
         (folder / f"failure-{os.environ['RANK']}.txt").write_text(f"{type(error).__name__}: {error}")
         return 1
     return 0
-
-
-@contextmanager
-def _ranks() -> Generator[Ranks]:
-    if os.environ["WORLD_SIZE"] == "1":
-        yield alone()
-    else:
-        with join() as ranks:
-            yield ranks
 
 
 if __name__ == "__main__":

@@ -117,6 +117,16 @@ def join() -> Generator[Ranks]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def alone_or_joined() -> Generator[Ranks]:
+    """The ranks that a launcher has started, of which this is one."""
+    if os.environ["WORLD_SIZE"] == "1":
+        yield alone()
+    else:
+        with join() as ranks:
+            yield ranks
+
+
 def _leave_together(store: dist.Store, rank: int, world: int) -> None:
     """Wait until all ranks have come to the end: gloo lets a slow one fail in the last collective if the connection is
     closed by one that has all it wants."""

@@ -10,8 +10,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from sheaf.parallel.forker import LAUNCHER
 from sheaf.parallel.local import local
 from sheaf.parallel.mesh import Mesh
 from sheaf.parallel.parallelize import How, Spread
-from sheaf.parallel.ranks import Ranks, alone, join, threads_for
+from sheaf.parallel.ranks import Ranks, alone_or_joined, threads_for
 from sheaf.processes import die_with_parent, leave
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.learner import Learner
@@ -52,7 +51,7 @@ def main(spec_file: Path, folder: Path) -> int:
         recipe = Recipe.model_validate_json(orjson.dumps(spec["recipe"]))
         corpus = CorpusVersion.open(Path(spec["workspace"]), spec["corpus"])
         order = _order(recipe, corpus, spec["batch"])
-        with exact(threads_for(int(os.environ["WORLD_SIZE"]))), _ranks() as ranks:
+        with exact(threads_for(int(os.environ["WORLD_SIZE"]))), alone_or_joined() as ranks:
             for layout in map(Layout.model_validate, spec["layouts"]):
                 learner = _learner(recipe, corpus, layout, ranks, spec["precision"])
                 _one(learner, order, corpus.token_files(), spec["steps"], _rate(recipe, learner), folder)
@@ -61,15 +60,6 @@ def main(spec_file: Path, folder: Path) -> int:
         (folder / f"failure-{os.environ['RANK']}.txt").write_text(f"{type(error).__name__}: {error}")
         return 1
     return 0
-
-
-@contextmanager
-def _ranks() -> Generator[Ranks]:
-    if os.environ["WORLD_SIZE"] == "1":
-        yield alone()
-    else:
-        with join() as ranks:
-            yield ranks
 
 
 def _one(learner: Learner, order: Order, files: Sequence[Tokens], steps: int, rate: float, folder: Path) -> None:
