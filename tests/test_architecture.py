@@ -14,6 +14,7 @@ BESIDE = {
     "errors",
     "files",
     "kernel",
+    "kernel_code",
     "recipe",
     "recipe_data",
     "recipe_file",

@@ -1,8 +1,9 @@
 """How hot loops are compiled: numba, GIL released, machine code kept on disk for the next process.
 
-numba keeps it beside the source file, else (a read-only install) in the user's cache folder or in NUMBA_CACHE_DIR.
-Where none of them can be written we compile once a process, a few seconds, rather than fail. Trap: numba notices a
-change of a kernel's own file only, so a kernel calls kernels of its own file, or of those that `kernel_with` names.
+It lies beside the source file, else (a read-only install) in the user's cache folder, or in NUMBA_CACHE_DIR
+(`kernel_code`). Where none of them can be written we compile once a process, a few seconds, rather than fail. Trap:
+machine code is made anew when a kernel's own file has changed, so a kernel calls kernels of its own file, or of those
+that `kernel_with` names.
 
 Cost: nothing until a kernel is first called; then 0.4 s to load numba, once a process, and some 5 ms a kernel whose
 machine code is kept.
@@ -10,8 +11,6 @@ machine code is kept.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +30,8 @@ def kernel(function: Callable[..., R]) -> Callable[..., R]:
 
 
 def kernel_with(*modules: ModuleType) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """As `kernel`, of a function that calls kernels of these modules: when one of their files has changed, the
-    function's own file counts as changed too."""
+    """As `kernel`, of a function that calls kernels of these modules: when one of their files has changed, it is
+    compiled anew."""
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         return cast(Callable[..., R], Kernel(function, modules))
@@ -68,23 +67,17 @@ class Kernel:
         """numba's dispatcher."""
         from numba import njit  # here: most processes that import a kernel call none
 
-        _be_as_new(Path(self._function.__code__.co_filename), [Path(str(other.__file__)) for other in self._others])
-        try:
-            return njit(cache=True, nogil=True)(self._function)
-        except RuntimeError:  # "no locator available": no place to keep the machine code
-            return njit(nogil=True)(self._function)
+        from sheaf.kernel_code import KeptCode
+
+        dispatcher: Any = njit(nogil=True)(self._function)
+        files = [self._function.__code__.co_filename, *(str(other.__file__) for other in self._others)]
+        dispatcher._cache = KeptCode(self._function, [Path(file) for file in files])
+        return dispatcher
 
     @property
     def _numba_type_(self) -> Any:
         """What numba takes this for where another kernel calls it."""
         return self.compiled._numba_type_
-
-
-def _be_as_new(file: Path, others: Sequence[Path]) -> None:
-    with contextlib.suppress(OSError):  # where nothing can be written, nothing was changed
-        newest = max((other.stat().st_mtime_ns for other in others), default=0)
-        if newest > file.stat().st_mtime_ns:
-            os.utime(file, ns=(newest, newest))
 
 
 @kernel
