@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ AHEAD_STEPS = 256  # looking at a step that is here costs little, but not nothin
 SHARE = 8  # of a cache at most one part in so many
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
+class Split(NamedTuple):
     """How a global step is split. rows: of the pack, its samples by slot. slots_r: by rank, the slots of its samples.
     most_r: by rank, how many samples it has of a whole step at most."""
 
@@ -33,8 +32,7 @@ class Split:
     most_r: list[int]
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """One rank's part of a step, before it is read. rows: int64 (n,), of the pack (padded: its runs). slots: int64
     (n,), in the step. width: of the batch. valid_tokens, inputs, split: as in Batch."""
 

@@ -6,7 +6,6 @@ functions want offsets, 4 bytes a document; a mask wants numbers, and rotary emb
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,9 @@ class Bounds:
         self, rows: NDArray[np.int64], columns: tuple[NDArray[Any], NDArray[Any]], width: int, memory: Memory
     ) -> None:
         self._rows, self._columns, self._width, self._memory = rows, columns, width, memory
+        # No cached_property: Python 3.11's takes a lock each time, as long as the rest of such an object's life.
+        self._numbers: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
+        self._offsets: NDArray[np.int32] | None = None
 
     def some(self, which: Any, rows: int = 0, width: int | None = None) -> Bounds:
         """Of these samples, cut to a width, with empty ones behind them if they are fewer than `rows`."""
@@ -42,19 +44,26 @@ class Bounds:
         self._rows = self._rows.copy()
         self._rows[i] = row
 
-    @cached_property
+    @property
     def numbers(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """position_ids and document_ids, (n, width)."""
+        if self._numbers is None:
+            self._numbers = self._numbered()
+        return self._numbers
+
+    @property
+    def cu_seqlens(self) -> NDArray[np.int32]:
+        if self._offsets is None:
+            self._offsets = _offsets(self._rows, *self._columns, self._width)
+        return self._offsets
+
+    def _numbered(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         shape = len(self._rows), self._width
         size = shape[0] * shape[1]
         memory = self._memory.take(3 * size)
         position_ids, document_ids = memory[: 2 * size].view(np.int64).reshape(shape), memory[2 * size :].reshape(shape)
         _number(self._rows, *self._columns, position_ids, document_ids)
         return position_ids, document_ids
-
-    @cached_property
-    def cu_seqlens(self) -> NDArray[np.int32]:
-        return _offsets(self._rows, *self._columns, self._width)
 
 
 @kernel

@@ -44,7 +44,7 @@ class DamagedData(UserWarning):
     """A block of the corpus is damaged, and other samples are trained than planned."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: that takes three times as long to make one
 class Batch:
     """A rank's part of a global step (n samples of T tokens; padded: n documents, T that of the longest).
 

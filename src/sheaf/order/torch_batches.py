@@ -80,5 +80,6 @@ class TorchBatches(IterableDataset[dict[str, Any]]):
         self._seeks += 1
 
     def _tensors(self, batch: Batch) -> dict[str, Any]:
-        tensors: dict[str, Any] = {name: torch.from_numpy(getattr(batch, name)) for name in self.names}
-        return {**tensors, "step": batch.step, "valid_tokens": batch.valid_tokens, "replaced": len(batch.replaced)}
+        made: dict[str, Any] = {name: torch.from_numpy(getattr(batch, name)) for name in self.names}
+        made["step"], made["valid_tokens"], made["replaced"] = batch.step, batch.valid_tokens, len(batch.replaced)
+        return made
