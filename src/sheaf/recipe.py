@@ -321,6 +321,15 @@ class Train(Strict):
         return self
 
 
+class Prices(Strict):
+    """What an hour costs, in any currency, for what `sheaf plan` tells. No corpus or run depends on it."""
+
+    rank_hour: Annotated[
+        float | None, Field(gt=0, strict=False, description="of a training process or GPU; --price goes before it")
+    ] = None
+    worker_hour: Annotated[float | None, Field(gt=0, strict=False, description="of a process that prepares")] = None
+
+
 class Recipe(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -335,6 +344,7 @@ class Recipe(Strict):
     workspace: Annotated[
         str, Field(description="where corpus and runs lie: a folder, or s3://, gs:// or az:// BUCKET/PREFIX")
     ] = "./workspace"
+    prices: Prices = Prices()
 
     @property
     def heaviest(self) -> dict[str, MixtureEntry]:

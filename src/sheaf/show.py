@@ -92,7 +92,8 @@ def scanned(data: Json) -> Parts:
         _line(
             f"looked at {sample['items']:,} of {sample['of_items']:,} items, {size(sample['bytes'])} of "
             f"{size(sample['of_bytes'])}, in {duration(data['seconds'])}; prepare: about "
-            f"{duration(forecast['seconds']['value'])} and {size(forecast['disk_bytes']['value'])} of disk"
+            f"{duration(forecast['seconds']['value'])}, {size(forecast['disk_bytes']['value'])} of disk and "
+            f"{size(forecast['memory_bytes']['value'])} of memory"
         )
     )
     return [*parts, _line(f"page: {data['page']}")] if data.get("page") else parts

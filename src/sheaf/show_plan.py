@@ -28,6 +28,8 @@ def planned(data: Json) -> Sequence[RenderableType]:
         parts.append(table(["layout", ">a step", ">memory a rank", "verdict"], rows))
     if len(rejected) > REASONS:
         parts.append(line(f"and {len(rejected) - REASONS} more that cannot be or do not fit (--json has them)"))
+    if data["changes"]:
+        parts.append(line("it would fit with " + ", or ".join(data["changes"])))
     if data["nodes"]:
         parts.append(_nodes(data["nodes"]))
     if data["budget"]:
@@ -63,11 +65,12 @@ def _data(prepare: Json) -> str:
     said = f"{tokens['value']:,} tokens" + (f" ± {tokens['error']:,}" if tokens["error"] else "")
     if prepare["from"] == "corpus":
         return f"corpus {prepare['digest'][:12]}: {said}, prepared"
-    seconds, disk = prepare["seconds"], prepare["disk_bytes"]
+    seconds, disk, cost = prepare["seconds"], prepare["disk_bytes"], prepare["cost"]
     return (
         f"to prepare: {prepare['items']:,} items, {size(prepare['bytes'])}, about {prepare['records']:,} records and "
         f"{said}; {duration(seconds['value'])} ± {duration(seconds['error'])} on {prepare['workers']} workers, "
-        f"{size(disk['value'])} of disk"
+        f"{size(disk['value'])} of disk, {size(prepare['memory_bytes']['value'])} of memory"
+        + (f", cost {cost['value']:,.2f} ± {cost['error']:,.2f}" if cost else "")
     )
 
 

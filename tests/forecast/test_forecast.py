@@ -23,7 +23,7 @@ from sheaf.forecast.subject import of_corpus
 from sheaf.parallel.layout import describe
 from sheaf.parallel.links import Link, Machine
 from sheaf.parallel.rates import Rates
-from sheaf.recipe import Budget, Layout, MixtureEntry, Recipe
+from sheaf.recipe import Budget, Layout, MixtureEntry, Prices, Recipe, SourceSpec
 from sheaf.recipe_file import dump
 from sheaf.report.facts import run_facts
 from sheaf.train.launch import train
@@ -61,6 +61,50 @@ def test_a_plan_tells_steps_memory_time_and_every_layout(tmp_path: Path) -> None
     assert told["{data: 2}"] == ""
     assert "1 key-value heads cannot be divided" in told["{tensor: 2}"]
     assert len(told) == 5  # every way to spread two ranks
+
+
+@pytest.mark.usefixtures("known")
+def test_where_no_layout_fits_the_plan_names_changes_after_which_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(tmp_path)
+    recipe = make_recipe(tmp_path, batch_tokens=8192, micro_batch_tokens=8192)
+    needed = memory_of(of_corpus(recipe, corpus, 1), Layout(), 0.0, gpu=False)
+    assert needed is not None
+    assert plan(recipe, nproc=1, survey=no_survey)["changes"] == []
+    monkeypatch.setattr(where, "memory_here", lambda _: 0.95 * needed.peak)
+    data = plan(recipe, nproc=1, survey=no_survey)
+    assert not data["training"]["fits"] and len(data["changes"]) == 3
+    assert data["changes"][0] == "train.micro_batch_tokens=64"
+    for words in data["changes"]:
+        changed = sheaf.load(written(recipe, tmp_path), shlex.split(words))
+        assert plan(changed, nproc=1, survey=no_survey)["training"]["fits"]
+
+
+@pytest.mark.usefixtures("known")
+def test_prices_of_the_recipe_make_costs(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    priced = make_recipe(tmp_path).model_copy(update={"prices": Prices(rank_hour=3.0)})
+    training = plan(priced, nproc=2, survey=no_survey)["training"]
+    assert training["cost"]["value"] == pytest.approx(3.0 * 2 * training["seconds"]["value"] / 3600)
+    training = plan(priced, nproc=2, price=1.0, survey=no_survey)["training"]
+    assert training["cost"]["value"] == pytest.approx(2 * training["seconds"]["value"] / 3600)
+
+
+@pytest.mark.usefixtures("known")
+def test_what_preparing_costs_is_that_of_its_workers(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("some words of a text " * 2000)
+    recipe = make_recipe(tmp_path).model_copy(
+        update={
+            "sources": (SourceSpec(name="a", uri=str(tmp_path / "docs")),),
+            "prices": Prices(worker_hour=0.5),
+            "workspace": str(tmp_path / "other"),
+        }
+    )
+    prepare = sheaf.plan(recipe, nproc=1, workers=2)["prepare"]
+    assert prepare["cost"]["value"] == pytest.approx(0.5 * 2 * prepare["seconds"]["value"] / 3600)
+    assert prepare["memory_bytes"]["value"] > 5e8
 
 
 @pytest.mark.usefixtures("known")

@@ -62,7 +62,7 @@ def test_items_of_one_size_with_other_contents_are_no_copies() -> None:
 
 def test_time_is_scaled_kind_by_kind() -> None:
     """A hundred slow documents seen as a whole say nothing of the speed of a million bytes of text."""
-    known = {"text_bytes": 0, "characters": 0, "packed_bytes": 0, "payload_bytes": 0}
+    known = {"text_bytes": 0, "characters": 0, "packed_bytes": 0, "payload_bytes": 0, "records": 1}
     slow = Stratum("s", ".pdf", items=100, bytes=100_000)
     fast = Stratum("s", ".txt", items=10_000, bytes=1_000_000_000)
     looks = [
@@ -71,3 +71,17 @@ def test_time_is_scaled_kind_by_kind() -> None:
     ]
     found = forecast(looks, items=10_100, workers=1)["seconds"]["value"]
     assert 100 + 10 <= found <= 100 + 10 + 5
+
+
+def test_memory_grows_with_workers_and_little_with_records() -> None:
+    known = {"characters": 0, "packed_bytes": 0, "payload_bytes": 0, "read": 10_000_000, "size": 10_000_000}
+    look = {**known, "text_bytes": 10_000_000, "records": 10_000, "seconds": 0.1}
+
+    def bytes_of(files: int, workers: int) -> float:
+        looks = [(Stratum("s", ".jsonl", items=files, bytes=files * 10_000_000), [look] * 10)]
+        return forecast(looks, items=files, workers=workers)["memory_bytes"]["value"]
+
+    # What bench/prepare_scale.py measured, of two workers and 10,000, 100,000 and a million records.
+    for files, measured in ((1, 0.94e9), (10, 1.17e9), (100, 1.38e9)):
+        assert abs(bytes_of(files, 2) / measured - 1) < 0.2
+    assert bytes_of(10, 8) > 2.5 * bytes_of(10, 2)

@@ -75,7 +75,10 @@ def survey(**source: Any) -> dict[str, Any]:
         **{"problems": [HOSTILE], "exit_code": 3, "between": [], "shared_records": []},
         "repeated": [{"bytes": 5, "count": 9, "items": [["a", HOSTILE], ["a", "x"]]}],
         "mappings": {"a": [{"files": [HOSTILE], "rows": 9, "proposals": [proposal]}]},
-        "forecast": {**{n: estimate(5, 1) for n in ("tokens", "text_bytes", "disk_bytes", "seconds")}, "workers": 1},
+        "forecast": {
+            **{n: estimate(5, 1) for n in ("tokens", "text_bytes", "disk_bytes", "memory_bytes", "seconds")},
+            "workers": 1,
+        },
         "sample": {"share": 0.02, "items": 2, "bytes": 9, "of_items": 3, "of_bytes": 3_000_000},
         "seconds": 0.5,
     }

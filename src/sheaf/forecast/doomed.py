@@ -11,18 +11,17 @@ memory of a few layouts costs (`memory.py`). Nothing is measured: what `sheaf pl
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 
 from sheaf.console import duration, size
 from sheaf.corpus.version import CorpusVersion
-from sheaf.errors import Doomed, RecipeError, UsageError
+from sheaf.errors import Doomed, UsageError
 from sheaf.files import folder_of
+from sheaf.forecast.changes import nearest
 from sheaf.forecast.layouts import Place, judged
 from sheaf.forecast.memory import Memory, least_bytes, memory_of
 from sheaf.forecast.run_time import disk_bytes
@@ -34,7 +33,6 @@ from sheaf.parallel.layout import describe, of_ranks, possible
 from sheaf.recipe import Layout, Recipe
 
 Json = dict[str, Any]
-NEAREST = 3
 PLAINLY = 0.5  # of the room: what a first, generous sum stays below needs no look
 HELD = 48  # numbers of a token and hidden unit that a block keeps, at most: what `model/activations.py` counts is less
 CORE_LIMIT, GPU_LIMIT = 4e12, 2.5e15  # FLOP/s that no core, and no GPU of today, exceeds in bf16
@@ -51,8 +49,8 @@ def forecast_of_run(recipe: Recipe, corpus: CorpusVersion, nproc: int | None) ->
         return None
     if problem := _problem(subject, where, layouts):
         what, why = problem
-        nearest = _nearest(recipe, corpus, nproc, what)
-        fix = "; or ".join(nearest) if nearest else "a smaller model, or a larger machine"
+        found = nearest(what, recipe, subject, lambda changed: _fits(changed, corpus, nproc, recipe, subject))
+        fix = "; or ".join(found) if found else "a smaller model, or a larger machine"
         raise Doomed(
             f"this run could not be finished: {what}", where=str(folder_of(recipe.workspace)), why=why, fix=fix
         )
@@ -138,124 +136,9 @@ def _plainly_fits(subject: Subject, place: Place, layout: Layout) -> bool:
     return 2 * least_bytes(layout, facts) + 4 * held + logits + 1e9 < PLAINLY * place.room
 
 
-def _nearest(recipe: Recipe, corpus: CorpusVersion, nproc: int | None, what: str) -> list[str]:
-    """The first changes, as words of a command line, after which the run would fit."""
-    found: list[str] = []
-    for words, changed, ranks in _changes(recipe, corpus, nproc, what):
-        if len(found) == NEAREST:
-            break
-        if words not in found and _fits(changed, corpus, ranks):
-            found.append(words)
-    return found
-
-
-def _fits(recipe: Recipe, corpus: CorpusVersion, nproc: int | None) -> bool:
+def _fits(recipe: Recipe, corpus: CorpusVersion, nproc: int | None, first: Recipe, known: Subject) -> bool:
+    """first, known: the recipe before a change, whose model may be this one's too."""
     ranks = ranks_asked(recipe, nproc)
-    try:
-        subject, where = of_corpus(recipe, corpus, ranks), assumed(ranks)
-        return _problem(subject, where, _layouts(subject, where)) is None
-    except (UsageError, RecipeError):
-        return False
-
-
-def _changes(
-    recipe: Recipe, corpus: CorpusVersion, nproc: int | None, what: str
-) -> Iterator[tuple[str, Recipe, int | None]]:
-    """(words, recipe, ranks) of all that might help, the nearest first."""
-    for changes in {"memory": _for_memory, "disk": _for_disk, "epochs": _for_epochs, "hours": _for_hours}[what](
-        recipe, corpus
-    ):
-        words = " ".join(f"{key}={_word(value)}" for key, value in changes.items())
-        try:
-            yield words, with_changes(recipe, changes), nproc
-        except (RecipeError, UsageError, ValueError):
-            continue  # a change that the recipe does not take
-
-
-def _for_memory(recipe: Recipe, corpus: CorpusVersion) -> Iterator[Json]:
-    train, full = recipe.train, "train.activation_checkpointing"
-    fewer: Json = {"train.micro_batch_tokens": train.sequence_length}
-    if train.out_of_memory == "stop":
-        yield fewer
-    if train.activation_memory is None and train.activation_checkpointing != "full":
-        yield {full: "selective"}
-        yield {full: "full"}
-        if train.out_of_memory == "stop":
-            yield {full: "full", **fewer}
-    if train.precision == "fp32":
-        yield {"train.precision": "bf16"}
-    if train.optimizer in ("adamw", "schedule-free"):
-        yield {"train.optimizer": "muon"}
-    yield from _smaller_models(recipe, corpus)
-
-
-def _smaller_models(recipe: Recipe, corpus: CorpusVersion) -> Iterator[Json]:
-    """The same model with fewer layers, and then narrower; of a published one there is nothing to change."""
-    if recipe.model.from_ is not None:
-        return
-    config = of_corpus(recipe, corpus, 1).plan.config
-    layers = config.num_hidden_layers
-    while layers > 1:
-        layers = max(1, 2 * layers // 3)
-        yield {"model.layers": layers}
-    hidden = config.hidden_size
-    while hidden > 128:
-        hidden = max(64, hidden // 2 // 64 * 64)
-        heads = max(1, hidden // 64)
-        yield {
-            "model.hidden_size": hidden, "model.heads": heads, "model.kv_heads": heads,
-            "model.intermediate_size": 3 * hidden,
-        }  # fmt: skip
-
-
-def _for_disk(recipe: Recipe, corpus: CorpusVersion) -> Iterator[Json]:
-    if recipe.train.keep > 2:
-        yield {"train.keep": 2}
-    if recipe.train.keep_best:
-        yield {"train.keep_best": False}
-        yield {"train.keep": 2, "train.keep_best": False}
-    yield from _smaller_models(recipe, corpus)
-
-
-def _for_epochs(recipe: Recipe, corpus: CorpusVersion) -> Iterator[Json]:
-    subject = of_corpus(recipe, corpus, 1)
-    asked, most = subject.asked or 1, subject.most or 1
-    yield {"train.budget": {"steps": most}}
-    more = asked / most
-    caps = {name: entry.max_epochs for name, entry in recipe.mixture.items() if entry.max_epochs is not None}
-    yield {f"mixture.{name}.max_epochs": round(cap * more * 1.02 + 0.05, 1) for name, cap in caps.items()}
-    for name in sorted(caps, key=lambda name: -(recipe.mixture[name].weight)):
-        yield {f"mixture.{name}.max_epochs": round((caps[name] or 1.0) * more * len(caps) * 1.02 + 0.05, 1)}
-    yield {"train.budget": {"epochs": min((cap or 1.0 for cap in caps.values()), default=1.0)}}
-    smaller = int(recipe.train.batch_tokens * most / asked) // recipe.train.sequence_length
-    if recipe.train.budget.steps is not None and smaller:
-        yield {"train.batch_tokens": smaller * recipe.train.sequence_length}
-
-
-def _for_hours(recipe: Recipe, corpus: CorpusVersion) -> Iterator[Json]:
-    hours = recipe.train.budget.hours or 1.0
-    for times in (2, 10, 100, 1000):
-        yield {"train.budget": {"hours": hours * times}}
-    fewer = recipe.train.batch_tokens
-    while fewer >= 2 * recipe.train.sequence_length:
-        fewer //= 2
-        yield {"train.batch_tokens": fewer}
-    yield from _smaller_models(recipe, corpus)
-
-
-def with_changes(recipe: Recipe, changes: Json) -> Recipe:
-    """The recipe with these keys (as `train.keep`) changed. Raises pydantic's ValueError for what it does not take."""
-    data: Json = orjson.loads(recipe.model_dump_json(by_alias=True, exclude_unset=True))
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        at = data
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = value
-    return Recipe.model_validate_json(orjson.dumps(data))
-
-
-def _word(value: object) -> str:
-    if isinstance(value, dict):
-        return "'{" + ", ".join(f"{key}: {inner}" for key, inner in value.items()) + "}'"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    plan = known.plan if recipe.model == first.model else None
+    subject, where = of_corpus(recipe, corpus, ranks, plan=plan), assumed(ranks)
+    return _problem(subject, where, _layouts(subject, where)) is None

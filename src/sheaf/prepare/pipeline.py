@@ -244,7 +244,7 @@ def _stages(asked: Asked) -> dict[str, Any]:
 
 
 def _recipe_digest(recipe: Recipe) -> str:
-    return digest_json(recipe.model_dump(mode="json", by_alias=True, exclude={"workspace"}))
+    return digest_json(recipe.model_dump(mode="json", by_alias=True, exclude={"workspace", "prices"}))
 
 
 def _nothing(listing: Listing) -> TryAgain | DataRefused:

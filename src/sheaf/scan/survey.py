@@ -91,7 +91,8 @@ def scan(
         repeated    [{"bytes", "count", "items": [[SOURCE, path]]}]: copies in the sample, the costliest first
         shared_records  [{"sources", "records", "of"}]: equal records of two samples
         mappings    {NAME: [{"files", "rows", "proposals": [{"recipe", "confidence", "fits", "rows", "why", …}]}]}
-        forecast    {"tokens", "text_bytes", "disk_bytes", "seconds": ABOUT, "workers"}: what `prepare` would make
+        forecast    {"tokens", "text_bytes", "disk_bytes", "memory_bytes", "seconds": ABOUT, "workers"}: what `prepare`
+                    would make and take
         sample      {"share", "items", "bytes", "of_items", "of_bytes"};  seconds: that the survey took
 
     share: of the bytes that may be read, above at least 20 items of each source and suffix. propose: read rows by the

@@ -60,7 +60,13 @@ class Search:
     def digest(self) -> str:
         """Of all that decides a trial."""
         marks = {mark.name: mark.to_json() | {"usual": mark.usual} for mark in self.marks}
-        told = [self.usual.model_dump(mode="json", by_alias=True), marks, self.on, self.tokens, self.width]
+        told = [
+            self.usual.model_dump(mode="json", by_alias=True, exclude={"prices"}),
+            marks,
+            self.on,
+            self.tokens,
+            self.width,
+        ]
         return digest_json(told)
 
     def touches(self, path: KeyPath) -> bool:
