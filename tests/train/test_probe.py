@@ -7,10 +7,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from training_corpus import make_corpus, make_recipe
 
+from sheaf.console import Silent
+from sheaf.forecast import here, where
 from sheaf.forecast.here import measured
 from sheaf.forecast.subject import of_corpus
 from sheaf.parallel.ranks import alone
@@ -21,6 +24,7 @@ from sheaf.train.setup import exact
 def test_two_ranks_measure_themselves_and_their_link(tmp_path: Path) -> None:
     subject = of_corpus(make_recipe(tmp_path), make_corpus(tmp_path), 2)
     found = measured(subject.facts(2), 2, tmp_path)
+    assert found is not None
     rates = found.machine.rates
     assert min(rates.layers, rates.attention, rates.head, rates.muon, rates.update) > 1e6
     assert found.machine.host_ranks == 2 and found.machine.host.bytes_per_second > 1e5
@@ -30,7 +34,9 @@ def test_two_ranks_measure_themselves_and_their_link(tmp_path: Path) -> None:
 
 def test_one_rank_has_no_link_to_wait_for(tmp_path: Path) -> None:
     subject = of_corpus(make_recipe(tmp_path), make_corpus(tmp_path), 1)
-    machine = measured(subject.facts(1), 1).machine
+    found = measured(subject.facts(1), 1)
+    assert found is not None
+    machine = found.machine
     assert machine.host.bytes_per_second == math.inf and machine.host_ranks == 1
 
 
@@ -44,6 +50,21 @@ def test_a_probe_that_takes_too_long_stops_after_one_try_of_each_part(
     with exact(1):
         probe.rates_here(alone(), subject.facts(1), torch.float32)
     assert tries == [1] * 5
+
+
+def test_ranks_that_take_more_than_a_minute_are_ended_and_rates_are_assumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "MOST_SECONDS", 0.5)  # less than it takes to import torch
+    subject = of_corpus(make_recipe(tmp_path), make_corpus(tmp_path), 1)
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "note", lambda _, text: said.append(text))
+    begun = time.monotonic()
+    found = where.here(subject, 1, Silent())
+    assert time.monotonic() - begun < 30
+    assert found.measured is None and found.to_json()["source"].startswith("assumed")
+    assert any("took too long" in text for text in said)
+    assert not psutil.Process().children(recursive=True)
 
 
 def test_a_block_too_large_for_a_few_seconds_is_tried_narrower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

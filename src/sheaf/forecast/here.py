@@ -1,7 +1,8 @@
 """This machine, measured: ranks are started as a run would start them, and try what one is made of (`train/probe.py`).
 
 No network beyond loopback, no data; nothing is written but the answer, into a folder that goes. Cost: the ranks' start
-and some seconds of all their cores; less than a minute, which the probe looks at itself.
+and some seconds of all their cores. A minute after they were started they are killed, whatever they do: a probe must
+not stand in the way of what else runs here.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sheaf.parallel.rates import Rates
 
 ANSWER = "answer.json"
 TRIED_BYTES = 32 << 20  # written to a disk
+MOST_SECONDS = 60.0
 FIELDS = ("sequence_length", "batch", "micro_tokens", "compile", "packing", "memory_bytes", "compute_bytes", "span")
 
 
@@ -51,17 +53,19 @@ class Measured:
         return Measured(machine, data["start_seconds"], data["seconds"], data["disk"], data["gpu"])
 
 
-def measured(facts: Facts, ranks: int, folder: Path | None = None) -> Measured:
-    """What so many ranks of this machine reach with this model. folder: whose disk is tried; default: none is, and a
-    usual one is assumed. Raises EnvironmentProblem if the ranks cannot be had."""
+def measured(facts: Facts, ranks: int, folder: Path | None = None) -> Measured | None:
+    """What so many ranks of this machine reach with this model; None if they took more than a minute. folder: whose
+    disk is tried; default: none is, a usual one is assumed. Raises EnvironmentProblem if the ranks cannot be had."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sheaf-plan-") as name:
         here = Path(name)
         spec = {"config": facts.config.to_hf(), **{field: getattr(facts, field) for field in FIELDS}}
         write_json(here / "spec.json", spec)
         with forker("sheaf.forecast.probe_rank", ("sheaf.train.probe",), ranks) as starts:
-            ended = run_once(starts, [name], ranks, here)
+            ended = run_once(starts, [name], ranks, here, within=MOST_SECONDS)
         if ended != Ended():
+            if time.monotonic() - begun > MOST_SECONDS:
+                return None
             left = sorted(here.glob("failure-*.txt"))
             why = left[0].read_text() if left else "they were stopped"
             raise EnvironmentProblem("the ranks that were to be measured did not end well", why=why)

@@ -67,6 +67,9 @@ def here(subject: Subject, ranks: int, console: Console) -> Where:
     folder = folder_of(subject.recipe.workspace)
     console.note(f"measuring this machine: {ranks} {'rank' if ranks == 1 else 'ranks'}, some seconds, a minute at most")
     found = measured(subject.facts(ranks), ranks, folder if folder.is_dir() else None)
+    if found is None:
+        console.note("measuring took too long and was ended: the machine is busy; what follows rests on assumed rates")
+        return assumed(ranks)
     return Where(Place(found.machine, ranks, memory_here(ranks), found.gpu), found)
 
 

@@ -78,15 +78,18 @@ def run_ranks(
     signals: StopSignals,
     patience: Patience,
     moved: Callable[[int], None] = lambda _: None,
+    within: float = math.inf,
 ) -> Ended:
     """Run the forker's module with these arguments as the ranks 0 … and wait for their end.
 
     slots: a rank's LOCAL_RANK, which is the device it takes; not all numbers need be there. folder: of the run, held
     by this process; the file through which the ranks meet lies there meanwhile. signals: of this process, which stop
     the ranks in order. moved: called once, with the steps they began from, when these ranks have made their first step.
+    within: seconds after whose end they are killed, and have failed.
     """
     for left in folder.glob(f"{STORE_NAME}*"):  # of a launcher that was killed
         left.unlink(missing_ok=True)
+    deadline = time.monotonic() + within
     store = folder.resolve() / f"{STORE_NAME}{uuid.uuid4().hex}"
     with Board(len(slots)) as board:
         try:
@@ -94,16 +97,18 @@ def run_ranks(
             for rank, slot in enumerate(slots):
                 environment = _environment(rank, len(slots), slot, store)
                 pids.append(forker.start(rank, environment, list(arguments), BOARD, board.descriptors(rank)))
-            return _watch(forker, pids, board, Watch(board, patience), signals, moved)
+            return _watch(forker, pids, board, Watch(board, patience), signals, moved, deadline)
         finally:
             forker.kill()
             store.unlink(missing_ok=True)
 
 
-def run_once(forker: Forker, arguments: Sequence[str], ranks: int, folder: Path) -> Ended:
+def run_once(forker: Forker, arguments: Sequence[str], ranks: int, folder: Path, *, within: float = math.inf) -> Ended:
     """`run_ranks` for ranks that give no signs of life; a second signal raises KeyboardInterrupt."""
     with StopSignals(patient=False) as signals:
-        return run_ranks(forker, arguments, range(ranks), folder, signals=signals, patience=Patience(math.inf))
+        return run_ranks(
+            forker, arguments, range(ranks), folder, signals=signals, patience=Patience(math.inf), within=within
+        )
 
 
 def _common_environment(ranks: int) -> dict[str, str]:
@@ -127,9 +132,10 @@ def _watch(
     watch: Watch,
     signals: StopSignals,
     moved: Callable[[int], None],
+    deadline: float,
 ) -> Ended:
     """Wait for the end of all ranks, or for the end of our patience with them."""
-    deadline, asked, told, stuck = math.inf, False, False, list[Stuck]()
+    asked, told, stuck = False, False, list[Stuck]()
     killed_before = memory_kills()
     while living := {rank: pid for rank, pid in enumerate(pids) if forker.code(pid) is None}:
         now = time.monotonic()
@@ -153,7 +159,9 @@ def _watch(
     if signals.received:
         return Ended(signal=signals.received)
     words = {rank: board.last_words(rank) for rank in codes}
-    rank = stuck[0].rank if stuck else blamed(codes, words)
+    running = [rank for rank, code in codes.items() if code is None]
+    # Where time is up nobody has failed: any of those that still run stands for all.
+    rank = stuck[0].rank if stuck else blamed(codes, words) if any(codes.values()) else running[0]
     failed = Failed(
         rank,
         codes[rank] or 0,
