@@ -174,7 +174,9 @@ def test_lightning_goes_on_where_its_checkpoint_was_made(corpus: Corpus, folder:
 
 @pytest.mark.soak
 def test_the_trainer_and_lightning_go_on_on_two_ranks(corpus: Corpus, folder: Path, calm: Any) -> None:
-    """From the checkpoints of the tests above."""
+    """From checkpoints that one process has made."""
+    trainer(corpus, folder / "hf", [], samples=4, steps=1).train()
+    lightning(folder / "lightning", steps=1).fit(Module([]), loader_of(corpus).torch())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
