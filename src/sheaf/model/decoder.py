@@ -27,6 +27,7 @@ from sheaf.model.attention import attend, attend_masked, row_starts
 from sheaf.model.cache import KeyValueCache
 from sheaf.model.config import ModelConfig
 from sheaf.model.loss import next_token_loss, per_token_loss
+from sheaf.model.pointwise import rms_norm, rotated, swiglu
 
 if TYPE_CHECKING:
     from sheaf.model.adapters import Lora
@@ -172,10 +173,8 @@ class Attention(nn.Module):
         v_bhte = v.reshape(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             q_bthge, k_bthe = self.q_norm(q_bthge), self.k_norm(k_bthe)
-        cos, sin = cos[:, :, None], sin[:, :, None]
-        scale = 1 / math.sqrt(self.head_dim)
-        q_bhtge = rotate(q_bthge, cos[:, :, None] * scale, sin[:, :, None] * scale).transpose(1, 2)
-        k_bhte = rotate(k_bthe, cos, sin).transpose(1, 2)
+        q_bhtge = rotated(q_bthge, cos, sin, 1 / math.sqrt(self.head_dim))
+        k_bhte = rotated(k_bthe[:, :, :, None], cos, sin).squeeze(3)
         if keys is None:
             out_bhtge = self.attend(q_bhtge, k_bhte, v_bhte, visible)
         else:
@@ -192,8 +191,7 @@ class Mlp(nn.Module):
         self.linear = joint_linear
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        gate, up = self.linear(x_btd, self.gate_proj, self.up_proj).chunk(2, dim=-1)
-        return self.linear(functional.silu(gate) * up, self.down_proj)
+        return self.linear(swiglu(self.linear(x_btd, self.gate_proj, self.up_proj)), self.down_proj)
 
 
 class RmsNorm(nn.Module):
@@ -203,9 +201,7 @@ class RmsNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.epsilon)
-        return (x32 * scale * self.weight.float()).to(x.dtype)
+        return rms_norm(x, self.weight, self.epsilon)
 
 
 class Weights(nn.Module):
@@ -262,12 +258,6 @@ def _low_rank(x: Tensor, parts: Sequence[Weights]) -> Tensor:
         for part in parts
     ]
     return torch.cat(outs, dim=-1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + size/2) of the last dimension; cos and sin broadcast over x's other dimensions."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 def rotary_angles(config: ModelConfig, position_ids_bt: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sheaf.model.pointwise import cross_entropy_
 from sheaf.model.workers import for_each
 
 IGNORE = -100
@@ -93,6 +94,9 @@ def scaled_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]
 
 def _losses(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tensor:
     """Cross-entropy of each row, fp32; with_gradient: the logits become softmax − one-hot (0 if ignored)."""
+    found_c = cross_entropy_(logits_cv, labels_c, with_gradient=with_gradient)
+    if found_c is not None:
+        return found_c
     losses_c = torch.empty(labels_c.shape, dtype=torch.float32, device=logits_cv.device)
     valid_c = labels_c != IGNORE
     target_c1 = labels_c.clamp_min(0)[:, None]
