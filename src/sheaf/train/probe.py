@@ -157,7 +157,7 @@ class _Trial:
         """The rate of the block's products, from that of the block as a whole and that of attention."""
         whole = (self.products + self.scores) / found.layers
         rest = max(whole - self.scores / found.attention, 0.3 * whole)
-        return self.products / (rest * (1 - COMPILE_SAVES if self.compiled else 1))
+        return self.products / (rest * (1 - COMPILE_SAVES[self.device.type] if self.compiled else 1))
 
     def _block(self) -> Block:
         block = Block(self.config).to(self.device)
