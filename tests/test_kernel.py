@@ -105,6 +105,37 @@ def test_code_is_old_when_a_file_that_it_was_made_of_has_changed(tmp_path: Path)
     assert [run(), run()] == [["6", "0"], ["6", "1"]]
 
 
+def test_code_of_a_file_that_changed_after_it_was_loaded_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from sheaf.kernel import kernel\n\n@kernel\ndef one():\n    return 1\n\n"
+        "@kernel\ndef two():\n    return 2 * one()\n"
+    )
+    late = (
+        "import own, pathlib; path = pathlib.Path('own.py'); "
+        "path.write_text(path.read_text().replace('1', '3')); print(own.two())"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        for code in (late, "import own; print(own.two())")
+    ]
+    assert said == ["2\n", "6\n"]
+
+
+def test_code_compiled_with_other_options_is_other_code(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import os\nfrom sheaf.kernel import Kernel\n\ndef odd(x):\n    return x != x\n\n"
+        "odd = Kernel(odd, fast=os.environ.get('FLAGS', '').split())\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", "import own; print(own.odd(float('nan')))"],
+            env={**os.environ, "FLAGS": flags}, cwd=tmp_path, check=True, capture_output=True, text=True,
+        ).stdout
+        for flags in ("nnan", "")
+    ]  # fmt: skip
+    assert said == ["False\n", "True\n"]
+
+
 def test_damaged_machine_code_is_made_again(unwritable: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     assert hits(unwritable, HOME="/dev/null", NUMBA_CACHE_DIR=cache) == 0

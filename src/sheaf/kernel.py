@@ -66,7 +66,9 @@ class Kernel:
     ) -> None:
         """fast: LLVM's names of what may be done to floats."""
         self.__doc__, self.__name__ = function.__doc__, function.__name__
-        self._function, self._others, self._fast = function, others, fast
+        self._function, self._fast = function, fast
+        self._files = [function.__code__.co_filename, *(str(other.__file__) for other in others)]
+        self._loaded = _times(self._files)
 
     def __call__(self, *arguments: Any) -> Any:
         return self.compiled(*arguments)
@@ -79,14 +81,23 @@ class Kernel:
         from sheaf.kernel_code import KeptCode
 
         dispatcher: Any = njit(nogil=True, fastmath=set(self._fast))(self._function)
-        files = [self._function.__code__.co_filename, *(str(other.__file__) for other in self._others)]
-        dispatcher._cache = KeptCode(self._function, [Path(file) for file in files])
+        # A file that has changed since it was loaded is not what would be kept under its name.
+        if self._loaded and self._loaded == _times(self._files):
+            dispatcher._cache = KeptCode(self._function, [Path(file) for file in self._files], self._fast)
         return dispatcher
 
     @property
     def _numba_type_(self) -> Any:
         """What numba takes this for where another kernel calls it."""
         return self.compiled._numba_type_
+
+
+def _times(files: Sequence[str]) -> list[int]:
+    """When each was changed; nothing where one is no file."""
+    try:
+        return [Path(file).stat().st_mtime_ns for file in files]
+    except OSError:
+        return []
 
 
 @kernel

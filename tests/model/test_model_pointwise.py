@@ -118,3 +118,25 @@ def test_cross_entropy_is_that_of_torch_in_value_and_gradient(size: int, dtype: 
     assert losses is not None and known.grad is not None
     torch.testing.assert_close(losses, plain.detach(), rtol=2e-6, atol=2e-5)
     torch.testing.assert_close(logits.float(), known.grad, rtol=tolerance, atol=2e-7)
+
+
+def test_a_label_outside_the_vocabulary_is_an_error() -> None:
+    with pytest.raises(IndexError, match="label 10 lies outside a vocabulary of 10"):
+        pointwise.cross_entropy_(torch.randn(3, 10), torch.tensor([1, 10, -100]), with_gradient=True)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_nothing_turned_is_nothing(shape: tuple[int, int]) -> None:
+    q = torch.empty(*shape, 2, 1, 8).requires_grad_()
+    angles = torch.empty(*shape, 4)
+    y = pointwise.rotated(q, angles, angles)
+    y.sum().backward()
+    assert y.shape == (shape[0], 2, shape[1], 1, 8) and q.grad is not None and q.grad.shape == q.shape
+
+
+def test_angles_of_one_row_turn_all_rows_and_others_are_refused() -> None:
+    q, angles = torch.randn(2, 3, 1, 1, 8), torch.rand(1, 3, 4)
+    all_rows = pointwise.rotated(q, angles.cos().expand(2, 3, 4), angles.sin().expand(2, 3, 4))
+    assert torch.equal(pointwise.rotated(q, angles.cos(), angles.sin()), all_rows)
+    with pytest.raises(RuntimeError):
+        pointwise.rotated(q, angles[:, :2].cos(), angles[:, :2].sin())

@@ -44,7 +44,7 @@ def prepared() -> bool:
 
     kernel_rows.warm()
     kept = Path(__file__).parent / "__pycache__"
-    return all(any(kept.glob(f"{name}-*.nbi")) for name in kernel_rows.ENTRIES)
+    return all(any(kept.glob(f"{name}-*.nbc")) for name in kernel_rows.ENTRIES)
 
 
 def worth(size: int) -> bool:

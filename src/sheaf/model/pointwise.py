@@ -58,6 +58,8 @@ def cross_entropy_(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) 
     gradient. None if these are not for the kernel."""
     if not _fused(logits_cv) or not logits_cv.is_contiguous():
         return None
+    if len(labels_c) and int(labels_c.max()) >= logits_cv.shape[1]:
+        raise IndexError(f"label {int(labels_c.max())} lies outside a vocabulary of {logits_cv.shape[1]}")
     from sheaf.model import row_kernels
 
     losses_c = torch.empty(labels_c.shape, dtype=torch.float32)
@@ -113,8 +115,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, scale: float, back: bool) -> Te
 
     x = x if x.stride(-1) == 1 else x.contiguous()
     out = torch.empty(x.transpose(1, 2).shape, dtype=x.dtype)
+    if not out.numel():
+        return out
     x_bthge, out_bthge = (x.transpose(1, 2), out) if back else (x, out.transpose(1, 2))
-    cos_bte, sin_bte = (cos * scale).numpy(), (sin * (-scale if back else scale)).numpy()
+    shape = (*x_bthge.shape[:2], x.shape[-1] // 2)  # a kernel looks at no bounds
+    cos_bte, sin_bte = (cos * scale).expand(shape).numpy(), (sin * (-scale if back else scale)).expand(shape).numpy()
     x_flat, out_flat = _flat(x_bthge), _flat(out_bthge)
 
     def turn(b: int) -> None:
@@ -131,6 +136,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, scale: float, back: bool) -> Te
 def _swiglu(x: Tensor) -> Tensor:
     from sheaf.model import row_kernels
 
+    if x.shape[-1] % 2:
+        raise ValueError(f"halves of {x.shape[-1]} columns")
     out = torch.empty(*x.shape[:-1], x.shape[-1] // 2, dtype=x.dtype)
     x_nd, out_nd = _rows(x), _rows(out)
     for_each(lambda rows: row_kernels.swiglu(x_nd[rows], out_nd[rows]), _pieces(x_nd))

@@ -58,10 +58,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Ended:
-    """How the ranks ended. signal: the one that stopped this process, or 0. failed: why they ended, if not well."""
+    """How the ranks ended. signal: the one that stopped this process, or 0. failed: why they ended, if not well. late:
+    all were well, and had been given no more time."""
 
     signal: int = 0
     failed: Failed | None = None
+    late: bool = False
 
 
 def forker(module: str, imports: Sequence[str], ranks: int) -> Forker:
@@ -159,9 +161,9 @@ def _watch(
     if signals.received:
         return Ended(signal=signals.received)
     words = {rank: board.last_words(rank) for rank in codes}
-    running = [rank for rank, code in codes.items() if code is None]
-    # Where time is up nobody has failed: any of those that still run stands for all.
-    rank = stuck[0].rank if stuck else blamed(codes, words) if any(codes.values()) else running[0]
+    if not stuck and not any(codes.values()):
+        return Ended(late=True)
+    rank = stuck[0].rank if stuck else blamed(codes, words)
     failed = Failed(
         rank,
         codes[rank] or 0,
