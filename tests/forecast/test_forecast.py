@@ -74,7 +74,7 @@ def test_where_no_layout_fits_the_plan_names_changes_after_which_one_does(
     assert plan(recipe, nproc=1, survey=no_survey)["changes"] == []
     monkeypatch.setattr(where, "memory_here", lambda _: 0.95 * needed.peak)
     data = plan(recipe, nproc=1, survey=no_survey)
-    assert not data["training"]["fits"] and len(data["changes"]) == 3
+    assert not data["training"]["fits"] and 2 <= len(data["changes"]) <= 3
     assert data["changes"][0] == "train.micro_batch_tokens=64"
     for words in data["changes"]:
         changed = sheaf.load(written(recipe, tmp_path), shlex.split(words))
