@@ -1,12 +1,11 @@
 """Next-token cross-entropy without the logits of a batch: head, softmax and their gradients, chunk by chunk.
 
-Letters: n tokens (b·t), d hidden size, v vocabulary, c tokens of a chunk, r rows of a block.
+Letters: n tokens (b·t), d hidden size, v vocabulary, c tokens of a chunk.
 
 Forward computes each chunk's logits, its loss, and at once its gradients for hidden states and head, then drops the
 logits; backward only scales them by the incoming scalar. So 3 matrix products a chunk, as in the plain way, and no
 recomputation. Memory: one chunk's logits (2048 × v in the compute dtype) and the head's gradient in fp32, where the
-plain way holds the logits of all tokens two to three times. Inside a chunk the softmax goes by blocks of rows in fp32
-that stay in the cache.
+plain way holds the logits of all tokens two to three times. On a processor a chunk's softmax is a kernel of one pass.
 """
 
 from __future__ import annotations
@@ -17,12 +16,9 @@ import torch
 from torch import Tensor
 
 from sheaf.model.pointwise import cross_entropy_
-from sheaf.model.workers import for_each
 
 IGNORE = -100
 CHUNK_TOKENS = 2048
-# fp32 elements of one block of rows: 2 MB, a core's cache. Of 2^16 to 2^20 the fastest.
-BLOCK_ELEMENTS = 1 << 19
 
 
 def next_token_loss(
@@ -97,30 +93,13 @@ def _losses(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) -> Tens
     found_c = cross_entropy_(logits_cv, labels_c, with_gradient=with_gradient)
     if found_c is not None:
         return found_c
-    losses_c = torch.empty(labels_c.shape, dtype=torch.float32, device=logits_cv.device)
-    valid_c = labels_c != IGNORE
-    target_c1 = labels_c.clamp_min(0)[:, None]
-
-    def softmax_of(block: slice) -> None:
-        # Each power of e is computed once: log_softmax would compute them for the sum, and its exponential again.
-        powers_rv = logits_cv[block].float()
-        powers_rv -= powers_rv.amax(1, keepdim=True)
-        target_r1, valid_r = target_c1[block], valid_c[block]
-        at_target_r1 = powers_rv.gather(1, target_r1)
-        sum_r1 = powers_rv.exp_().sum(1, keepdim=True)
-        losses_c[block] = (sum_r1.log() - at_target_r1)[:, 0] * valid_r
-        if with_gradient:
-            powers_rv *= sum_r1.reciprocal()
-            powers_rv.scatter_add_(1, target_r1, torch.full_like(at_target_r1, -1))
-            logits_cv[block] = powers_rv
-
-    blocks = _spans(labels_c.numel(), max(1, BLOCK_ELEMENTS // logits_cv.shape[1]))
-    if logits_cv.device.type == "cpu":
-        for_each(softmax_of, blocks)
-    else:
-        softmax_of(slice(None))
+    valid_c, target_c1 = labels_c != IGNORE, labels_c.clamp_min(0)[:, None]
+    log_p_cv = torch.log_softmax(logits_cv.float(), dim=-1)
+    losses_c = log_p_cv.gather(1, target_c1)[:, 0].neg() * valid_c
     if with_gradient:
-        logits_cv.index_fill_(0, (~valid_c).nonzero()[:, 0], 0)
+        gradient_cv = log_p_cv.exp_()
+        gradient_cv.scatter_add_(1, target_c1, torch.full_like(target_c1, -1, dtype=torch.float32))
+        logits_cv.copy_(gradient_cv).index_fill_(0, (~valid_c).nonzero()[:, 0], 0)
     return losses_c
 
 
