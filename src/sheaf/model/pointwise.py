@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sheaf.model import row_kernels
 from sheaf.model.operator import operator
 from sheaf.model.workers import for_each
 
@@ -60,8 +61,6 @@ def cross_entropy_(logits_cv: Tensor, labels_c: Tensor, *, with_gradient: bool) 
         return None
     if len(labels_c) and int(labels_c.max()) >= logits_cv.shape[1]:
         raise IndexError(f"label {int(labels_c.max())} lies outside a vocabulary of {logits_cv.shape[1]}")
-    from sheaf.model import row_kernels
-
     losses_c = torch.empty(labels_c.shape, dtype=torch.float32)
     logits, labels, losses = _bits(logits_cv), labels_c.contiguous().numpy(), losses_c.numpy()
 
@@ -79,8 +78,6 @@ def _fused(x: Tensor) -> bool:
 
 @operator("sheaf::rms_norm")
 def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    from sheaf.model import row_kernels
-
     out = torch.empty(x.shape, dtype=x.dtype)
     x_nd, out_nd, weight_d = _rows(x), _rows(out), _weight(weight)
 
@@ -93,8 +90,6 @@ def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 @operator("sheaf::rms_norm_backward")
 def _rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    from sheaf.model import row_kernels
-
     dx = torch.empty(x.shape, dtype=x.dtype)
     x_nd, grad_nd, dx_nd, weight_d = _rows(x), _rows(grad), _rows(dx), _weight(weight)
     pieces = _pieces(x_nd)
@@ -111,8 +106,6 @@ def _rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, epsilon: float) 
 @operator("sheaf::rotate")
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, scale: float, back: bool) -> Tensor:
     """back: from (b, h, t, g, e) to (b, t, h, g, e), the opposite turn; else the other way round."""
-    from sheaf.model import row_kernels
-
     x = x if x.stride(-1) == 1 else x.contiguous()
     out = torch.empty(x.transpose(1, 2).shape, dtype=x.dtype)
     if not out.numel():
@@ -134,8 +127,6 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, scale: float, back: bool) -> Te
 
 @operator("sheaf::swiglu")
 def _swiglu(x: Tensor) -> Tensor:
-    from sheaf.model import row_kernels
-
     if x.shape[-1] % 2:
         raise ValueError(f"halves of {x.shape[-1]} columns")
     out = torch.empty(*x.shape[:-1], x.shape[-1] // 2, dtype=x.dtype)
@@ -146,8 +137,6 @@ def _swiglu(x: Tensor) -> Tensor:
 
 @operator("sheaf::swiglu_backward")
 def _swiglu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    from sheaf.model import row_kernels
-
     dx = torch.empty(x.shape, dtype=x.dtype)
     x_nd, grad_nd, dx_nd = _rows(x), _rows(grad), _rows(dx)
     for_each(lambda rows: row_kernels.swiglu_backward(grad_nd[rows], x_nd[rows], dx_nd[rows]), _pieces(x_nd))
