@@ -82,7 +82,7 @@ class _Place:
         return self
 
     def get_cache_path(self) -> str:
-        return str(Path(self._py_file).parent / "__pycache__")
+        return str(beside(Path(self._py_file)))
 
     def get_source_stamp(self) -> str:
         return self._stamp

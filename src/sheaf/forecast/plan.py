@@ -26,9 +26,7 @@ from sheaf.model.config import ModelConfig
 from sheaf.recipe import Recipe
 
 Json = dict[str, Any]
-SubjectOn = Callable[
-    [int, Recipe], Subject
-]  # of so many ranks and this recipe: the one that is planned, or a changed one
+SubjectOn = Callable[[int, Recipe], Subject]  # (ranks, the recipe that is planned or a changed one)
 LISTED = 64  # layouts that are out, one by one; of more only how many there are for each reason
 
 

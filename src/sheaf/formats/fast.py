@@ -41,9 +41,10 @@ def allow(allowed: bool) -> None:
 def prepared() -> bool:
     """Compile what is not compiled yet; whether a child, which can write nothing, will find it."""
     from sheaf.formats import kernel_rows
+    from sheaf.kernel_code import beside
 
     kernel_rows.warm()
-    kept = Path(__file__).parent / "__pycache__"
+    kept = beside(Path(__file__))
     return all(any(kept.glob(f"{name}-*.nbc")) for name in kernel_rows.ENTRIES)
 
 

@@ -30,7 +30,7 @@ class Bounds:
         self._rows, self._columns, self._width, self._memory = rows, columns, width, memory
         # No cached_property: Python 3.11's takes a lock each time, as long as the rest of such an object's life.
         self._numbers: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
-        self._offsets: NDArray[np.int32] | None = None
+        self._cu_seqlens: NDArray[np.int32] | None = None
 
     def some(self, which: Any, rows: int = 0, width: int | None = None) -> Bounds:
         """Of these samples, cut to a width, with empty ones behind them if they are fewer than `rows`."""
@@ -53,9 +53,9 @@ class Bounds:
 
     @property
     def cu_seqlens(self) -> NDArray[np.int32]:
-        if self._offsets is None:
-            self._offsets = _offsets(self._rows, *self._columns, self._width)
-        return self._offsets
+        if self._cu_seqlens is None:
+            self._cu_seqlens = _offsets(self._rows, *self._columns, self._width)
+        return self._cu_seqlens
 
     def _numbered(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         shape = len(self._rows), self._width
