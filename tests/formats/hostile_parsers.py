@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -152,10 +153,23 @@ def _socket() -> socket.socket:
 
 
 def _begin_again(*_: str) -> None:
-    """Announces its item for ever."""
-    sock = _socket()
+    """Says for ever that another item begins."""
+    pipe = _pipe()
     while True:
-        wire.send(sock, b"S", _mine().to_bytes(4, "little"))
+        with contextlib.suppress(BlockingIOError):
+            os.write(pipe, b"1")
+
+
+def _pipe() -> int:
+    """The one in which items are counted."""
+    return next(fd for fd in range(3, 4096) if _is_pipe(fd))
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:
+        return False
 
 
 def _mine() -> int:
@@ -171,7 +185,7 @@ def _done(*_: str) -> None:
 
 def _announce(*_: str) -> None:
     """Says that the work is on an item of another group."""
-    wire.send(_socket(), b"S", (1000).to_bytes(4, "little"))
+    os.write(_pipe(), bytes(1000))
     time.sleep(600)
 
 

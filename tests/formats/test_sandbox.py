@@ -114,7 +114,7 @@ def test_a_frame_that_drips_is_no_progress() -> None:
         thread = threading.Thread(target=drip, args=(theirs,), daemon=True)
         thread.start()
         with pytest.raises(TimeoutError):
-            wire.Incoming(ours).receive(1 << 40, watch.wait)
+            wire.Incoming(ours).receive(1 << 40, lambda sock: watch.wait(sock, lambda: None))
         ours.close()
         thread.join()
 

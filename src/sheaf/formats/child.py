@@ -1,6 +1,6 @@
 """The sandbox's child: receives groups of items, parses them, answers with Arrow tables. Runs confined (`confine`).
 
-It announces each item before it touches it, so that whoever watches knows what it died of. Finished items are committed
+It counts each item before it touches it, so that whoever watches knows what it died of. Finished items are committed
 when a group ends, or when 8 MB of text have gathered; a long item's records are sent as they come, with weights instead
 of their bytes, which are known at its end. While an item is read, a frame a second says how far it got. Out of memory
 is an exit code: after that nothing in the process can be trusted to work.
@@ -37,10 +37,11 @@ _IPC = pa.ipc.IpcWriteOptions(use_threads=False)
 
 
 class Outbox:
-    """Gathers rows as columns, and sends them. seconds: the limit without progress."""
+    """Gathers rows, and sends them as columns. begun: the pipe of `wire.Begun`. seconds: the limit without progress."""
 
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
+    def __init__(self, sock: socket.socket, begun: int, seconds: float) -> None:
         self._sock = sock
+        self._begun = begun
         self._seconds = seconds
         self._pause = min(1.0, seconds / 4)
         self.item = self._read = 0
@@ -48,17 +49,17 @@ class Outbox:
         self._characters = 0
         self._uncommitted = 0
         self._first_stream = 0
-        self._records: list[list[Any]] = [[] for _ in wire.RECORDS]
+        self._records: list[tuple[Any, ...]] = []
         self._made: list[pa.RecordBatch] = []  # records in order: these, then _records
         self._rows = 0
-        self._streams: list[list[Any]] = [[] for _ in wire.STREAMS]
-        self._regions: list[list[Any]] = [[] for _ in PARSED_REGIONS]
-        self._items: list[list[Any]] = [[] for _ in PARSED_ITEMS]
+        self._streams: list[tuple[Any, ...]] = []
+        self._regions: list[tuple[Any, ...]] = []
+        self._items: list[tuple[Any, ...]] = []
 
     def begin(self, item: int) -> None:
         self.item, self._read, self._told = item, 0, time.monotonic()
-        self._first_stream = len(self._streams[0])
-        wire.send(self._sock, b"S", item.to_bytes(4, "little"))
+        self._first_stream = len(self._streams)
+        os.write(self._begun, b"1")
         if self._told > self._allowed + self._pause:  # two system calls, which many small items need not
             self._allow()
 
@@ -78,12 +79,10 @@ class Outbox:
         self, kind: str, text: bytes | memoryview, messages: str, payload: bytes,
         meta: str, member: str, locator: str, media: str, encoding: str, repairs: str, stream: int, weight: int,
     ) -> None:  # fmt: skip
-        row = (
+        self._records.append((
             self.item, kind, text, messages, payload, meta, member, locator, media, encoding,
             confidence(encoding), repairs, self._first_stream + stream, weight,
-        )  # fmt: skip
-        for column, value in zip(self._records, row, strict=True):
-            column.append(value)
+        ))  # fmt: skip
         self._gathered(1, len(text) + len(messages) + len(payload) + len(meta))
 
     def batch(
@@ -95,17 +94,12 @@ class Outbox:
         self._gathered(len(starts), ready.text_bytes + ready.meta_bytes)
 
     def finish(self, result: ItemResult) -> None:
-        for column, values in zip(
-            self._streams, ([self.item] * len(result.cost), result.cost, result.whole), strict=True
-        ):
-            column.extend(values)
-        for region, size in zip(result.regions, result.region_bytes, strict=True):
-            row = (self.item, region.member, region.locator, size, region.reason, region.detail)
-            for column, value in zip(self._regions, row, strict=True):
-                column.append(value)
-        row = (self.item, result.digest, result.media, result.structure, result.notes)
-        for column, value in zip(self._items, row, strict=True):
-            column.append(value)
+        self._streams += [(self.item, *charge) for charge in zip(result.cost, result.whole, strict=True)]
+        self._regions += [
+            (self.item, region.member, region.locator, size, region.reason, region.detail)
+            for region, size in zip(result.regions, result.region_bytes, strict=True)
+        ]
+        self._items.append((self.item, result.digest, result.media, result.structure, result.notes))
         if self._uncommitted + self._characters > FLUSH_CHARACTERS:
             self.commit()
 
@@ -126,7 +120,7 @@ class Outbox:
             self._send_records()
 
     def _end_rows(self) -> None:
-        if self._records[0]:
+        if self._records:
             self._made.append(_table(wire.RECORDS, self._records))
 
     def _send_records(self) -> None:
@@ -162,18 +156,18 @@ class _Parts:
     def close(self) -> None: ...
 
 
-def _table(schema: pa.Schema, columns: list[list[Any]]) -> pa.RecordBatch:
-    """Of the rows that the lists hold, which are emptied."""
+def _table(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
+    """Of these rows, which are taken out of the list."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    rows.clear()
     arrays = [
         joined(column, field.type) if field.name == "text" else pa.array(column, field.type)
         for column, field in zip(columns, schema, strict=True)
     ]
-    for column in columns:
-        column.clear()
     return pa.record_batch(arrays, schema=schema)
 
 
-def main(descriptor: int, parent: int, limits_json: str, extra: str = "") -> None:
+def main(descriptor: int, begun: int, parent: int, limits_json: str, extra: str = "") -> None:
     """Serve until the parent closes the socket."""
     limits = ParserLimits(**orjson.loads(limits_json))
     if extra:
@@ -188,7 +182,7 @@ def main(descriptor: int, parent: int, limits_json: str, extra: str = "") -> Non
     try:
         while True:
             _, request, fds = wire.receive(sock, 1 << 28, fds=wire.MAX_DESCRIPTORS)
-            _group(sock, orjson.loads(request), fds, limits)
+            _group(sock, begun, orjson.loads(request), fds, limits)
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
         return
     except MemoryError:
@@ -203,11 +197,11 @@ def _preload() -> None:
         importlib.import_module(name)
 
 
-def _group(sock: socket.socket, request: dict[str, Any], fds: list[int], limits: ParserLimits) -> None:
+def _group(sock: socket.socket, begun: int, request: dict[str, Any], fds: list[int], limits: ParserLimits) -> None:
     asked: dict[str, Any] = request["options"]
     asked["key"] = tuple(asked["key"])
     options = ParseOptions(**asked)
-    outbox = Outbox(sock, limits.seconds)
+    outbox = Outbox(sock, begun, limits.seconds)
     stream.tell(outbox.progress)
     fast.allow(request["fast"])
     for fd, item in zip(fds, request["items"], strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sheaf.formats import labels, ole, table, zip_documents
@@ -153,8 +154,8 @@ def _by_content(peek: Peek) -> Kind | None:
     refused = unread(peek.head)
     if refused is not None:
         return refused
-    for format in table.FORMATS:
-        if format.looks is not None and format.looks(peek):
+    for format, looks in _by_looks(len(table.FORMATS)):
+        if looks(peek):
             return Kind(format.media, format)
     return None
 
@@ -163,6 +164,12 @@ def _by_content(peek: Peek) -> Kind | None:
 def _by_first_byte(first: bytes, formats: int) -> tuple[Format, ...]:
     """Those of so many formats with a magic that begins so: for text mostly none."""
     return tuple(f for f in table.FORMATS[:formats] if any(magic.startswith(first) for magic in f.magic))
+
+
+@functools.cache
+def _by_looks(formats: int) -> tuple[tuple[Format, Callable[[Peek], bool]], ...]:
+    """Those of so many formats that have a test on the beginning."""
+    return tuple((f, f.looks) for f in table.FORMATS[:formats] if f.looks is not None)
 
 
 def _by_name(peek: Peek, media: str) -> Kind:

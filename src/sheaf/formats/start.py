@@ -23,15 +23,17 @@ from sheaf.formats.piece import ParserLimits
 FOLDER = "sheaf-sandbox-"
 _OWNED = re.compile(FOLDER + r"([0-9]+)-\w+")
 _MAIN = (  # our own package first, if the interpreter would not find it by itself: it may know another one
-    "import sys; own, *others = sys.argv[5:]; sys.path.extend(others); own in sys.path or sys.path.insert(0, own); "
-    "from sheaf.formats.child import main; main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])"
+    "import sys; own, *others = sys.argv[6:]; sys.path.extend(others); own in sys.path or sys.path.insert(0, own); "
+    "from sheaf.formats.child import main; main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6])"
 )
 
 
 def start(
-    theirs: socket.socket, limits: ParserLimits, extra: Path | None, folder: str, errors: IO[bytes]
+    theirs: socket.socket, begun: int, limits: ParserLimits, extra: Path | None, folder: str, errors: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    arguments = [str(theirs.fileno()), str(os.getpid()), orjson.dumps(asdict(limits)).decode(), str(extra or "")]
+    """begun: the child's end of `wire.Begun`."""
+    own = theirs.fileno(), begun
+    arguments = [*map(str, own), str(os.getpid()), orjson.dumps(asdict(limits)).decode(), str(extra or "")]
     return subprocess.Popen(
         [sys.executable, "-IB" if _files_are_cut() else "-I", "-c", _MAIN, *arguments, *_roots()],
         stdin=subprocess.DEVNULL,
@@ -39,7 +41,7 @@ def start(
         stderr=errors,
         cwd=folder,
         env=_environment(folder),
-        pass_fds=[theirs.fileno()],
+        pass_fds=own,
         start_new_session=True,
     )
 

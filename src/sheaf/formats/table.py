@@ -6,6 +6,7 @@ the table; suffixes only decide where content leaves it open (a table or plain t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,8 +33,13 @@ class Format:
     binary: bool = False
 
     def parser(self) -> Parser:
-        module, _, function = self.parse.partition(":")
-        return cast(Parser, getattr(import_module(f"sheaf.formats.{module}"), function))
+        return _imported(self.parse)
+
+
+@functools.cache
+def _imported(place: str) -> Parser:
+    module, _, function = place.partition(":")
+    return cast(Parser, getattr(import_module(f"sheaf.formats.{module}"), function))
 
 
 FORMATS: list[Format] = [

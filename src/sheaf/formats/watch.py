@@ -1,7 +1,8 @@
 """Whether an item's parser still gets on. The rule:
 
 - It may take limits.seconds of processor time without progress, and in all limits.seconds and one more for every 256 kB
-  that it has read or expanded. Progress is any frame of the child; while it reads, it sends one every second.
+  that it has read or expanded. Progress is any frame of the child; while it reads, it sends one every second. That an
+  item has begun is seen within a second (or a quarter of the limit, if that is less).
 - On the wall clock each of the two is four times as long for a parser that waits (that takes less than a hundredth of
   the time), and twenty times for any.
 
@@ -17,6 +18,7 @@ import ctypes
 import select
 import socket
 import time
+from collections.abc import Callable
 
 from sheaf.formats.piece import ParserLimits
 
@@ -40,7 +42,7 @@ class Watch:
         """An item of so many bytes begins. seconds: instead of the limit."""
         limits = self._limits
         self._seconds = limits.seconds if seconds is None else seconds
-        self._pause = min(1.0, max(0.01, self._seconds / 4))
+        self._pause = min(1.0, max(0.01, min(self._seconds, limits.seconds) / 4))
         # What it says it has read is believed as far as an honest parser could go.
         self._most = size + min(limits.expanded_mb << 20, int(limits.ratio * size) + (1 << 20))
         self._bytes = 0
@@ -57,13 +59,16 @@ class Watch:
         """We were busy, and left its frames unread: it may have gone on all the while."""
         self._last = self._now()
 
-    def wait(self, sock: socket.socket) -> None:
-        """Until there is something to receive. Raises TimeoutError."""
+    def wait(self, sock: socket.socket, look: Callable[[], object]) -> None:
+        """Until there is something to receive. look: called before the clocks are judged, to `begin` the item that the
+        child is at by now. Raises TimeoutError."""
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         while not poll.poll(1000 * self._pause):
+            look()
             self._judge()
         if time.monotonic() > self._seen + self._pause:  # parts of a frame may come without end
+            look()
             self._judge()
 
     def _judge(self) -> None:

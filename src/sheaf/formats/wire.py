@@ -1,15 +1,17 @@
 """Frames between the sandbox and its child: one letter, a length, and that many bytes. Never pickle.
 
 Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
-Child to parent: H, what confines it; S, an item begins (its number); P, it goes on (bytes read so far); R, records
-(Arrow IPC), each with its stream and its weight there instead of its bytes, and without an id; Q, regions; T, the
-streams of the items since the last commit, what each costs and its whole weight: from these follow the records' bytes
-(`charge`); I, the items that are finished: commits what came before; D, the group is done; X, an exception in a parser,
-after which the child ends.
+Child to parent: H, what confines it; P, an item goes on (bytes read so far); R, records (Arrow IPC), each with its
+stream and its weight there instead of its bytes, and without an id; Q, regions; T, the streams of the items since the
+last commit, what each costs and its whole weight: from these follow the records' bytes (`charge`); I, the items that
+are finished: commits what came before; D, the group is done; X, an exception in a parser, after which the child ends.
+Which item it is at it says without a frame (`Begun`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -67,6 +69,28 @@ def receive(sock: socket.socket, limit: int, fds: int = 0) -> tuple[bytes, memor
     if size > limit:
         raise Closed(f"a frame of {size} bytes")
     return kind, _exactly(sock, size), got
+
+
+class Begun:
+    """How many items the child has begun: a byte in a pipe for each. As a frame for each, which wakes the parent, it
+    cost both as much as reading a small file; a pipe waits until the parent looks, and nobody can take it back."""
+
+    def __init__(self) -> None:
+        self._pipe, self.theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # it never fills: a group has few items
+        self._count = 0
+
+    def count(self) -> int:
+        """By now; of a dead child too."""
+        with contextlib.suppress(BlockingIOError):
+            self._count += len(os.read(self._pipe, 1 << 16))
+        return self._count
+
+    def started(self) -> None:
+        """The child has its end."""
+        os.close(self.theirs)
+
+    def close(self) -> None:
+        os.close(self._pipe)
 
 
 class Incoming:

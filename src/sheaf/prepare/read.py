@@ -29,7 +29,7 @@ from sheaf.errors import TryAgain
 from sheaf.files import digest_json, digest_of, task_folder
 from sheaf.formats import READER_VERSION
 from sheaf.formats.long_item import LongItem, row_bytes
-from sheaf.formats.sandbox import ItemInput, Parsed, ParseOptions, Sandbox, kept_sandbox
+from sheaf.formats.sandbox import GROUP, ItemInput, Parsed, ParseOptions, Sandbox, kept_sandbox
 from sheaf.formats.schema import PARSED_RECORDS, PARSED_REGIONS
 from sheaf.recipe import Limits, Recipe, SourceSpec
 from sheaf.sources.ahead import Ahead
@@ -38,7 +38,7 @@ from sheaf.sources.registry import open_source, source_options
 
 READ_VERSION = 5
 BATCH_ITEMS = 4096
-OPEN_ITEMS = 200  # descriptors held at once: the usual soft limit is 1024, and several workers share a terminal's
+OPEN_ITEMS = GROUP  # descriptors held at once, of the 1024 that a process usually may
 OPEN_BYTES = 64 << 20
 SHARD_BYTES = 64 << 20  # of gathered records (`row_bytes`), after which a shard is written and another begun
 

@@ -80,12 +80,17 @@ class FolderSource:
         return os.fdopen(fd, "rb")
 
     @functools.cached_property
+    def _is_file(self) -> bool:
+        """Whether the source is one file. Asked once: an answer for each item took as long as opening it."""
+        return self._top.is_file()
+
+    @functools.cached_property
     def _root(self) -> str:
         """The root without links."""
         return os.path.realpath(self._top)
 
     def _open(self, relative: str) -> int:
-        if self._top.is_file():
+        if self._is_file:
             return os.open(self._top, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         root, parts = self._root, relative.split("/")
         if not {"", ".", ".."}.intersection(parts):
