@@ -161,11 +161,11 @@ finally:
 """
 
 
-def run_alone(function: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_alone(function: str, python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process that starts a cluster of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(HERE), **environment}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, function], env=kept, capture_output=True, text=True, timeout=500, check=False
+        [python, "-c", PROGRAM, function], env=kept, capture_output=True, text=True, timeout=500, check=False
     )
 
 
@@ -175,6 +175,13 @@ def test_a_cluster_of_our_own_listens_here_alone_says_nothing_and_leaves_nothing
     assert done.stdout.count("\n") == 1 and done.stderr == ""  # what tasks and daemons say goes to their logs
     assert "127.0.0.1" in done.stdout and "everywhere" not in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interpreter_in_a_folder_with_a_blank_in_its_name_runs_tasks(tmp_path: Path) -> None:
+    folder = tmp_path / "my environment"
+    folder.symlink_to(sys.prefix, target_is_directory=True)
+    done = run_alone("chatter", str(folder / "bin" / Path(sys.executable).name))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_cluster_that_does_not_answer_is_named() -> None:

@@ -19,9 +19,11 @@ import importlib.metadata
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -64,8 +66,7 @@ class RayEngine:
 
         Raises as LocalEngine.run does, and EnvironmentProblem if the cluster cannot be joined or cannot run sheaf.
         """
-        ray = self._joined().ray
-        with _Run(ray, self._prefixes, self.workers, iter(tasks)) as run:
+        with _Run(self._joined(), self._prefixes, self.workers, iter(tasks)) as run:
             for task, result in run.results():
                 if progress is not None:
                     progress(task.weight)
@@ -84,10 +85,12 @@ class RayEngine:
 
 
 class Cluster:
-    """Our place in a cluster. ray: the module, which is imported when first needed."""
+    """Our place in a cluster. ray: the module, which is imported when first needed. environment: the `runtime_env` that
+    every task needs there."""
 
     def __init__(self, ray: Any, *, ours: bool, temporary: Path | None = None) -> None:
         self.ray, self._ours, self._temporary = ray, ours, temporary
+        self.environment = _environment(ray)
         self.cpus = int(ray.cluster_resources().get("CPU", 0))
         if self.cpus < 1:
             self.leave()
@@ -144,11 +147,11 @@ class Cluster:
 class _Run:
     """One call of RayEngine.run: hands out tasks, collects answers, retries after deaths."""
 
-    def __init__(self, ray: Any, prefixes: Sequence[str], workers: int, tasks: Iterator[Task]) -> None:
-        self.ray, self.prefixes, self.workers, self.tasks = ray, prefixes, workers, tasks
+    def __init__(self, cluster: Cluster, prefixes: Sequence[str], workers: int, tasks: Iterator[Task]) -> None:
+        self.ray, self.prefixes, self.workers, self.tasks = cluster.ray, prefixes, workers, tasks
         # One core each; the local engine's variables, although Ray's own worker has loaded some libraries before.
-        environment = {"env_vars": one_thread()}
-        self.remote = ray.remote(num_cpus=1, max_retries=0, runtime_env=environment)(serve)
+        environment = {**cluster.environment, "env_vars": one_thread()}
+        self.remote = self.ray.remote(num_cpus=1, max_retries=0, runtime_env=environment)(serve)
         self.version = importlib.metadata.version("sheaf")
         self.again: deque[Attempt] = deque()
         self.running: dict[Any, Attempt] = {}
@@ -232,6 +235,14 @@ def _keep_to_ourselves() -> None:
     if not any(f"RAY_AUTH_{what}" in os.environ for what in ("MODE", "TOKEN", "TOKEN_PATH")):
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _token()
+
+
+def _environment(ray: Any) -> dict[str, str]:
+    """Ray hands the interpreter's path to a shell as it is: one with a blank in it would never start a worker, and the
+    tasks would wait for ever. Other machines have a path of their own, that we do not know."""
+    quoted = shlex.quote(sys.executable)
+    here = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]} <= {socket.gethostname()}
+    return {"py_executable": quoted} if quoted != sys.executable and here else {}
 
 
 def _knock(address: str) -> None:

@@ -45,7 +45,7 @@ def train_on_ray(run: Run, ranks: int, console: Console) -> Run:
 
         def start(slots: Sequence[int], signals: StopSignals, moved: Callable[[int], None]) -> Ended:
             with _placed(cluster.ray, len(slots)) as group:
-                return _Start(cluster.ray, group, run, len(slots)).wait(signals, moved)
+                return _Start(cluster, group, run, len(slots)).wait(signals, moved)
 
         return supervised(run, ranks, console, start, where="on the Ray cluster")
 
@@ -88,13 +88,15 @@ def _cpus_each(nodes: Sequence[float], ranks: int) -> int:
 class _Start:
     """One start of all ranks."""
 
-    def __init__(self, ray: Any, group: Any, run: Run, ranks: int) -> None:
-        self.ray, self.run = ray, run
+    def __init__(self, cluster: Cluster, group: Any, run: Run, ranks: int) -> None:
+        ray = self.ray = cluster.ray
+        self.run = run
         self.began = newest_step(run.folder)
         self.at = time.time()
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
         bundle = group.bundle_specs[0]
         how = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "max_retries": 0}
+        how |= {"runtime_env": cluster.environment}
         here = [{**how, "scheduling_strategy": strategy(group, placement_group_bundle_index=i)} for i in range(ranks)]
         places = [json.loads(x) for x in ray.get([ray.remote(place).options(**one).remote() for one in here])]
         version = importlib.metadata.version("sheaf")
