@@ -140,3 +140,11 @@ def test_angles_of_one_row_turn_all_rows_and_others_are_refused() -> None:
     assert torch.equal(pointwise.rotated(q, angles.cos(), angles.sin()), all_rows)
     with pytest.raises(RuntimeError):
         pointwise.rotated(q, angles[:, :2].cos(), angles[:, :2].sin())
+
+
+@pytest.mark.parametrize("of", [lambda x: pointwise.rms_norm(x, torch.ones(8), 1e-6), pointwise.swiglu])
+def test_a_second_derivative_is_refused_and_not_wrong(of: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(3, 8, requires_grad=True)
+    (first,) = torch.autograd.grad(of(x).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="create_graph"):
+        torch.autograd.grad(first.sum(), x)

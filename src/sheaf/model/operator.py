@@ -38,6 +38,17 @@ class Operator(Generic[P, T]):
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
         torch.library.register_autograd(self.name, backward, setup_context=setup_context)
 
+    def register_no_second_derivative(self) -> None:
+        """This operator is a derivative itself: what is derived once more would lack its part, and nobody would know."""
+        torch.library.register_autograd(self.name, _no_second_derivative)
+
+
+def _no_second_derivative(*_: Any) -> None:
+    raise NotImplementedError(
+        "a derivative of a derivative was asked for (create_graph=True), and Sheaf's kernels for a processor have the "
+        "first only: compute it with a model in float64, or on another device"
+    )
+
 
 def operator(name: str) -> Callable[[Callable[P, T]], Operator[P, T]]:
     """Decorator: the function becomes an operator of this name."""

@@ -225,3 +225,5 @@ def _swiglu_gradient(ctx: Any, grad: Tensor) -> Tensor:
 _rms_norm.register_autograd(_norm_gradient, setup_context=_keep_norm)
 _rotate.register_autograd(_turn_gradient, setup_context=_keep_turn)
 _swiglu.register_autograd(_swiglu_gradient, setup_context=_keep_input)
+_rms_norm_backward.register_no_second_derivative()
+_swiglu_backward.register_no_second_derivative()
