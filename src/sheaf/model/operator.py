@@ -39,7 +39,7 @@ class Operator(Generic[P, T]):
         torch.library.register_autograd(self.name, backward, setup_context=setup_context)
 
     def register_no_second_derivative(self) -> None:
-        """This operator is a derivative itself: what is derived once more would lack its part, and nobody would know."""
+        """This operator is a derivative itself: what is derived once more would lack its part, and none would know."""
         torch.library.register_autograd(self.name, _no_second_derivative)
 
 
