@@ -3,7 +3,7 @@
 What tensors take is `train/footprint.py`'s, on the meta device: exact for the first three, traced for the rest. A
 model of many layers is taken at two smaller depths, and the rest follows, as all of it is linear in the layers of a
 stage; so that a model of any size is told of in a second and is never allocated. Beside the tensors a rank's process
-has Python, torch and what the allocator leaves unused (`OVERHEAD`, of a GPU: context, NCCL, fragments).
+has Python, torch and what the allocator leaves unused; of a GPU: context, NCCL, fragments.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from sheaf.forecast.subject import Subject
 from sheaf.model.config import ModelConfig
 from sheaf.parallel.layout import Facts
+from sheaf.parallel.mesh import size_of
 from sheaf.recipe import Layout
 from sheaf.train.footprint import Footprint, Shape
 from sheaf.train.footprint import Rank as PaperRank
@@ -26,8 +27,11 @@ from sheaf.train.on_paper import on_paper
 from sheaf.train.setup import DTYPES
 
 DEEP = 12  # layers from which on two smaller depths stand for all
-PROCESS_BYTES = 0.55e9  # Python, torch and other libraries, threads' scratch space: resident in a CPU rank
-UNUSED = 0.05  # of the tensors' peak: what the C library leaves between blocks
+PROCESS_BYTES = 0.47e9  # Python, torch, numba and other libraries, threads' scratch space: resident in a CPU rank
+ALONE_BYTES = 0.13e9  # more, where the command itself is the rank: what it planned with
+# Of what blocks keep and drop again: what the C library (glibc 2.36) leaves between them. Torch wants aligned blocks,
+# and a hole that one leaves is a few bytes too small for the next of its size.
+UNUSED = 0.45
 GPU_BYTES, GPU_UNUSED = 2.0e9, 0.08  # context, cuBLAS and NCCL; what the caching allocator leaves
 ERROR = 0.1  # of the whole
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -88,7 +92,7 @@ def memory_of(subject: Subject, layout: Layout, room: float, *, gpu: bool) -> Me
     if not isinstance(config, ModelConfig):
         return None
     found = max((_footprint(subject, config, layout, rank) for rank in _ranks(layout)), key=lambda one: one.peak)
-    return Memory(_parts(found, subject, gpu=gpu), room)
+    return Memory(_parts(found, subject, gpu=gpu, alone=size_of(layout) == 1), room)
 
 
 def _ranks(layout: Layout) -> list[int]:
@@ -130,8 +134,8 @@ def shape_of(subject: Subject, layout: Layout) -> Shape:
     return Shape(samples, train.sequence_length, passes, DTYPES[train.precision])
 
 
-def _parts(found: Footprint, subject: Subject, *, gpu: bool) -> dict[str, float]:
-    """At the peak, which is in the passes or in the update."""
+def _parts(found: Footprint, subject: Subject, *, gpu: bool, alone: bool) -> dict[str, float]:
+    """At the peak, which is in the passes or in the update. alone: one rank is all there is."""
     passes = found.activations + max(found.block, found.logits) >= found.update
     copy = 0 if gpu else found.copy
     optimizer = 0 if gpu and subject.recipe.train.offload_optimizer else found.optimizer
@@ -143,8 +147,8 @@ def _parts(found: Footprint, subject: Subject, *, gpu: bool) -> dict[str, float]
         parts |= {"update": found.update}
     parts["checkpoint"] = copy
     tensors = sum(parts.values())
-    parts["process"] = GPU_BYTES if gpu else PROCESS_BYTES
-    parts["unused"] = (GPU_UNUSED if gpu else UNUSED) * tensors
+    parts["process"] = GPU_BYTES if gpu else PROCESS_BYTES + (ALONE_BYTES if alone else 0)
+    parts["unused"] = GPU_UNUSED * tensors if gpu else UNUSED * (found.activations + found.block)
     return {name: float(size) for name, size in parts.items() if size}
 
 
