@@ -5,12 +5,17 @@ batch, precision, activation checkpointing and layout on 1, 2 and 4 ranks. Each 
 with its probe), then run; the step is the median of the later half. Ratios are fact over forecast; of a machine that
 does something else meanwhile they mean little. It takes about two minutes a combination.
 
-Use: python bench/plan.py [--only N] [--steps 30]
+With --limited each run is put into a control group (which takes root) that may have 15% more than the ranks' forecasts
+come to: a run that the plan says will fit by that must end as if it had the machine, without being killed or shortening
+its passes.
+
+Use: python bench/plan.py [--only N] [--steps 30] [--limited]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -18,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,12 +84,14 @@ COMBINATIONS = (
     Combination(4, "small", 512, 8192, 1024, "fp32", "none", "muon", "{shard: 2, pipeline: 2}"),
 )
 PARTS = ("memory", "step", "run")
+ROOM = 1.15  # over the forecast, which a run that is said to fit must need no more of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, default=len(COMBINATIONS))
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--limited", action="store_true")
     options = parser.parse_args()
     ratios: dict[str, list[float]] = {part: [] for part in PARTS}
     with tempfile.TemporaryDirectory() as name:
@@ -94,7 +102,7 @@ def main() -> None:
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         for one in COMBINATIONS[: options.only]:
             line = [f"{one.ranks} × {one.layout} {' '.join(one.words[:-1])}".replace("train.", "")]
-            for part, (forecast, fact) in compared(folder, one).items():
+            for part, (forecast, fact) in compared(folder, one, options.limited).items():
                 ratios[part].append(fact / forecast)
                 line.append(f"{part} {forecast:.3g} → {fact:.3g} ({fact / forecast:.2f})")
             print("; ".join(line), flush=True)
@@ -103,14 +111,18 @@ def main() -> None:
         print(f"{part}: off by {statistics.median(off):.0%} at the median, {max(off):.0%} at most")
 
 
-def compared(folder: Path, one: Combination) -> dict[str, tuple[float, float]]:
-    """(forecast, fact) of each part."""
+def compared(folder: Path, one: Combination, limited: bool) -> dict[str, tuple[float, float]]:
+    """(forecast, fact) of each part. Raises RuntimeError where a limited run did not go as forecast."""
     words = ["--nproc", str(one.ranks), *one.words]
     told: dict[str, Any] = json.loads(command(folder, "plan", "--json", *words))["training"]
     begun = time.monotonic()
-    command(folder, "train", "--json", *words)
+    room = one.ranks * told["memory_bytes"]["value"] * ROOM if limited else 0
+    with group(int(room)) as files:
+        command(folder, "train", "--json", *words, files=files)
     seconds = time.monotonic() - begun
     run = max((folder / "workspace" / "runs").glob("planned-*"))
+    if limited and (run / "restarts.jsonl").exists():
+        raise RuntimeError(f"out of memory although it was to fit: {(run / 'restarts.jsonl').read_text()}")
     lines = journal.read(run)
     step = statistics.median(line["seconds"] for line in lines[len(lines) // 2 :])
     peak = max(line["peak_memory_bytes"] for line in lines)
@@ -121,10 +133,27 @@ def compared(folder: Path, one: Combination) -> dict[str, tuple[float, float]]:
     }
 
 
-def command(folder: Path, verb: str, *words: str) -> bytes:
-    """What it prints."""
+@contextlib.contextmanager
+def group(most: int) -> Generator[str]:
+    """The file that puts a process into a control group of so many bytes; "" for no limit."""
+    if not most:
+        yield ""
+        return
+    old = Path("/sys/fs/cgroup/memory")
+    made = (old if old.is_dir() else old.parent) / f"sheaf-plan-{os.getpid()}"
+    made.mkdir()
+    try:
+        (made / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(most))
+        yield str(made / "cgroup.procs")
+    finally:
+        made.rmdir()
+
+
+def command(folder: Path, verb: str, *words: str, files: str = "") -> bytes:
+    """What it prints. files: of a control group that it joins first."""
     line = [sys.executable, "-m", "sheaf", verb, str(folder / "sheaf.yaml"), *words]
-    return subprocess.run(line, cwd=folder, check=True, capture_output=True).stdout
+    join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', files] if files else []
+    return subprocess.run([*join, *line], cwd=folder, check=True, capture_output=True).stdout
 
 
 if __name__ == "__main__":

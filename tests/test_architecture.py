@@ -27,6 +27,7 @@ BESIDE = {
     "rooms",
     "runs",
     "processes",
+    "allowance",
 }
 LEFT_TO_RIGHT = [
     "sources",

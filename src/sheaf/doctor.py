@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sheaf import __version__
+from sheaf import __version__, allowance
 from sheaf.console import Console, size
 from sheaf.files import write_file
 
@@ -98,31 +98,12 @@ def _platform() -> Check:
 
 
 def _memory() -> Check:
-    free = available_memory()
+    free = allowance.free_memory()
     if free < 1e9:
         return Check("memory", "fail", f"{size(free)} available", "free some memory: training `tiny` takes about 2 GB")
     if free < 4e9:
         return Check("memory", "warn", f"{size(free)} available", "set `train.micro_batch_tokens` low")
     return Check("memory", "ok", f"{size(free)} available")
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take: the machine's, or less where a control group (a container) says so."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most = Path(limit).read_text().strip()
-            now = int(Path(used).read_text())
-        except OSError:
-            continue
-        if most != "max":
-            free = min(free, max(0, int(most) - now))
-    return free
 
 
 def _open_files() -> Check:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
-import psutil
 import torch
 
+from sheaf import allowance
 from sheaf.forecast.subject import Subject
 from sheaf.model.config import ModelConfig
 from sheaf.parallel.layout import Facts
@@ -34,7 +33,6 @@ ALONE_BYTES = 0.13e9  # more, where the command itself is the rank: what it plan
 UNUSED = 0.45
 GPU_BYTES, GPU_UNUSED = 2.0e9, 0.08  # context, cuBLAS and NCCL; what the caching allocator leaves
 ERROR = 0.1  # of the whole
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,4 @@ def memory_here(ranks: int) -> float:
     allowed to use."""
     if torch.cuda.is_available():
         return float(torch.cuda.get_device_properties(0).total_memory)
-    total = float(psutil.virtual_memory().total)
-    for path in map(Path, LIMITS):
-        if path.exists() and (text := path.read_text().strip()).isdecimal():
-            total = min(total, float(text))
-    return total / ranks
+    return allowance.memory() / ranks

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from sheaf import allowance
 from sheaf.errors import EnvironmentProblem, Interrupted
 from sheaf.model.memory import ran_out
 from sheaf.parallel.pulse import pulse
@@ -148,17 +149,7 @@ def _device(local: int) -> torch.device:
     return torch.device("cuda", local)
 
 
-def available_cores() -> int:
-    """Cores that this process may use: its affinity, and the quota of its control group (containers)."""
-    cores = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
-
-
 def threads_for(ranks: int) -> int:
     """Compute threads of each rank: OMP_NUM_THREADS if the user set it, else the cores shared out evenly."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else max(1, available_cores() // ranks)
+    return int(given) if given.isdecimal() and int(given) > 0 else max(1, allowance.cores() // ranks)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sheaf import allowance
 from sheaf import engine as engines
 from sheaf.console import Console
 from sheaf.corpus.version import CorpusVersion
@@ -18,7 +19,7 @@ from sheaf.files import folder_of, write_file, write_json
 from sheaf.model.config import ModelConfig
 from sheaf.model.memory import keep_memory, return_memory
 from sheaf.parallel.layout import ranks_of
-from sheaf.parallel.ranks import alone, available_cores, threads_for
+from sheaf.parallel.ranks import alone, threads_for
 from sheaf.recipe import Layout, Recipe
 from sheaf.recipe_file import dump
 from sheaf.train.checkpoint import newest_valid
@@ -196,8 +197,8 @@ def _train_here(run: Run, console: Console) -> Run:
     keep_memory()
     threads = run.settings.threads
     notes = NotesFile(run.folder, console)
-    if threads > available_cores():
-        notes.note(f"{threads} threads on {available_cores()} cores: as many as when the run began, for the same bits")
+    if threads > allowance.cores():
+        notes.note(f"{threads} threads on {allowance.cores()} cores: as many as when the run began, for the same bits")
     # Untouched address space, to be given up: where a process is limited (ulimit), none is left for a thread otherwise.
     reserve = mmap.mmap(-1, RESERVE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:

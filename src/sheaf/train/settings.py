@@ -11,11 +11,11 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from sheaf import allowance
 from sheaf.errors import EnvironmentProblem, RecipeError
 from sheaf.model.compile import compiler_problem
 from sheaf.order.mix import LARGEST_DRAW
 from sheaf.order.order import Order
-from sheaf.parallel.ranks import available_cores
 from sheaf.recipe import Budget, Recipe, Train
 from sheaf.recipe_file import parse_tokens
 from sheaf.train.optimizer import Kind, Start, choose, default_rate, published_batch
@@ -217,7 +217,7 @@ def compiles(train: Train, step_flops: float, steps: int | None, ranks: int, gpu
     if steps is None:
         seconds = 3600.0 * (train.budget.hours or 0.0)
     else:
-        seconds = step_flops * steps / (GPU_FLOPS * ranks if gpu else CORE_FLOPS * available_cores())
+        seconds = step_flops * steps / (GPU_FLOPS * ranks if gpu else CORE_FLOPS * allowance.cores())
     saved = COMPILE_SAVES["cuda" if gpu else "cpu"] * seconds
     why = f"it would save about {saved:.0f} s of some {seconds:.0f} s and costs {COMPILE_SECONDS:.0f} s to compile"
     return saved > COMPILE_SECONDS, why

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Generator
 from typing import Literal
 
-import psutil
 import torch
 from torch.utils import deterministic
 
+from sheaf import allowance
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused, UsageError
 from sheaf.model.config import ModelConfig
@@ -92,7 +92,7 @@ def placed_on(run: Run, ranks: int) -> Run | None:
 def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int, span: float = 0.0) -> Facts:
     """What the layout of so many ranks on this machine depends on. span: see `Facts`; it only decides about time."""
     gpu, muon = torch.cuda.is_available(), settings.optimizer == "muon"
-    memory = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().total / ranks
+    memory = torch.cuda.get_device_properties(0).total_memory if gpu else allowance.memory() / ranks
     return Facts(
         config=plan.config,
         sequence_length=recipe.train.sequence_length,

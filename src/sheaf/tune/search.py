@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from orjson import loads as from_json
 
+from sheaf import allowance
 from sheaf.console import Console, Silent
 from sheaf.corpus.version import CorpusVersion
 from sheaf.corpus.workspace import Workspace
 from sheaf.errors import DataRefused, Interrupted, OutOfMemory, RecipeError, SheafError, TrainingFailed, UsageError
 from sheaf.files import digest_json, write_json
 from sheaf.parallel.layout import ranks_of
-from sheaf.parallel.ranks import available_cores
 from sheaf.prepare.pipeline import prepare, refuse_deferred
 from sheaf.processes import StopSignals
 from sheaf.recipe import Recipe
@@ -115,10 +115,10 @@ class _Work:
         self.whole = size is not None and self.trials >= size
         layout = search.usual.train.layout
         ranks = 1 if layout == "auto" else ranks_of(layout)
-        usual = 1 if torch.cuda.is_available() else max(1, min(USUAL_JOBS, available_cores() // ranks))
+        usual = 1 if torch.cuda.is_available() else max(1, min(USUAL_JOBS, allowance.cores() // ranks))
         self.jobs = limits.jobs or usual
         # Threads change roundings, so a search that goes on keeps what it began with.
-        self.threads = int(self.study.remembered("threads", max(1, available_cores() // (self.jobs * ranks))))
+        self.threads = int(self.study.remembered("threads", max(1, allowance.cores() // (self.jobs * ranks))))
         self._corpora: dict[str, str] = {digest_json(search.usual.prepare.model_dump(mode="json")): corpus.digest}
 
     def all_brackets(self) -> bool:
