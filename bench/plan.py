@@ -117,8 +117,8 @@ def compared(folder: Path, one: Combination, limited: bool) -> dict[str, tuple[f
     told: dict[str, Any] = json.loads(command(folder, "plan", "--json", *words))["training"]
     begun = time.monotonic()
     room = one.ranks * told["memory_bytes"]["value"] * ROOM if limited else 0
-    with group(int(room)) as files:
-        command(folder, "train", "--json", *words, files=files)
+    with group(int(room)) as members:
+        command(folder, "train", "--json", *words, members=members)
     seconds = time.monotonic() - begun
     run = max((folder / "workspace" / "runs").glob("planned-*"))
     if limited and (run / "restarts.jsonl").exists():
@@ -149,10 +149,10 @@ def group(most: int) -> Generator[str]:
         made.rmdir()
 
 
-def command(folder: Path, verb: str, *words: str, files: str = "") -> bytes:
-    """What it prints. files: of a control group that it joins first."""
+def command(folder: Path, verb: str, *words: str, members: str = "") -> bytes:
+    """What it prints. members: the file of a control group which it joins first."""
     line = [sys.executable, "-m", "sheaf", verb, str(folder / "sheaf.yaml"), *words]
-    join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', files] if files else []
+    join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', members] if members else []
     return subprocess.run([*join, *line], cwd=folder, check=True, capture_output=True).stdout
 
 
