@@ -20,6 +20,7 @@ from conftest import parse_files, unaccounted
 from sheaf.errors import EnvironmentProblem
 from sheaf.formats import sandbox as module
 from sheaf.formats import start, wire
+from sheaf.formats.answers import BadAnswer
 from sheaf.formats.piece import ParserLimits
 from sheaf.formats.reasons import REASONS
 from sheaf.formats.sandbox import ItemInput, ParseOptions, Sandbox, sandbox_level
@@ -117,6 +118,28 @@ def test_a_frame_that_drips_is_no_progress() -> None:
             wire.Incoming(ours).receive(1 << 40, lambda sock: watch.wait(sock, lambda: None))
         ours.close()
         thread.join()
+
+
+def test_what_a_child_does_while_its_parent_is_busy_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = [0.0]
+    monkeypatch.setattr(time, "clock_gettime", lambda _: used[0])
+    watch = Watch(os.getpid(), ParserLimits(**Limits(seconds=2.0).model_dump()))
+    watch.begin(0)
+    used[0] = 1.9
+    watch.progress(0)
+    used[0] = 8.0
+    watch.excuse()
+    watch.progress(0)
+    used[0] = 8.2  # 2.1 s of its own
+    with pytest.raises(TimeoutError, match="for 0 bytes"):
+        watch.progress(0)
+
+
+def test_progress_of_another_item_is_none_of_this() -> None:
+    said = memoryview(wire.PROGRESS.pack(3, 1000))
+    assert module._read_of(3, said) == 1000 and module._read_of(4, said) is None
+    with pytest.raises(BadAnswer):
+        module._read_of(3, said[:8])
 
 
 def drip(sock: socket.socket) -> None:

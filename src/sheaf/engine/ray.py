@@ -90,7 +90,7 @@ class Cluster:
 
     def __init__(self, ray: Any, *, ours: bool, temporary: Path | None = None) -> None:
         self.ray, self._ours, self._temporary = ray, ours, temporary
-        self.environment = _environment(ray)
+        self.environment = _environment(ray) if ours else {}  # who joined before us has said what workers need
         self.cpus = int(ray.cluster_resources().get("CPU", 0))
         if self.cpus < 1:
             self.leave()
@@ -241,7 +241,7 @@ def _environment(ray: Any) -> dict[str, str]:
     """Ray hands the interpreter's path to a shell as it is: one with a blank in it would never start a worker, and the
     tasks would wait for ever. Other machines have a path of their own, that we do not know."""
     quoted = shlex.quote(sys.executable)
-    here = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]} <= {socket.gethostname()}
+    here = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} <= {ray.util.get_node_ip_address()}
     return {"py_executable": quoted} if quoted != sys.executable and here else {}
 
 

@@ -134,7 +134,8 @@ def shape_of(subject: Subject, layout: Layout) -> Shape:
 
 def _parts(found: Footprint, subject: Subject, *, gpu: bool, alone: bool) -> dict[str, float]:
     """At the peak, which is in the passes or in the update. alone: one rank is all there is."""
-    passes = found.activations + max(found.block, found.logits) >= found.update
+    holes = 0.0 if gpu else UNUSED * (found.activations + found.block)
+    passes = found.activations + max(found.block, found.logits) + holes >= found.update
     copy = 0 if gpu else found.copy
     optimizer = 0 if gpu and subject.recipe.train.offload_optimizer else found.optimizer
     parts: dict[str, float] = {"weights": found.weights, "gradients": found.gradients, "optimizer": optimizer}
@@ -146,7 +147,7 @@ def _parts(found: Footprint, subject: Subject, *, gpu: bool, alone: bool) -> dic
     parts["checkpoint"] = copy
     tensors = sum(parts.values())
     parts["process"] = GPU_BYTES if gpu else PROCESS_BYTES + (ALONE_BYTES if alone else 0)
-    parts["unused"] = GPU_UNUSED * tensors if gpu else UNUSED * (found.activations + found.block)
+    parts["unused"] = GPU_UNUSED * tensors if gpu else holes if passes else 0.0
     return {name: float(size) for name, size in parts.items() if size}
 
 

@@ -67,7 +67,7 @@ class Outbox:
         """So many more bytes were read or expanded."""
         self._read += more
         if time.monotonic() - self._told > self._pause:
-            wire.send(self._sock, b"P", self._read.to_bytes(8, "little"))
+            wire.send(self._sock, b"P", wire.PROGRESS.pack(self.item, self._read))
             self._told = time.monotonic()
             self._allow()
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import os
 import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +45,9 @@ from sheaf.recipe import Limits
 __all__ = ["ItemInput", "ParseOptions", "Parsed", "Sandbox", "kept_sandbox", "sandbox_level"]
 
 KEPT_BLOCK, KEPT_BYTES = 32 << 20, 64 << 20  # of memory that answers took, for the next answers
-GROUP = 240  # items in one request: their answers are checked together, at 5 ms for however many
+# Items in one request: their answers are checked together, which takes 5 ms however many there are. Each is one
+# descriptor here, or two (`_for_reading`), and some processes may have 512.
+GROUP = 160
 PART_BYTES = 8 << 20  # of answers that are handed on together
 RECYCLE_ITEMS, RECYCLE_BYTES = 20_000, 4 << 30  # then a fresh child, against fragmented memory
 START_SECONDS = 60.0
@@ -207,13 +211,13 @@ class _Child:
         self._errors = _scratch()
         self._sock, theirs = socket.socketpair()
         self._begun = wire.Begun()
-        with theirs:
-            self._process = start(theirs, self._begun.theirs, limits, extra, self._folder.name, self._errors)
-        self._begun.started()
+        with theirs, self._begun.theirs:
+            begun = self._begun.theirs.fileno()
+            self._process = start(theirs, begun, limits, extra, self._folder.name, self._errors)
         self._watch = Watch(self._process.pid, limits)
         self._watch.begin(0, START_SECONDS)
         try:
-            self._watch.wait(self._sock, lambda: False)  # by its own time: on a busy machine a start may take minutes
+            self._watch.wait(self._sock, lambda: None)  # by its own time: on a busy machine a start may take minutes
             self._sock.settimeout(START_SECONDS)
             _, payload, _ = wire.receive(self._sock, 1 << 16)
         except (wire.Closed, OSError) as error:
@@ -258,8 +262,21 @@ class _Child:
         self._sock.settimeout(START_SECONDS)
         with contextlib.ExitStack() as opened:
             descriptors = [_for_reading(items[n].file, opened) for n in numbers]
-            wire.send(self._sock, b"G", orjson.dumps(request), fds=descriptors)
+            self._send(orjson.dumps(request), descriptors)
         self._sock.settimeout(None)  # or a look whether something has come would wait for it, past the watch
+
+    def _send(self, request: bytes, descriptors: list[int]) -> None:
+        """Others of this user may have so many descriptors under way that the kernel takes none for a moment."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                wire.send(self._sock, b"G", request, fds=descriptors)
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def _is_worth(self, more: int) -> bool:
         """Whether the child will read so much that it may load compiled readers; from then on they are there."""
@@ -273,26 +290,24 @@ class _Child:
         flood = FLOOD_BASE + 4 * (self._limits.expanded_mb << 20)
         allowed = flood
 
-        def look() -> bool:
-            """Whether it has begun another item since the last look: then the clocks begin anew."""
+        def look() -> None:
+            """What it is at by now: there the clocks begin anew."""
             nonlocal current, allowed
             begun = self._begun.count()
             if begun > before + len(numbers):
                 raise BadAnswer("an item that was not asked for")
-            moved = begun > self.items
-            if moved:
+            if begun > self.items:
                 self.bytes += sum(items[n].size for n in numbers[self.items - before : begun - before])
                 self.items, current, allowed = begun, numbers[begun - before - 1], flood
                 self._watch.begin(items[current].size)
-            return moved
 
         while True:
             try:
                 # No frame is longer than what the child itself may hold: else one could take all our memory.
                 most = min(allowed, self._limits.memory_mb << 20)
                 kind, payload = self._incoming.receive(max(most, 0), lambda sock: self._watch.wait(sock, look))
-                moved = look()  # then what it said before may be of the item before
-                self._watch.progress(_number(payload) if kind == b"P" and not moved else None)
+                look()
+                self._watch.progress(_read_of(current, payload) if kind == b"P" else None)
             except TimeoutError as late:
                 raise self._blame(current, "timeout", str(late)) from None
             except (wire.Closed, ConnectionError):
@@ -348,10 +363,12 @@ class _Child:
         self._folder.cleanup()
 
 
-def _number(payload: memoryview) -> int:
-    if len(payload) > 8:
-        raise BadAnswer("a number of more than 8 bytes")
-    return int.from_bytes(payload, "little")
+def _read_of(current: int, payload: memoryview) -> int | None:
+    """How much of the current item a frame says is read; None if it is of one before."""
+    if len(payload) != wire.PROGRESS.size:
+        raise BadAnswer("progress of another length")
+    item, read = wire.PROGRESS.unpack(payload)
+    return read if item == current else None
 
 
 def _for_reading(file: BinaryIO, opened: contextlib.ExitStack) -> int:

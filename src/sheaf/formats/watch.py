@@ -7,8 +7,8 @@
   the time), and twenty times for any.
 
 So neither the size of an item nor what else the machine does decides, and an endless drip of progress ends. Processor
-time is that of the child, by the kernel's clock for it, or else a quarter of the wall clock. The wall clock stands
-still while we are stopped, or busy with something else.
+time is that of the child, by the kernel's clock for it, or else a quarter of the wall clock. Neither counts while we
+are busy with something else, nor the wall clock while we are stopped.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ class Watch:
         self._judge()
 
     def excuse(self) -> None:
-        """We were busy, and left its frames unread: it may have gone on all the while."""
+        """We were busy, and left its frames unread: it may have gone on all the while, and none of that counts."""
+        used, wall = self._used, self._wall
         self._last = self._now()
+        self._began = self._began[0] + self._used - used, self._began[1] + self._wall - wall
 
     def wait(self, sock: socket.socket, look: Callable[[], object]) -> None:
         """Until there is something to receive. look: called before the clocks are judged, to `begin` the item that the

@@ -1,16 +1,15 @@
 """Frames between the sandbox and its child: one letter, a length, and that many bytes. Never pickle.
 
 Parent to child: G, a group of items to parse (JSON; the items' descriptors ride along, SCM_RIGHTS).
-Child to parent: H, what confines it; P, an item goes on (bytes read so far); R, records (Arrow IPC), each with its
-stream and its weight there instead of its bytes, and without an id; Q, regions; T, the streams of the items since the
-last commit, what each costs and its whole weight: from these follow the records' bytes (`charge`); I, the items that
-are finished: commits what came before; D, the group is done; X, an exception in a parser, after which the child ends.
-Which item it is at it says without a frame (`Begun`).
+Child to parent: H, what confines it; P, an item goes on (its number, bytes read so far); R, records (Arrow IPC), each
+with its stream and its weight there instead of its bytes, and without an id; Q, regions; T, the streams of the items
+since the last commit, what each costs and its whole weight: from these follow the records' bytes (`charge`); I, the
+items that are finished: commits what came before; D, the group is done; X, an exception in a parser, after which the
+child ends. Which item it is at it says without a frame (`Begun`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
@@ -22,6 +21,7 @@ import pyarrow as pa
 from sheaf.formats.schema import PARSED_RECORDS
 
 HEADER = struct.Struct("<cQ")
+PROGRESS = struct.Struct("<IQ")  # number of an item, bytes of it that are read
 RECORDS = pa.schema(
     [
         *(field for field in PARSED_RECORDS if field.name not in ("id", "bytes")),
@@ -76,21 +76,18 @@ class Begun:
     cost both as much as reading a small file; a pipe waits until the parent looks, and nobody can take it back."""
 
     def __init__(self) -> None:
-        self._pipe, self.theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # it never fills: a group has few items
+        """theirs: the child's end, to be closed here once the child has it."""
+        ours, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # it never fills: a group has few items
+        self._ours, self.theirs = open(ours, "rb", buffering=0), open(theirs, "wb", buffering=0)  # noqa: SIM115
         self._count = 0
 
     def count(self) -> int:
         """By now; of a dead child too."""
-        with contextlib.suppress(BlockingIOError):
-            self._count += len(os.read(self._pipe, 1 << 16))
+        self._count += len(self._ours.read(1 << 16) or b"")
         return self._count
 
-    def started(self) -> None:
-        """The child has its end."""
-        os.close(self.theirs)
-
     def close(self) -> None:
-        os.close(self._pipe)
+        self._ours.close()
 
 
 class Incoming:

@@ -135,6 +135,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
 
 
 _attend_cpu.register_autograd(_backward, setup_context=_save)
+_attend_cpu_backward.register_no_second_derivative()
 
 
 _Tile = tuple[slice, slice, Tensor]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sheaf.model.pointwise import cross_entropy_
 
@@ -45,7 +46,8 @@ class _NextTokenLoss(torch.autograd.Function):
         return loss_in_chunks(ctx, hidden_btd, head_vd, labels_bt, _losses, chunk_tokens)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride] untyped
         return *scaled_gradients(ctx, grads[0]), None, None
 
 

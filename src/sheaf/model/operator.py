@@ -46,7 +46,7 @@ class Operator(Generic[P, T]):
 def _no_second_derivative(*_: Any) -> None:
     raise NotImplementedError(
         "a derivative of a derivative was asked for (create_graph=True), and Sheaf's kernels for a processor have the "
-        "first only: compute it with a model in float64, or on another device"
+        "first only: compute it on another device"
     )
 
 

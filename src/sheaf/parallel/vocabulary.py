@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sheaf.model.loss import IGNORE, loss_in_chunks, scaled_gradients
 from sheaf.model.pieces import even_range
@@ -58,7 +59,8 @@ class _Loss(torch.autograd.Function):
         return loss_in_chunks(ctx, hidden_btd, head_vd, labels_bt, partial(_losses, mine))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride] untyped
         # Of the hidden states each rank has a part of the sum: the backward of `gather` adds them up.
         return *scaled_gradients(ctx, grads[0]), None, None
 

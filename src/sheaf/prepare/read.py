@@ -38,7 +38,7 @@ from sheaf.sources.registry import open_source, source_options
 
 READ_VERSION = 5
 BATCH_ITEMS = 4096
-OPEN_ITEMS = GROUP  # descriptors held at once, of the 1024 that a process usually may
+OPEN_ITEMS = GROUP  # descriptors held at once, beside those fetched ahead
 OPEN_BYTES = 64 << 20
 SHARD_BYTES = 64 << 20  # of gathered records (`row_bytes`), after which a shard is written and another begun
 

@@ -82,7 +82,7 @@ class FolderSource:
     @functools.cached_property
     def _is_file(self) -> bool:
         """Whether the source is one file. Asked once: an answer for each item took as long as opening it."""
-        return self._top.is_file()
+        return not self._top.is_dir()
 
     @functools.cached_property
     def _root(self) -> str:
