@@ -94,8 +94,8 @@ def test_code_is_old_when_a_file_that_it_was_made_of_has_changed(tmp_path: Path)
     def run() -> list[str]:
         code = "import outer; print(outer.two(), sum(outer.two.compiled.stats.cache_hits.values()))"
         return subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout.split()
+            [sys.executable, "-B", "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.split()  # -B: Python itself takes a .pyc for new that is as old to the second, and as long
 
     assert [run(), run()] == [["2", "0"], ["2", "1"]]
     inner = tmp_path / "inner.py"
@@ -115,7 +115,9 @@ def test_code_of_a_file_that_changed_after_it_was_loaded_is_not_kept(tmp_path: P
         "path.write_text(path.read_text().replace('1', '3')); print(own.two())"
     )
     said = [
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        subprocess.run(
+            [sys.executable, "-B", "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
         for code in (late, "import own; print(own.two())")
     ]
     assert said == ["2\n", "6\n"]

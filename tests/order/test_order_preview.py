@@ -105,7 +105,10 @@ def test_masks_of_turns_control_tokens_and_personal_data_are_as_trained(data: di
     assert all(p["text"] == "<|endoftext|>" for p in notes if p["special"])  # what a file says is no control token
 
 
-def test_off_a_terminal_it_is_plain_and_on_one_it_is_coloured_and_safe(data: dict[str, Any]) -> None:
+def test_off_a_terminal_it_is_plain_and_on_one_it_is_coloured_and_safe(
+    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     plain, coloured = (render(previewed(data), stream) for stream in (io.StringIO(), Terminal()))
     assert "\x1b" not in plain
     assert "\x1b[" in coloured

@@ -29,7 +29,7 @@ from sheaf.privacy import KINDS, counts_by_row, find, masked
 
 __all__ = ["STAGE", "by_source", "counts", "findings", "masked", "masked_messages", "masked_tools", "task"]
 
-STAGE = "privacy-2"  # name and version: part of the folder's name
+STAGE = "privacy-3"  # name and version: part of the folder's name
 # Strings of a message that say who speaks, not what is said.
 _NOT_SAID = frozenset({"role", "type", "id", "tool_call_id"})
 

@@ -71,14 +71,15 @@ _SUFFIXES = frozenset(
     b"tar tgz tif tiff ts tsx txt webp woff xml yaml yml zip".split()
 )
 _END = r"(?![A-Za-z0-9_])"
-_BASE64_LINES = r"(?:(?:\s|\\[nr])*+[A-Za-z0-9+/=]{40,}+)"
+# Groups are atomic, (?>…), and not possessive, (…)*+: Python before 3.11.5 gets those wrong, and would miss keys.
+_BASE64_LINES = r"(?:(?>(?:\s|\\[nr])*)[A-Za-z0-9+/=]{40,}+)"
 _SECRETS = (
     Rule(
         "secret",
         re.compile(
             rb"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----"
-            rb"(?:(?:[^-]++|-(?!----))*+-----END (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----"
-            rb"|" + _BASE64_LINES.encode() + rb"++)"  # its end is cut off
+            rb"(?:(?>(?:[^-]++|-(?!----))*)-----END (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----"
+            rb"|(?>" + _BASE64_LINES.encode() + rb"+))"  # its end is cut off
         ),
         leads=(b"-----BEGIN ",),
     ),
@@ -120,7 +121,7 @@ _SECRETS = (
 )
 
 _LETTER2 = rb"[\xc3-\xd4][\x80-\xbf]"  # Latin with accents, Greek, Cyrillic: not Han, which may stand right before
-_LABEL = rb"(?:[A-Za-z0-9-]|" + _LETTER2 + rb"){1,63}+\."
+_LABEL = rb"(?>(?:[A-Za-z0-9-]|" + _LETTER2 + rb"){1,63})\."
 _GAP = rb"(?:[ .-]|\xc2\xa0|\xe2\x80[\x90-\x95])"  # also no-break spaces and typographic hyphens
 _CARD_GAP = rb"(?:[ -]|\xc2\xa0|\xe2\x80[\x90\x91])"
 _NOT_INSIDE = rb"(?<![\w.+])(?<!\w-)"  # of a word, a number, or a name with hyphens
@@ -150,7 +151,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "email",
         re.compile(
-            rb"(?<![A-Za-z0-9_])(?:[A-Za-z0-9_]|" + _LETTER2 + rb")(?:[A-Za-z0-9._%+'-]|" + _LETTER2 + rb"){0,63}+@"
+            rb"(?<![A-Za-z0-9_])(?:[A-Za-z0-9_]|" + _LETTER2 + rb")(?>(?:[A-Za-z0-9._%+'-]|" + _LETTER2 + rb"){0,63})@"
             rb"(?:" + _LABEL + rb"){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,24})(?![A-Za-z0-9])"
         ),
         _person,

@@ -12,12 +12,13 @@ An allocation that fails is an error of the rank, and told here; a rank that the
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from sheaf.errors import OutOfMemory
-from sheaf.model.memory import ran_out
+from sheaf.model.memory import ran_out, return_memory
 from sheaf.parallel.layout import layout_on, problems
 from sheaf.recipe import Layout
 from sheaf.train.on_paper import OnPaper, on_paper
@@ -35,17 +36,28 @@ def explained(run: Run, rank: int, world: int, *, in_steps: bool) -> Generator[N
         if not ran_out(error):
             raise
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        paper = paper_of(run, rank, world)
+        traceback.clear_frames(error.__traceback__)  # they hold what the step had taken, and telling takes some too
+        return_memory()
+        why, fix = _told(run, rank, world)
         found = OutOfMemory(
             "memory ran out"
             + (f" on rank {rank}" if world > 1 else "")
             + ("" if in_steps else " before the first step"),
             where=str(run.folder),
-            why=f"{said}; {needs(paper)}",
-            fix=advice(paper),
+            why=f"{said}; {why}",
+            fix=fix,
         )
         found.in_steps = in_steps
         raise found from error
+
+
+def _told(run: Run, rank: int, world: int) -> tuple[str, str]:
+    """What the rank needs, and what would need less."""
+    try:
+        paper = paper_of(run, rank, world)
+        return needs(paper), advice(paper)
+    except (RuntimeError, MemoryError):  # no thread, no tensor: a limit may leave nothing at all
+        return "there is not even enough left to tell what it went to", advice(None)
 
 
 def paper_of(run: Run, rank: int, world: int) -> OnPaper | None:
