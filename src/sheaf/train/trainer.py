@@ -17,6 +17,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from sheaf.console import Console, duration
 from sheaf.errors import UsageError
 from sheaf.model.memory import peak_memory_bytes
@@ -68,6 +70,8 @@ def train_run(run: Run, ranks: Ranks, console: Console) -> Run:
     Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written; TrainingFailed if the numbers went wrong;
     EnvironmentProblem if the disk is full; OutOfMemory. Whatever is raised, the run can be resumed.
     """
+    # Autograd's threads start with the first backward: this one, while there is memory for them.
+    torch.zeros((), requires_grad=True).backward()
     run = laid_out(run, ranks, console)
     while True:
         try:
