@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sheaf.recipe import Limits
@@ -233,6 +233,7 @@ def test_a_dictionary_that_does_not_fit_is_refused_before_it_is_made(read: Read)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.sampled_from(sorted(WRITTEN)), st.booleans())
+@example(417, "AES", True)
 def test_damaged_directories_are_accounted_for(read: Read, seed: int, name: str, plain: bool) -> None:
     """The checksums are made right again, so that what is damaged is parsed."""
     source = random.Random(seed)

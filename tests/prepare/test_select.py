@@ -268,23 +268,27 @@ with select.select(workspace, workspace.finished_shards(), keys, [], recipe, sta
 
 
 def peak_kilobytes(root: Path, shards: int) -> int:
-    """What selecting adds to a process' memory, over shards of 10,000 records each and as many ranges."""
+    """What selecting adds to a process' memory, over shards of 10,000 records each and as many ranges: the least of
+    three times, as allocators and threads add some megabytes or not."""
     store = Store.at(root)
     for n in range(shards):
         store.add({("a", f"{n}"): [f"record {n} {i} and so on" for i in range(10_000)]})
     with store.selected(recipe_of(["a"])):
         pass
     (root / "keys").write_text("\n".join(key.hex() for key in store.keys))
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(root), str(shards)],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    records, kilobytes = map(int, done.stdout.split())
-    assert records == shards * 10_000
-    return kilobytes
+    found: list[int] = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(root), str(shards)],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        records, kilobytes = map(int, done.stdout.split())
+        assert records == shards * 10_000
+        found.append(kilobytes)
+    return min(found)
 
 
 def test_memory_does_not_grow_with_the_number_of_records(tmp_path: Path) -> None:

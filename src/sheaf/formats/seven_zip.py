@@ -142,6 +142,8 @@ def _unpacked(file: BinaryIO, size: int, folder: Folder, context: Context) -> St
 def _packed(file: BinaryIO, at: int, left: int) -> Callable[[int], bytes]:
     def fill(n: int) -> bytes:
         nonlocal at, left
+        if not left:  # where a damaged directory says it lies, no file may reach
+            return b""
         file.seek(at)
         block = file.read(min(n, left))
         at, left = at + len(block), left - len(block)
