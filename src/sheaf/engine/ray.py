@@ -241,8 +241,10 @@ def _environment(ray: Any) -> dict[str, str]:
     """Ray hands the interpreter's path to a shell as it is: one with a blank in it would never start a worker, and the
     tasks would wait for ever. Other machines have a path of their own, that we do not know."""
     quoted = shlex.quote(sys.executable)
-    here = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} <= {ray.util.get_node_ip_address()}
-    return {"py_executable": quoted} if quoted != sys.executable and here else {}
+    if quoted == sys.executable:
+        return {}
+    elsewhere = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} - {ray.util.get_node_ip_address()}
+    return {} if elsewhere else {"py_executable": quoted}
 
 
 def _knock(address: str) -> None:
