@@ -72,7 +72,7 @@ def test_where_no_layout_fits_the_plan_names_changes_after_which_one_does(
     needed = memory_of(of_corpus(recipe, corpus, 1), Layout(), 0.0, gpu=False)
     assert needed is not None
     assert plan(recipe, nproc=1, survey=no_survey)["changes"] == []
-    monkeypatch.setattr(where, "memory_here", lambda _: 0.95 * needed.peak)
+    monkeypatch.setattr(where, "memory_for", lambda _: 0.95 * needed.peak)
     data = plan(recipe, nproc=1, survey=no_survey)
     assert not data["training"]["fits"] and 2 <= len(data["changes"]) <= 3
     assert data["changes"][0] == "train.micro_batch_tokens=64"
@@ -159,7 +159,7 @@ def test_memory_that_cannot_do_is_refused_with_what_would(tmp_path: Path, monkey
     subject = of_corpus(recipe, corpus, 1)
     needed = memory_of(subject, Layout(), 0.0, gpu=False)
     assert needed is not None
-    monkeypatch.setattr(where, "memory_here", lambda _: 0.85 * needed.peak)
+    monkeypatch.setattr(where, "memory_for", lambda _: 0.85 * needed.peak)
     with pytest.raises(Doomed, match="could not be finished: memory") as raised:
         doomed.forecast_of_run(recipe, corpus, None)
     assert "activations" in raised.value.why

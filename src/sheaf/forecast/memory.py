@@ -12,9 +12,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-import torch
-
-from sheaf import allowance
 from sheaf.forecast.subject import Subject
 from sheaf.model.config import ModelConfig
 from sheaf.parallel.layout import Facts
@@ -144,16 +141,9 @@ def _parts(found: Footprint, subject: Subject, *, gpu: bool, alone: bool) -> dic
         parts |= {"activations": found.activations, larger: max(found.block, found.logits)}
     else:
         parts |= {"update": found.update}
+        holes = 0.0  # the update takes what they are
     parts["checkpoint"] = copy
     tensors = sum(parts.values())
     parts["process"] = GPU_BYTES if gpu else PROCESS_BYTES + (ALONE_BYTES if alone else 0)
-    parts["unused"] = GPU_UNUSED * tensors if gpu else holes if passes else 0.0
+    parts["unused"] = GPU_UNUSED * tensors if gpu else holes
     return {name: float(size) for name, size in parts.items() if size}
-
-
-def memory_here(ranks: int) -> float:
-    """Bytes that each of so many ranks on this machine may have: of a GPU, or its share of what this process is
-    allowed to use."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.get_device_properties(0).total_memory)
-    return allowance.memory() / ranks

@@ -15,10 +15,9 @@ from sheaf.forecast.calibrate import kind_of
 from sheaf.forecast.here import Measured, measured
 from sheaf.forecast.layouts import Place
 from sheaf.forecast.machines import Accelerator, machine_of
-from sheaf.forecast.memory import memory_here
 from sheaf.forecast.subject import Subject
 from sheaf.parallel.links import Link, Machine
-from sheaf.parallel.ranks import threads_for
+from sheaf.parallel.ranks import memory_for, threads_for
 from sheaf.parallel.rates import Rates
 from sheaf.train.settings import CORE_FLOPS, GPU_FLOPS
 
@@ -70,7 +69,7 @@ def here(subject: Subject, ranks: int, console: Console) -> Where:
     if found is None:
         console.note("measuring took too long and was ended: the machine is busy; what follows rests on assumed rates")
         return assumed(ranks)
-    return Where(Place(found.machine, ranks, memory_here(ranks), found.gpu), found)
+    return Where(Place(found.machine, ranks, memory_for(ranks), found.gpu), found)
 
 
 def there(known: Accelerator, ranks: int) -> Where:
@@ -82,7 +81,7 @@ def assumed(ranks: int) -> Where:
     gpu = torch.cuda.is_available()
     flops = GPU_FLOPS if gpu else CORE_FLOPS * threads_for(ranks)
     rates = Rates(flops, ATTENTION * flops, flops, flops, UPDATE)
-    return Where(Place(Machine(rates, LINK, LINK, ranks), ranks, memory_here(ranks), gpu))
+    return Where(Place(Machine(rates, LINK, LINK, ranks), ranks, memory_for(ranks), gpu))
 
 
 def _finite(value: float) -> float | None:

@@ -153,3 +153,11 @@ def threads_for(ranks: int) -> int:
     """Compute threads of each rank: OMP_NUM_THREADS if the user set it, else the cores shared out evenly."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdecimal() and int(given) > 0 else max(1, allowance.cores() // ranks)
+
+
+def memory_for(ranks: int) -> float:
+    """Bytes that each of so many ranks on this machine may have: of a GPU, or its share of what this process is
+    allowed to use."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return allowance.memory() / ranks

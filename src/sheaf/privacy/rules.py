@@ -71,7 +71,7 @@ _SUFFIXES = frozenset(
     b"tar tgz tif tiff ts tsx txt webp woff xml yaml yml zip".split()
 )
 _END = r"(?![A-Za-z0-9_])"
-# Groups are atomic, (?>…), and not possessive, (…)*+: some Pythons (3.11.2 is one) get those wrong, and would miss keys.
+# Groups are atomic, (?>…), and not possessive, (…)*+: some Pythons (3.11.2) get those wrong, and would miss keys.
 _BASE64_LINES = r"(?:(?>(?:\s|\\[nr])*)[A-Za-z0-9+/=]{40,}+)"
 _SECRETS = (
     Rule(

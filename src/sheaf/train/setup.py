@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 from torch.utils import deterministic
 
-from sheaf import allowance
 from sheaf.corpus.version import CorpusVersion
 from sheaf.errors import DataRefused, UsageError
 from sheaf.model.config import ModelConfig
 from sheaf.model.recompute import COST
 from sheaf.order.order import Order
 from sheaf.parallel.layout import Facts, check_layout, of_ranks, possible
+from sheaf.parallel.ranks import memory_for
 from sheaf.recipe import Layout, Recipe
 from sheaf.train.curriculum import with_steps
 from sheaf.train.muon import muon_flops_of
@@ -91,8 +91,7 @@ def placed_on(run: Run, ranks: int) -> Run | None:
 
 def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int, span: float = 0.0) -> Facts:
     """What the layout of so many ranks on this machine depends on. span: see `Facts`; it only decides about time."""
-    gpu, muon = torch.cuda.is_available(), settings.optimizer == "muon"
-    memory = torch.cuda.get_device_properties(0).total_memory if gpu else allowance.memory() / ranks
+    muon = settings.optimizer == "muon"
     return Facts(
         config=plan.config,
         sequence_length=recipe.train.sequence_length,
@@ -100,7 +99,7 @@ def facts_of(recipe: Recipe, plan: ModelPlan, settings: Settings, ranks: int, sp
         micro_tokens=settings.micro_tokens,
         compile=settings.compile,
         packing=recipe.train.packing,
-        memory_bytes=memory,
+        memory_bytes=memory_for(ranks),
         compute_bytes=DTYPES[recipe.train.precision].itemsize,
         update_bytes=DTYPES[recipe.train.precision].itemsize if muon else 0,
         learned=plan.learned,
