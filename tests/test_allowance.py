@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from control_group import memory_group
 from sheaf import allowance
 
 MB = 1 << 20
@@ -61,24 +61,12 @@ def test_without_groups_the_machine_is_all_there_is(groups: Path) -> None:
     assert allowance.memory() == 200 * MB
 
 
-@pytest.fixture
-def real_group() -> Generator[Path]:
-    old = Path("/sys/fs/cgroup/memory")
-    made = (old if old.is_dir() else old.parent) / f"sheaf-allowance-{os.getpid()}"
-    try:
-        made.mkdir()
-        (made / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(256 * MB))
-    except OSError as error:
-        pytest.skip(f"a control group cannot be made here: {error}")
-    yield made
-    made.rmdir()
-
-
-def test_a_real_group_is_seen(real_group: Path) -> None:
-    code = (
-        f"open({str(real_group / 'cgroup.procs')!r}, 'w').write('0')\n"
-        "from sheaf import allowance\nprint(allowance.memory(), allowance.free_memory())"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+def test_a_real_group_is_seen() -> None:
+    with memory_group(256 * MB) as group:
+        code = (
+            f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n"
+            "from sheaf import allowance\nprint(allowance.memory(), allowance.free_memory())"
+        )
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     memory, free = map(int, told.split())
     assert memory == 256 * MB and 100 * MB < free < memory

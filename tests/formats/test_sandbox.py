@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import socket
@@ -140,6 +141,38 @@ def test_progress_of_another_item_is_none_of_this() -> None:
     assert module._read_of(3, said) == 1000 and module._read_of(4, said) is None
     with pytest.raises(BadAnswer):
         module._read_of(3, said[:8])
+
+
+def test_descriptors_that_the_kernel_takes_only_a_moment_later_are_sent_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    send, refusals = wire.send, [errno.ETOOMANYREFS] * 3
+
+    def full(sock: socket.socket, kind: bytes, *payload: bytes, fds: list[int] | None = None) -> None:
+        if fds and refusals:
+            raise OSError(refusals.pop(), "too many references")
+        send(sock, kind, *payload, fds=fds)
+
+    monkeypatch.setattr(wire, "send", full)
+    (tmp_path / "a.txt").write_text("text")
+    with (tmp_path / "a.txt").open("rb") as file, Sandbox(Limits()) as sandbox:
+        parsed = sandbox.parse([ItemInput(file, "a.txt", 4)], ParseOptions())
+    assert parsed.records["text"].to_pylist() == ["text"] and not refusals
+
+
+def test_a_child_that_cannot_be_started_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(module, "start", fails)
+    sandbox = Sandbox(Limits())
+    counts: list[int] = []
+    for _ in range(3):
+        with pytest.raises(BlockingIOError):
+            sandbox.level()
+        gc.collect()
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert len(set(counts)) == 1
 
 
 def drip(sock: socket.socket) -> None:

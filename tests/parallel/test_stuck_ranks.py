@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from control_group import memory_group
 from sheaf.parallel import stuck
 from sheaf.parallel.launch import Ended, forker, run_ranks
 from sheaf.parallel.pulse import ALLOWED, Patience, Phase
@@ -120,16 +120,9 @@ def test_what_a_dead_rank_had_started_goes_with_it(tmp_path: Path) -> None:
 @pytest.fixture
 def small_memory(tmp_path: Path) -> Generator[None]:
     """tmp_path/group: a control group whose processes may have 64 MB."""
-    old = Path("/sys/fs/cgroup/memory")
-    group = (old if old.is_dir() else old.parent) / f"sheaf-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(64 << 20))
-    except OSError as error:
-        pytest.skip(f"a control group cannot be made here: {error}")
-    (tmp_path / "group").symlink_to(group)
-    yield
-    group.rmdir()
+    with memory_group(64 << 20) as made:
+        (tmp_path / "group").symlink_to(made)
+        yield
 
 
 def test_a_rank_that_the_system_killed_for_lack_of_memory_is_told_from_one_that_was_killed(

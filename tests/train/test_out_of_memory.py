@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import torch
 from training_corpus import make_corpus, make_recipe
 
+from control_group import memory_group
 from sheaf.console import Silent
 from sheaf.errors import EnvironmentProblem, OutOfMemory
 from sheaf.model.memory import ran_out
@@ -73,16 +73,9 @@ def test_an_allocation_that_fails_is_cured_by_shorter_passes_in_a_fresh_process(
 @pytest.fixture
 def group(tmp_path: Path) -> Generator[Path]:
     """tmp_path/group: a control group; its limit is the caller's."""
-    old = Path("/sys/fs/cgroup/memory")
-    made = (old if old.is_dir() else old.parent) / f"sheaf-test-{os.getpid()}"
-    try:
-        made.mkdir()
-        (made / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(1400 * 10**6))
-    except OSError as error:
-        pytest.skip(f"a control group cannot be made here: {error}")
-    (tmp_path / "group").symlink_to(made)
-    yield made
-    made.rmdir()
+    with memory_group(1400 * 10**6) as made:
+        (tmp_path / "group").symlink_to(made)
+        yield made
 
 
 @pytest.mark.soak
@@ -151,3 +144,16 @@ def test_failing_allocations_of_any_kind_are_told_apart_from_other_errors(tmp_pa
     with pytest.raises(RuntimeError) as inside, peers():  # not: another rank went away
         torch.empty(1 << 48)
     assert not isinstance(inside.value, PeerLost) and ran_out(inside.value)
+
+
+def test_without_memory_even_to_tell_it_is_told_that_memory_ran_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("Resource temporarily unavailable")
+
+    run = a_run(tmp_path)
+    monkeypatch.setattr("sheaf.train.out_of_memory.paper_of", fails)
+    with pytest.raises(OutOfMemory, match="memory ran out") as raised, explained(run, 0, 1, in_steps=True):
+        raise MemoryError
+    assert "not even enough left" in raised.value.why and "micro_batch_tokens" in raised.value.fix
